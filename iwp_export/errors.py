@@ -1,0 +1,31 @@
+"""Errors that a user can mend: one line each, with what was wrong, the value and the remedy."""
+
+from __future__ import annotations
+
+
+class IwpError(Exception):
+    """Base of every error that the command line prints as one line, with exit code 1 and no traceback."""
+
+
+class SettingsError(IwpError, ValueError):
+    """A pruning or export setting is out of its range."""
+
+
+class CheckpointError(IwpError):
+    """The checkpoint cannot be read or is of a kind that is not supported."""
+
+
+class OutputError(IwpError):
+    """The output cannot be written where the user asked."""
+
+
+class BundleError(IwpError):
+    """A bundle is damaged, foreign, or newer than this version can read."""
+
+
+class RequestError(IwpError, ValueError):
+    """A request to a pipeline cannot be served: wrong image count, too long a prompt, keep out of range."""
+
+
+class BackendError(IwpError):
+    """A runtime or compiler is missing, or did not do what was asked (a silent fallback, for example)."""

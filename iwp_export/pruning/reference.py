@@ -1,0 +1,148 @@
+"""The numpy oracle of IWP selection, against which every other implementation is tested. Needs numpy alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from iwp_export.pruning.settings import DuplicationNorm, Heads, Magnitude, Similarity, chunk_schedule
+
+Floats = npt.NDArray[np.float32]
+
+PENALTY_FLOOR = np.float32(0.01)
+"""A duplicate keeps this share of its magnitude at least (Algorithm 1)."""
+
+
+def select_tokens(
+    query: npt.ArrayLike,
+    key: npt.ArrayLike,
+    key_rotated: npt.ArrayLike,
+    value: npt.ArrayLike,
+    num_keep: int,
+    *,
+    chunk: int = 2,
+    growth: int = 2,
+    penalty: float = 5.0,
+    heads: Heads = "softmax",
+    magnitude: Magnitude = "kernel_value",
+    similarity: Similarity = "dual_weight",
+    duplication_norm: DuplicationNorm = "none",
+) -> npt.NDArray[np.int64]:
+    """Choose `num_keep` of n visual tokens by magnitude and duplication of their rank-1 updates (Algorithm 1).
+
+    Args:
+        query: [H, d], the mean query of the text tokens, before RoPE.
+        key: [Hkv, n, d], the visual tokens' keys before RoPE (magnitude); H is a multiple of Hkv.
+        key_rotated: [Hkv, n, d], the same keys after RoPE (duplication).
+        value: [Hkv, n, dv].
+        num_keep: tokens to choose, 0 to n.
+        chunk, growth, penalty, heads, magnitude, similarity, duplication_norm: see `PruningSettings`.
+
+    Returns:
+        The chosen indices, ascending, int64 [num_keep]. All arithmetic is float32; ties go to the lower index.
+
+    Raises:
+        ValueError: shapes that do not fit, or `num_keep` outside 0 to n.
+
+    Source: arXiv:2604.00757, Eq. 10, Eq. 12, Algorithm 1.
+    """
+    q, k, r, v = (np.asarray(x, dtype=np.float32) for x in (query, key, key_rotated, value))
+    if q.ndim != 2 or k.ndim != 3 or k.shape != r.shape or v.shape[:2] != k.shape[:2] or q.shape[1] != k.shape[2]:
+        raise ValueError(f"shapes do not fit: query {q.shape}, key {k.shape}, rotated {r.shape}, value {v.shape}")
+    if q.shape[0] % k.shape[0]:
+        raise ValueError(f"{q.shape[0]} query heads are no multiple of {k.shape[0]} key/value heads")
+    n = k.shape[1]
+    if not 0 <= num_keep <= n:
+        raise ValueError(f"num_keep must be within 0 and {n}, got {num_keep}")
+    if num_keep == 0:
+        return np.zeros(0, np.int64)
+
+    priority = token_magnitude(q, k, v, heads, magnitude)
+    alive = np.ones(n, bool)
+    for size in chunk_schedule(num_keep, chunk, growth):
+        # A stable sort of the negated priority: equal priorities keep their order, so the lower index is first.
+        ranked = np.argsort(np.where(alive, -priority, np.float32(np.inf)), kind="stable")
+        new = ranked[:size]
+        alive[new] = False
+        duplicate = token_duplication(r, v, new, similarity)
+        if duplication_norm == "minmax":
+            duplicate = _minmax_of(duplicate, duplicate[alive])
+        worst = duplicate.max(axis=1)
+        priority = priority * np.maximum(PENALTY_FLOOR, np.float32(1) - np.float32(penalty) * worst)
+    return np.flatnonzero(~alive).astype(np.int64)
+
+
+def token_magnitude(
+    query: Floats, key: Floats, value: Floats, heads: Heads = "softmax", magnitude: Magnitude = "kernel_value"
+) -> Floats:
+    """Importance of each token in [0, 1], float32 [n] (Eq. 10, averaged over heads, min-max normalised).
+
+    Args:
+        query: [H, d]. key: [Hkv, n, d]. value: [Hkv, n, dv]. float32.
+    """
+    num_heads, size = query.shape
+    kv_heads = key.shape[0]
+    value_norm = np.sqrt(np.square(value).sum(-1))[:, None]  # [Hkv, 1, n]
+    if magnitude == "value":
+        score = value_norm
+    elif magnitude == "key":
+        score = np.sqrt(np.square(key).sum(-1))[:, None]
+    else:
+        root = np.sqrt(np.float32(size))
+        if magnitude == "update":  # ||phi(k)||^2 = exp(k.k / sqrt(d))
+            logits = np.square(key).sum(-1)[:, None] / (2 * root)
+        else:
+            grouped = query.reshape(kv_heads, num_heads // kv_heads, size)
+            logits = grouped @ key.transpose(0, 2, 1) / root  # [Hkv, H / Hkv, n]
+        kernel = _kernel(logits, heads)
+        score = kernel if magnitude == "kernel" else kernel * value_norm
+    return _minmax(score.mean(axis=(0, 1)))
+
+
+def token_duplication(
+    key_rotated: Floats, value: Floats, new: npt.NDArray[np.intp], similarity: Similarity = "dual_weight"
+) -> Floats:
+    """Squared similarity of every token to each of `new`, averaged over key/value heads, float32 [n, len(new)].
+
+    Args:
+        key_rotated: [Hkv, n, d]. value: [Hkv, n, dv]. float32. new: indices of the tokens just chosen.
+    """
+    total = np.ones((1, 1, 1), np.float32)
+    if similarity in ("dual_weight", "value"):
+        total = total * _cosine(value, new)
+    if similarity == "key":
+        total = total * _cosine(key_rotated, new)
+    if similarity in ("dual_weight", "kernel"):
+        total = total * _gaussian(key_rotated, new)
+    return np.square(total).mean(axis=0)
+
+
+def _kernel(logits: Floats, heads: Heads) -> Floats:
+    """exp of the logits [Hkv, G, n], divided by each head's sum, or by one common maximum."""
+    if heads == "raw":
+        return np.exp(logits - logits.max())
+    kernel = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return kernel / kernel.sum(axis=-1, keepdims=True)
+
+
+def _cosine(x: Floats, new: npt.NDArray[np.intp]) -> Floats:
+    norm = np.sqrt(np.square(x).sum(-1, keepdims=True))
+    unit = x / np.where(norm > 0, norm, np.float32(1))  # a zero vector has cosine 0 with everything
+    return unit @ unit[:, new].transpose(0, 2, 1)
+
+
+def _gaussian(key: Floats, new: npt.NDArray[np.intp]) -> Floats:
+    square = np.square(key).sum(-1, keepdims=True)  # [Hkv, n, 1]
+    distance = square + square[:, new].transpose(0, 2, 1) - 2 * (key @ key[:, new].transpose(0, 2, 1))
+    return np.exp(-np.maximum(distance, 0) / (2 * np.sqrt(np.float32(key.shape[-1]))))
+
+
+def _minmax(x: Floats) -> Floats:
+    return _minmax_of(x, x)
+
+
+def _minmax_of(x: Floats, within: Floats) -> Floats:
+    """`x` mapped so that `within` spans [0, 1]; all ones where `within` has one value or none."""
+    if within.size == 0 or within.max() == within.min():
+        return np.ones_like(x)
+    return (x - within.min()) / (within.max() - within.min())
