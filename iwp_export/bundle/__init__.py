@@ -1,0 +1,1 @@
+"""The exported artefact: manifest and store. Needs no torch."""

@@ -1,0 +1,1 @@
+"""Running a bundle: sessions, processor, generation. Needs no torch."""
