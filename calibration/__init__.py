@@ -1,0 +1,1 @@
+"""Recipes and data sets: how the models and calibration images that this project ships are made."""
