@@ -20,8 +20,16 @@ def progress(title: str, total: float | None = None, *, unit: str = "") -> Itera
         yield lambda amount: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn
-    from rich.progress import TimeElapsedColumn, TransferSpeedColumn
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        SpinnerColumn,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TransferSpeedColumn,
+    )
 
     amount_columns = [DownloadColumn(), TransferSpeedColumn()] if unit == "bytes" else [TaskProgressColumn()]
     columns = [SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), *amount_columns, TimeElapsedColumn()]

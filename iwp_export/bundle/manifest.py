@@ -129,7 +129,7 @@ class Manifest:
             raise BundleError(f"{where} is damaged: its manifest has schema version {version!r}; export it again")
         if version > SCHEMA_VERSION:
             raise BundleError(
-                f"{where} has schema version {version}, this iwp-export reads up to {SCHEMA_VERSION}: upgrade iwp-export"
+                f"{where} has schema version {version}, this version reads up to {SCHEMA_VERSION}: upgrade iwp-export"
             )
         try:
             return cls(

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
 from iwp_export.pruning.settings import DuplicationNorm, Heads, Magnitude, Similarity, chunk_schedule
 
-Floats = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.floating[Any]]
 
-PENALTY_FLOOR = np.float32(0.01)
+PENALTY_FLOOR = 0.01
 """A duplicate keeps this share of its magnitude at least (Algorithm 1)."""
 
 
@@ -61,15 +63,66 @@ def select_tokens(
     alive = np.ones(n, bool)
     for size in chunk_schedule(num_keep, chunk, growth):
         # A stable sort of the negated priority: equal priorities keep their order, so the lower index is first.
-        ranked = np.argsort(np.where(alive, -priority, np.float32(np.inf)), kind="stable")
-        new = ranked[:size]
+        new = np.argsort(np.where(alive, -priority, np.inf), kind="stable")[:size]
         alive[new] = False
-        duplicate = token_duplication(r, v, new, similarity)
-        if duplication_norm == "minmax":
-            duplicate = _minmax_of(duplicate, duplicate[alive])
-        worst = duplicate.max(axis=1)
-        priority = priority * np.maximum(PENALTY_FLOOR, np.float32(1) - np.float32(penalty) * worst)
+        priority = _penalised(priority, r, v, new, alive, penalty, similarity, duplication_norm)
     return np.flatnonzero(~alive).astype(np.int64)
+
+
+def selection_gap(
+    chosen: npt.ArrayLike,
+    query: npt.ArrayLike,
+    key: npt.ArrayLike,
+    key_rotated: npt.ArrayLike,
+    value: npt.ArrayLike,
+    *,
+    chunk: int = 2,
+    growth: int = 2,
+    penalty: float = 5.0,
+    heads: Heads = "softmax",
+    magnitude: Magnitude = "kernel_value",
+    similarity: Similarity = "dual_weight",
+    duplication_norm: DuplicationNorm = "none",
+) -> float:
+    """How far a choice is from one that Algorithm 1 allows, in units of the priority's range [0, 1].
+
+    The rounds run in float64, each taking the best of the chosen tokens; the gap is the most by which a token that
+    was left out beats one that was taken. A gap of the order of float32 rounding means a tie was broken otherwise.
+
+    Args:
+        chosen: indices that some implementation returned for the other arguments, which are `select_tokens`'.
+    """
+    q, k, r, v = (np.asarray(x, dtype=np.float64) for x in (query, key, key_rotated, value))
+    claimed = np.zeros(k.shape[1], bool)
+    claimed[np.asarray(chosen, dtype=np.intp)] = True
+    alive = np.ones(k.shape[1], bool)
+    priority = token_magnitude(q, k, v, heads, magnitude)
+    gap = 0.0
+    for size in chunk_schedule(int(claimed.sum()), chunk, growth):
+        new = np.argsort(np.where(alive & claimed, -priority, np.inf), kind="stable")[:size]
+        if not claimed.all():
+            gap = max(gap, float(priority[~claimed].max() - priority[new].min()))
+        alive[new] = False
+        priority = _penalised(priority, r, v, new, alive, penalty, similarity, duplication_norm)
+    return gap
+
+
+def _penalised(
+    priority: Floats,
+    key_rotated: Floats,
+    value: Floats,
+    new: npt.NDArray[np.intp],
+    alive: npt.NDArray[np.bool_],
+    penalty: float,
+    similarity: Similarity,
+    duplication_norm: DuplicationNorm,
+) -> Floats:
+    """Priorities [n] after a round chose `new`: each falls by its likeness to the most similar of them."""
+    duplicate = token_duplication(key_rotated, value, new, similarity)
+    if duplication_norm == "minmax":
+        duplicate = _minmax_of(duplicate, duplicate[alive])
+    factor = 1 - priority.dtype.type(penalty) * duplicate.max(axis=1)
+    return priority * np.maximum(priority.dtype.type(PENALTY_FLOOR), factor)
 
 
 def token_magnitude(
@@ -88,7 +141,7 @@ def token_magnitude(
     elif magnitude == "key":
         score = np.sqrt(np.square(key).sum(-1))[:, None]
     else:
-        root = np.sqrt(np.float32(size))
+        root = query.dtype.type(size) ** 0.5
         if magnitude == "update":  # ||phi(k)||^2 = exp(k.k / sqrt(d))
             logits = np.square(key).sum(-1)[:, None] / (2 * root)
         else:
@@ -107,7 +160,7 @@ def token_duplication(
     Args:
         key_rotated: [Hkv, n, d]. value: [Hkv, n, dv]. float32. new: indices of the tokens just chosen.
     """
-    total = np.ones((1, 1, 1), np.float32)
+    total = np.ones((1, 1, 1), value.dtype)
     if similarity in ("dual_weight", "value"):
         total = total * _cosine(value, new)
     if similarity == "key":
@@ -127,14 +180,14 @@ def _kernel(logits: Floats, heads: Heads) -> Floats:
 
 def _cosine(x: Floats, new: npt.NDArray[np.intp]) -> Floats:
     norm = np.sqrt(np.square(x).sum(-1, keepdims=True))
-    unit = x / np.where(norm > 0, norm, np.float32(1))  # a zero vector has cosine 0 with everything
+    unit = x / np.where(norm > 0, norm, 1)  # a zero vector has cosine 0 with everything
     return unit @ unit[:, new].transpose(0, 2, 1)
 
 
 def _gaussian(key: Floats, new: npt.NDArray[np.intp]) -> Floats:
     square = np.square(key).sum(-1, keepdims=True)  # [Hkv, n, 1]
     distance = square + square[:, new].transpose(0, 2, 1) - 2 * (key @ key[:, new].transpose(0, 2, 1))
-    return np.exp(-np.maximum(distance, 0) / (2 * np.sqrt(np.float32(key.shape[-1]))))
+    return np.exp(-np.maximum(distance, 0) / (2 * key.dtype.type(key.shape[-1]) ** 0.5))
 
 
 def _minmax(x: Floats) -> Floats:
