@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypeVar, get_type_hints
 
 from iwp_export.errors import BundleError, SettingsError
 from iwp_export.pruning.settings import PruningSettings
@@ -133,29 +133,47 @@ class Manifest:
             )
         try:
             return cls(
-                model=ModelInfo(**data["model"]),
+                model=_build(ModelInfo, data["model"]),
                 pruning=PruningSettings.from_dict(data["pruning"]),
-                decoder=DecoderInfo(**{**data["decoder"], "eos_token_ids": tuple(data["decoder"]["eos_token_ids"])}),
+                decoder=_build(
+                    DecoderInfo, {**data["decoder"], "eos_token_ids": tuple(map(int, data["decoder"]["eos_token_ids"]))}
+                ),
                 vision=_vision(data["vision"]),
                 graphs={name: _graph(graph) for name, graph in data["graphs"].items()},
                 processor=data["processor"],
-                tools=data["tools"],
-                files={name: FileEntry(**entry) for name, entry in data["files"].items()},
+                tools=dict(data["tools"]),
+                files={name: _build(FileEntry, entry) for name, entry in data["files"].items()},
             )
-        except (KeyError, TypeError, ValueError, AttributeError, SettingsError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError, SettingsError) as error:
             raise BundleError(
                 f"{where} is damaged: its manifest lacks or misspells {error}; export it again"
             ) from error
 
 
+Fields = TypeVar("Fields")
+
+
+def _build(kind: type[Fields], data: Mapping[str, Any]) -> Fields:
+    """A dataclass from JSON values, whose plain fields must have their declared types.
+
+    Raises:
+        TypeError: a field is missing, unknown or of another type.
+    """
+    for name, hint in get_type_hints(kind).items():
+        plain = hint if isinstance(hint, type) else None
+        if plain in (str, int) and type(data.get(name)) is not plain:
+            raise TypeError(f"{name} = {data.get(name)!r}")
+    return kind(**data)
+
+
 def _vision(data: dict[str, Any]) -> VisionInfo:
     sizes = {name: (int(data[name][0]), int(data[name][1])) for name in ("image_size", "grid")}
-    return VisionInfo(**{**data, **sizes})
+    return _build(VisionInfo, {**data, **sizes})
 
 
 def _graph(data: dict[str, Any]) -> GraphSpec:
     specs = {
-        side: tuple(TensorSpec(t["name"], t["dtype"], tuple(t["shape"])) for t in data[side])
+        side: tuple(_build(TensorSpec, {**t, "shape": tuple(t["shape"])}) for t in data[side])
         for side in ("inputs", "outputs")
     }
-    return GraphSpec(**{**data, **specs})
+    return _build(GraphSpec, {**data, **specs})
