@@ -19,9 +19,9 @@ COLOUR_NAMES: tuple[str, ...] = tuple(COLOURS)
 
 PAD, UNK, BOS, EOS, IMAGE = "<pad>", "<unk>", "<bos>", "<eos>", "<image>"
 USER, ASSISTANT = "user", "assistant"
-_QUESTION_WORDS = "what is the digit colour how many digits are there ?".split()
+_QUESTION_WORDS = ["what", "is", "the", "digit", "colour", "how", "many", "digits", "are", "there", "?"]
 # Words that no question uses: they let a user's prompt differ from the questions without becoming <unk>.
-_SPARE_WORDS = "a in of picture image number which this here please yes no".split()
+_SPARE_WORDS = ["a", "in", "of", "picture", "image", "number", "which", "this", "here", "please", "yes", "no"]
 
 WORDS: tuple[str, ...] = (
     *(PAD, UNK, BOS, EOS, IMAGE, USER, ASSISTANT),
