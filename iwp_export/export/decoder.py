@@ -1,0 +1,168 @@
+"""The language model as one graph for prefill and decode, with the pruning step inside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from iwp_export.pruning.onnx_function import DOMAIN, OP_TYPE, VERSION, node_attributes
+from iwp_export.pruning.settings import PruningSettings
+from iwp_export.pruning.torch_select import kept_index
+
+Select = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+"""`iwp::SelectTokens`: (query, key, key_rotated, value, is_visual, num_kept) -> kept_index [B, K]."""
+
+
+class PrunedDecoder(nn.Module):
+    """A Llama-like decoder that drops visual tokens at the input of layer `settings.layer`.
+
+    The same module is traced for export (with the op as a symbol) and run as the torch reference (with the torch
+    selection). The queries, keys and values that score the tokens are the ones that the layer then uses.
+
+    Args:
+        language_model: transformers module with embed_tokens, layers, norm and rotary_emb.
+        head: the projection to the vocabulary.
+        settings: where and how to prune.
+        select: the pruning op; `select_in_torch` or `select_as_symbol`.
+    """
+
+    def __init__(self, language_model: Any, head: nn.Module, settings: PruningSettings, select: Select) -> None:
+        super().__init__()
+        self.language_model = language_model
+        self.head = head
+        self.settings = settings
+        self.select = select
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        image_features: Tensor,
+        feature_index: Tensor,
+        query_weights: Tensor,
+        position_ids: Tensor,
+        num_kept: Tensor,
+        past_key_values: list[Tensor],
+    ) -> tuple[Tensor, list[Tensor], Tensor]:
+        """One call: a whole prompt or one generated token.
+
+        Args:
+            input_ids: int64 [1, S].
+            image_features: [N, D], features of the call's visual tokens, or one row that nothing refers to.
+            feature_index: int64 [1, S], row of `image_features` at a visual token, -1 at text.
+            query_weights: float32 [1, S], weights of the tokens in the mean query; their sum is not zero.
+            position_ids: int64 [1, S], positions in the unpruned sequence.
+            num_kept: int64 [1], tokens that go on past the pruning layer, text and visual.
+            past_key_values: key and value [1, Hkv, P_i, d] of layer 0, 1, ...; P_i is shorter from the pruning layer.
+
+        Returns:
+            logits float32 [1, 1, V] of the last token; key and value of each layer with this call's tokens
+            appended; kept_index int64 [1, K].
+        """
+        lm = self.language_model
+        visual = feature_index >= 0
+        features = image_features[feature_index.clamp(min=0)]
+        hidden = torch.where(visual[..., None], features, lm.embed_tokens(input_ids))
+        rotary = _half_rotary(lm.rotary_emb(hidden, position_ids))
+        present: list[Tensor] = []
+        kept = position_ids
+        mask = _causal_mask(hidden.shape[1], past_key_values[0].shape[2], hidden)
+        for index, layer in enumerate(lm.layers):
+            normed = layer.input_layernorm(hidden)
+            query, key, value = _project(layer.self_attn, normed)
+            rotated = _rotate(query, rotary), _rotate(key, rotary)
+            if index == self.settings.layer:
+                kept = self._select((query, key, value), rotated, query_weights, visual, num_kept)
+                row = kept[0]
+                hidden = hidden.index_select(1, row)
+                rotary = rotary[0].index_select(1, row), rotary[1].index_select(1, row)
+                value = value.index_select(2, row)
+                rotated = rotated[0].index_select(2, row), rotated[1].index_select(2, row)
+                mask = _causal_mask(hidden.shape[1], past_key_values[2 * index].shape[2], hidden)
+            key_cache = torch.cat([past_key_values[2 * index], rotated[1]], 2)
+            value_cache = torch.cat([past_key_values[2 * index + 1], value], 2)
+            present += [key_cache, value_cache]
+            hidden = hidden + _attend(layer.self_attn, rotated[0], key_cache, value_cache, mask)
+            hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+        return self.head(lm.norm(hidden[:, -1:])).float(), present, kept
+
+    def _select(
+        self,
+        projected: tuple[Tensor, Tensor, Tensor],
+        rotated: tuple[Tensor, Tensor],
+        query_weights: Tensor,
+        visual: Tensor,
+        num_kept: Tensor,
+    ) -> Tensor:
+        query, key, value = projected
+        scored_query, scored_key = rotated if self.settings.rope_in_magnitude else (query, key)
+        weights = query_weights[:, None, :, None]
+        mean_query = ((scored_query.float() * weights).sum(2) / weights.sum(2)).to(query.dtype)
+        compared_key = rotated[1] if self.settings.rope_in_duplication else key
+        return self.select(mean_query, scored_key, compared_key, value, visual, num_kept)
+
+
+def select_in_torch(settings: PruningSettings) -> Select:
+    """The op computed by torch: the reference that exported graphs are compared with."""
+
+    def select(query: Tensor, key: Tensor, rotated: Tensor, value: Tensor, visual: Tensor, num_kept: Tensor) -> Tensor:
+        return kept_index(query, key, rotated, value, visual, int(num_kept[0]), settings)
+
+    return select
+
+
+def select_as_symbol(settings: PruningSettings) -> Select:
+    """The op as a node of the exported graph, its output's length the request-time number `num_kept[0]`."""
+
+    def select(query: Tensor, key: Tensor, rotated: Tensor, value: Tensor, visual: Tensor, num_kept: Tensor) -> Tensor:
+        length = num_kept[0].item()
+        torch._check(length >= 1)
+        torch._check(length <= visual.shape[1])
+        return torch.onnx.ops.symbolic(
+            f"{DOMAIN}::{OP_TYPE}",
+            (query, key, rotated, value, visual, num_kept),
+            attrs=node_attributes(settings),
+            dtype=torch.int64,
+            shape=(1, length),
+            version=VERSION,
+        )
+
+    return select
+
+
+def _project(attention: Any, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries [1, H, S, d], keys and values [1, Hkv, S, d] before RoPE."""
+    shape = (*hidden.shape[:-1], -1, attention.head_dim)
+    query, key, value = (
+        project(hidden).view(shape).transpose(1, 2)
+        for project in (attention.q_proj, attention.k_proj, attention.v_proj)
+    )
+    return query, key, value
+
+
+def _half_rotary(rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """cos and sin [1, S, d / 2]: transformers repeats each half, the ONNX operator takes one."""
+    cos, sin = rotary
+    half = cos.shape[-1] // 2
+    return cos[..., :half], sin[..., :half]
+
+
+def _rotate(states: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+    return torch.onnx.ops.rotary_embedding(states, *rotary)
+
+
+def _causal_mask(new: int, past: int, like: Tensor) -> Tensor:
+    """bool [1, 1, new, past + new]: a token sees the whole cache and this call's tokens up to itself."""
+    position = torch.arange(past, past + new, device=like.device)
+    return (torch.arange(past + new, device=like.device) <= position[:, None])[None, None]
+
+
+def _attend(attention: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+    """Masked attention of query [1, H, S, d] over key and value [1, Hkv, P + S, d]: [1, S, H * d], projected."""
+    grouped = query.shape[1] != key.shape[1]
+    out = nn.functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, scale=attention.scaling, enable_gqa=grouped
+    )
+    return attention.o_proj(out.transpose(1, 2).reshape(1, query.shape[2], -1))
