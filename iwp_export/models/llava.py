@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from iwp_export.bundle.manifest import VisionInfo
+from iwp_export.errors import CheckpointError
 
 RENAMES = (
     (r"^language_model\.lm_head\.", "lm_head."),
@@ -15,8 +16,18 @@ RENAMES = (
 
 
 def vision_info(config: Any) -> VisionInfo:
-    """One square image a tile; the class token is dropped unless the checkpoint selects all ("full")."""
+    """One square image is one tile of side x side tokens; the tower's class token is dropped.
+
+    Raises:
+        CheckpointError: the tower is not CLIP's, or the checkpoint keeps the class token.
+    """
     vision = config.vision_config
+    if vision.model_type != "clip_vision_model":
+        raise CheckpointError(f"vision tower {vision.model_type!r} is not supported in llava; supported: CLIP")
+    if config.vision_feature_select_strategy != "default":
+        raise CheckpointError(
+            f"vision_feature_select_strategy {config.vision_feature_select_strategy!r} is not supported; use 'default'"
+        )
     side = vision.image_size // vision.patch_size
     return VisionInfo(
         image_token_id=config.image_token_id,

@@ -1,0 +1,157 @@
+"""Checkpoints: from an alias, a Hub id or a folder to a configuration and an index of safetensors weights."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from iwp_export.errors import CheckpointError
+from iwp_export.graph.weights import StoredTensor, read_header, renamed
+from iwp_export.models import ALIASES, Family, family
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+SMALL_FILES = ("*.json", "*.jinja", "*.txt", "*.model")
+PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+PROCESSOR_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "chat_template.json",
+    "chat_template.jinja",
+    "config.json",
+    "generation_config.json",
+)
+"""What the runtime needs to turn prompts and images into tensors and tokens into text."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint on this machine; `config` is its transformers configuration."""
+
+    name: str
+    source: str
+    folder: Path
+    config: Any
+    family: Family
+    revision: str | None = None
+
+    @property
+    def model_type(self) -> str:
+        return str(self.config.model_type)
+
+    def weights(self) -> dict[str, StoredTensor]:
+        """Every stored tensor under the name that transformers' model gives it.
+
+        Raises:
+            CheckpointError: there are no safetensors weights, or a shard is missing or damaged.
+        """
+        tensors: dict[str, StoredTensor] = {}
+        for file in weight_files(self.folder):
+            tensors.update(read_header(file))
+        return renamed(tensors, self.family.RENAMES)
+
+    def processor_files(self) -> list[Path]:
+        return [path for name in PROCESSOR_FILES if (path := self.folder / name).is_file()]
+
+
+def open_checkpoint(model: str, *, revision: str | None = None, weights: bool = True) -> Checkpoint:
+    """Find a checkpoint and read its configuration.
+
+    Args:
+        model: an alias (`tiny-llava`), a Hub id (`llava-hf/llava-1.5-7b-hf`) or a folder.
+        revision: branch, tag or commit of a Hub id.
+        weights: also bring the weights of a Hub id to this machine; without, its small files alone.
+
+    Raises:
+        CheckpointError: no such checkpoint, no network, an unsupported family, or code that would have to be trusted.
+    """
+    target = ALIASES.get(model, model)
+    folder = Path(target).expanduser()
+    if folder.is_dir():
+        if revision is not None:
+            raise CheckpointError(f"--revision {revision} is for a Hub id, but {model} is a folder; leave it out")
+        source = model
+    elif "/" in target and not target.startswith((".", "/", "~")) and target.count("/") == 1:
+        folder, source = _download(target, revision, weights), target
+    else:
+        known = ", ".join(ALIASES)
+        raise CheckpointError(f"no model {model!r}: give a folder, a Hub id (owner/name) or one of: {known}")
+    config = _read_config(folder, model)
+    name = model if model in ALIASES else (folder.resolve().name if folder.name and source == model else "")
+    return Checkpoint(name or target.split("/")[-1], source, folder, config, family(config.model_type), revision)
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a checkpoint, from its index where there is one.
+
+    Raises:
+        CheckpointError: there are none, or one that the index names is missing.
+    """
+    index = folder / INDEX
+    if index.is_file():
+        try:
+            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{index} is damaged ({error}); download it again") from error
+        files = [folder / name for name in names]
+    else:
+        files = sorted(folder.glob("*.safetensors"))
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise CheckpointError(f"{folder} lacks {', '.join(missing)}, which its index names; download it again")
+    if not files:
+        pickles = [p.name for pattern in PICKLES for p in folder.glob(pattern)]
+        if pickles:
+            raise CheckpointError(
+                f"{folder} has only pickled weights ({pickles[0]}), which can run code when opened; "
+                "convert them to safetensors with save_pretrained"
+            )
+        raise CheckpointError(f"{folder} has no weights: expected {SINGLE} or {INDEX}")
+    return files
+
+
+def _read_config(folder: Path, model: str) -> Any:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise CheckpointError(f"{model}: {folder} has no config.json; it is not a Hugging Face checkpoint")
+    try:
+        raw = json.loads(path.read_text())
+        model_type = raw["model_type"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} is not a model's configuration ({error!r})") from error
+    if "auto_map" in raw:
+        raise CheckpointError(f"{model} needs code from its own repository (trust_remote_code), which is never run")
+    family(model_type)  # refuses an unsupported family before transformers reads the rest
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:
+        raise CheckpointError(f"{path} is not a valid {model_type} configuration: {_first_line(error)}") from error
+
+
+def _download(repo: str, revision: str | None, weights: bool) -> Path:
+    from huggingface_hub import snapshot_download
+
+    patterns = [*SMALL_FILES, *(["*.safetensors"] if weights else [])]
+    try:
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
+    except Exception as error:
+        at = f" at revision {revision}" if revision else ""
+        raise CheckpointError(
+            f"cannot download {repo}{at} ({type(error).__name__}: {_first_line(error)}); "
+            "check the name and the network, or give a local folder"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,201 @@
+"""Tracing a model's two graphs on fake tensors: no weight is loaded to find out what the graph is."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import onnx_ir as ir
+import onnxscript.optimizer
+import onnxscript.rewriter.onnx_fusions
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.export import Dim
+
+from iwp_export.errors import CheckpointError
+from iwp_export.export.checkpoint import Checkpoint
+from iwp_export.export.decoder import PrunedDecoder, select_as_symbol
+from iwp_export.graph.passes import AddFunction, RenameDimension, StreamWeights
+from iwp_export.graph.weights import StoredTensor
+from iwp_export.models import Family
+from iwp_export.pruning.onnx_function import DOMAIN, OP_TYPE, VERSION, select_tokens_function
+from iwp_export.pruning.settings import PruningSettings
+
+OPSET = 23
+"""The first opset with Attention, RotaryEmbedding and RMSNormalization."""
+
+TRACE_TOKENS = 23
+TRACE_FEATURES = 11
+TRACE_PAST = (7, 5)
+"""Lengths of the traced example; distinct primes, so that no two dimensions are taken for one."""
+
+
+class VisionEncoder(nn.Module):
+    """Vision tower and projector: pixel_values float32 [T, 3, h, w] -> image_features [T * n, D]."""
+
+    def __init__(self, model: nn.Module, family: Family, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.model = model
+        self.family = family
+        self.dtype = dtype
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        return self.family.image_features(self.model, pixel_values.to(self.dtype)).flatten(0, 1)
+
+
+def trace_vision(checkpoint: Checkpoint, weights: Mapping[str, StoredTensor], dtype: torch.dtype) -> ir.Model:
+    """The graph `vision`: `pixel_values` -> `image_features`."""
+    height, width = checkpoint.family.vision_info(checkpoint.config).image_size
+    with _fake_model(checkpoint, dtype) as model:
+        module = VisionEncoder(model, checkpoint.family, dtype).eval()
+        program = _export(
+            module,
+            (torch.zeros(2, 3, height, width),),
+            ["pixel_values"],
+            ["image_features"],
+            {"pixel_values": {0: Dim("tiles", max=4096)}},
+        )
+        sources = _sources(module, model, weights)
+    return _finish(program, module, sources)
+
+
+def trace_decoder(
+    checkpoint: Checkpoint, weights: Mapping[str, StoredTensor], settings: PruningSettings, dtype: torch.dtype
+) -> ir.Model:
+    """The graph `decoder`, for prefill and decode; see `PrunedDecoder.forward` for its inputs and outputs."""
+    text = checkpoint.config.text_config
+    layers = text.num_hidden_layers
+    with _fake_model(checkpoint, dtype) as model:
+        module = PrunedDecoder(
+            checkpoint.family.language_model(model), model.lm_head, settings, select_as_symbol(settings)
+        ).eval()
+        attention = module.language_model.layers[0].self_attn
+        lengths = [TRACE_PAST[layer >= settings.layer] for layer in range(layers)]
+        heads = (attention.k_proj.out_features // attention.head_dim, attention.head_dim)
+        past = [torch.zeros(1, heads[0], lengths[i // 2], heads[1], dtype=dtype) for i in range(2 * layers)]
+        row = torch.zeros(1, TRACE_TOKENS, dtype=torch.int64)
+        features = torch.zeros(TRACE_FEATURES, text.hidden_size, dtype=dtype)
+        arguments = (row, features, row, row.float(), row, torch.zeros(1, dtype=torch.int64), past)
+        caches = [f"{i}.{part}" for i in range(layers) for part in ("key", "value")]
+        program = _export(
+            module,
+            arguments,
+            [*DECODER_INPUTS, *(f"past_key_values.{name}" for name in caches)],
+            ["logits", *(f"present.{name}" for name in caches), "kept_index"],
+            _decoder_dimensions(layers, settings.layer),
+        )
+        sources = _sources(module, model, weights)
+    graph = _finish(program, module, sources)
+    symbol = next(node for node in graph.graph if (node.domain, node.op_type) == (DOMAIN, OP_TYPE))
+    assert symbol.outputs[0].shape is not None
+    RenameDimension(str(symbol.outputs[0].shape[1]), "kept")(graph)
+    function = ir.serde.deserialize_function(select_tokens_function(settings, OPSET))
+    AddFunction(function, VERSION)(graph)
+    return graph
+
+
+DECODER_INPUTS = ("input_ids", "image_features", "feature_index", "query_weights", "position_ids", "num_kept")
+
+
+def _decoder_dimensions(layers: int, pruning_layer: int) -> dict[str, Any]:
+    tokens, full = Dim("tokens", max=1 << 20), Dim("past_full", max=1 << 20)
+    pruned = Dim("past_pruned", max=1 << 20)
+    shapes: dict[str, Any] = {name: {1: tokens} for name in DECODER_INPUTS}
+    shapes.update(image_features={0: Dim("features", max=1 << 20)}, num_kept={})
+    shapes["past_key_values"] = [{2: full if i // 2 < pruning_layer else pruned} for i in range(2 * layers)]
+    return shapes
+
+
+@contextlib.contextmanager
+def _fake_model(checkpoint: Checkpoint, dtype: torch.dtype) -> Iterator[Any]:
+    from transformers import AutoModelForImageTextToText
+
+    with FakeTensorMode():
+        yield AutoModelForImageTextToText.from_config(checkpoint.config, dtype=dtype, attn_implementation="sdpa").eval()
+
+
+def _export(
+    module: nn.Module, arguments: tuple, input_names: list[str], output_names: list[str], shapes: dict[str, Any]
+) -> ir.Model:
+    """Trace a module. Its initializers hold no values, so nothing is folded here."""
+    with warnings.catch_warnings(), _quiet("torch.onnx", "torch.export"):
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            module,
+            arguments,
+            input_names=input_names,
+            output_names=output_names,
+            dynamic_shapes=shapes,
+            opset_version=OPSET,
+            dynamo=True,
+            optimize=False,
+            verbose=False,
+        )
+    assert program is not None
+    return program.model
+
+
+@contextlib.contextmanager
+def _quiet(*names: str) -> Iterator[None]:
+    """Keep torch's exporter from reporting, at warning level, libraries that this project does not use."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _sources(module: nn.Module, model: nn.Module, weights: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
+    """Where each parameter of `module` lies; it holds parts of `model`, whose names the checkpoint uses.
+
+    Raises:
+        CheckpointError: the checkpoint lacks a tensor or holds it in another shape.
+    """
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    sources = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        stored = next((weights[n] for n in names[id(parameter)] if n in weights), None)
+        if stored is None:
+            raise CheckpointError(f"the checkpoint lacks {names[id(parameter)][0]}; its config.json asks for it")
+        if stored.shape != tuple(parameter.shape):
+            raise CheckpointError(
+                f"{names[id(parameter)][0]} has shape {list(stored.shape)} in the checkpoint, "
+                f"but its config.json asks for {list(parameter.shape)}"
+            )
+        sources[name] = stored
+    return sources
+
+
+def _finish(program: ir.Model, module: nn.Module, sources: Mapping[str, StoredTensor]) -> ir.Model:
+    """Give the initializers their values, then let onnxscript fold constants and fuse norms."""
+    for name, tensor in _computed_buffers(module).items():
+        if name in program.graph.initializers:
+            program.graph.initializers[name].const_value = ir.tensor(tensor.numpy(), name=name)
+    StreamWeights(sources)(program)
+    onnxscript.optimizer.optimize_ir(program)
+    onnxscript.rewriter.onnx_fusions.fuse(program)
+    for node in program.graph.all_nodes():
+        node.metadata_props.clear()
+        node.doc_string = None
+    return program
+
+
+def _computed_buffers(module: nn.Module) -> dict[str, Tensor]:
+    """Buffers that no checkpoint stores (RoPE's frequencies, position ids), computed by a real copy of their owner."""
+    buffers = {}
+    for path, owner in module.named_modules():
+        own = [name for name, _ in owner.named_buffers(recurse=False)]
+        if own:
+            real = type(owner)(owner.config)
+            buffers.update({f"{path}.{name}": getattr(real, name).detach() for name in own})
+    return buffers
