@@ -1,0 +1,160 @@
+"""ONNX Runtime behind the session interface: caches stay on the device and go from one step to the next uncopied."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from iwp_export.bundle.manifest import GraphSpec
+from iwp_export.bundle.store import Bundle
+from iwp_export.errors import BackendError
+from iwp_export.runtime.providers import create_session, device_of
+from iwp_export.runtime.session import Cache, Features, Floats, StepInputs, StepOutput
+
+ONNX_FLOAT, ONNX_FLOAT16, ONNX_BFLOAT16 = 1, 10, 16
+"""Element types of the ONNX specification (TensorProto.DataType)."""
+ELEMENT_TYPES = {"float32": ONNX_FLOAT, "float16": ONNX_FLOAT16, "bfloat16": ONNX_BFLOAT16}
+CARRIERS = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}
+"""numpy types of the same bits: numpy has no bfloat16."""
+
+
+@dataclass(frozen=True)
+class OrtFeatures:
+    """One image's features as an OrtValue [n, D]."""
+
+    value: Any
+    count: int
+    nbytes: int
+
+
+class OrtCache:
+    """Keys and values as OrtValues: key and value [1, Hkv, P_i, d] of layer 0, 1, ..."""
+
+    def __init__(self, values: list[Any]) -> None:
+        self.values = values
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        return tuple(key.shape()[2] for key in self.values[::2])
+
+    @property
+    def nbytes(self) -> int:
+        return sum(value.tensor_size_in_bytes() for value in self.values)
+
+
+class OrtSession:
+    """A bundle's two graphs in ONNX Runtime.
+
+    The weights are read through memory maps of the bundle's files, so the bundle must stay where it is.
+
+    Args:
+        bundle: the opened bundle.
+        provider: `cpu`, `cuda`, `tensorrt` or another name that `iwp_export.runtime.providers` knows.
+        threads: threads of one operator; None is ONNX Runtime's choice (all physical cores).
+
+    Raises:
+        BackendError: ONNX Runtime or the provider is missing, or did not become the active one.
+    """
+
+    def __init__(self, bundle: Bundle, provider: str = "cpu", threads: int | None = None) -> None:
+        graphs = bundle.manifest.graphs
+        self.provider = provider
+        self._device = device_of(provider)
+        self._decoder = create_session(bundle.path(graphs["decoder"].file), provider, threads)
+        self._vision = create_session(bundle.path(graphs["vision"].file), provider, threads)
+        for name, session in (("decoder", self._decoder), ("vision", self._vision)):
+            _check_names(session, graphs[name], f"{name} graph of {bundle.folder}")
+        self._past = [tensor.name for tensor in graphs["decoder"].inputs if tensor.name.startswith("past_key_values.")]
+        self._present = [name.replace("past_key_values.", "present.") for name in self._past]
+        self._binding = self._decoder.io_binding()
+        self._manifest = bundle.manifest
+        self._no_image = _zeros((1, bundle.manifest.vision.feature_size), bundle.manifest.decoder.dtype)
+
+    def encode(self, pixel_values: Floats) -> Features:
+        """See `Session.encode`."""
+        binding = self._vision.io_binding()
+        binding.bind_cpu_input("pixel_values", np.ascontiguousarray(pixel_values, np.float32))
+        binding.bind_output("image_features", *self._device)
+        _run(self._vision, binding)
+        value = binding.get_outputs()[0]
+        return OrtFeatures(value, value.shape()[0], value.tensor_size_in_bytes())
+
+    def new_cache(self) -> Cache:
+        """See `Session.new_cache`."""
+        decoder = self._manifest.decoder
+        shape = (1, decoder.kv_heads, 0, decoder.head_dim)
+        return OrtCache([_zeros(shape, decoder.dtype) for _ in self._past])
+
+    def step(self, inputs: StepInputs, features: Sequence[Features], cache: Cache) -> StepOutput:
+        """See `Session.step`."""
+        if not isinstance(cache, OrtCache):
+            raise TypeError(f"a cache of {type(cache).__name__} does not belong to ONNX Runtime")
+        binding = self._binding
+        for name in ("input_ids", "feature_index", "query_weights", "position_ids"):
+            binding.bind_cpu_input(name, np.ascontiguousarray(getattr(inputs, name)))
+        binding.bind_cpu_input("num_kept", np.array([inputs.num_kept], np.int64))
+        binding.bind_ortvalue_input("image_features", self._joined(features))
+        for name, value in zip(self._past, cache.values, strict=True):
+            binding.bind_ortvalue_input(name, value)
+        binding.clear_binding_outputs()  # else the last step's outputs, now this one's inputs, would be written to
+        binding.bind_output("logits")
+        binding.bind_output("kept_index")
+        for name in self._present:
+            binding.bind_output(name, *self._device)
+        _run(self._decoder, binding)
+        logits, kept, *present = binding.get_outputs()
+        cache.values = present
+        return StepOutput(logits.numpy().reshape(-1), kept.numpy().reshape(-1))
+
+    def _joined(self, features: Sequence[Features]) -> Any:
+        """The call's features as one OrtValue [N, D]; several images are joined on the host."""
+        values = [image.value for image in features if isinstance(image, OrtFeatures)]
+        if not values:
+            return self._no_image
+        if len(values) == 1:
+            return values[0]
+        return _ort_value(np.concatenate([_bits(value) for value in values]), self._manifest.decoder.dtype)
+
+
+def _run(session: Any, binding: Any) -> None:
+    try:
+        session.run_with_iobinding(binding)
+    except Exception as error:  # ONNX Runtime's own exceptions share no base class
+        raise BackendError(f"ONNX Runtime failed: {_first_line(error)}") from error
+
+
+def _check_names(session: Any, spec: GraphSpec, where: str) -> None:
+    """Refuse a graph whose inputs or outputs are not those of the manifest."""
+    for side, tensors, found in (
+        ("inputs", spec.inputs, session.get_inputs()),
+        ("outputs", spec.outputs, session.get_outputs()),
+    ):
+        differing = {tensor.name for tensor in tensors} ^ {tensor.name for tensor in found}
+        if differing:
+            raise BackendError(f"the {where} does not have the {side} of its manifest: {sorted(differing)} differ")
+
+
+def _zeros(shape: tuple[int, ...], dtype: str) -> Any:
+    return _ort_value(np.zeros(shape, CARRIERS[dtype]), dtype)
+
+
+def _ort_value(array: np.ndarray[Any, Any], dtype: str) -> Any:
+    from onnxruntime import OrtValue
+
+    return OrtValue.ortvalue_from_numpy_with_onnx_type(array, ELEMENT_TYPES[dtype])
+
+
+def _bits(value: Any) -> np.ndarray[Any, Any]:
+    """An OrtValue's content on the host; bfloat16 as uint16."""
+    if value.element_type() != ONNX_BFLOAT16:
+        return value.numpy()
+    bits = np.empty(value.shape(), np.uint16)
+    _ort_value(bits, "bfloat16").update_inplace(value)
+    return bits
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,177 @@
+"""The pipeline: an exported bundle that answers questions about images. Needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from iwp_export.bundle.manifest import Manifest
+from iwp_export.bundle.store import Bundle, Verify
+from iwp_export.errors import RequestError
+from iwp_export.runtime.conversation import Conversation, Images
+from iwp_export.runtime.generate import Context
+from iwp_export.runtime.model import LoadedModel
+from iwp_export.runtime.picture import draw_kept
+from iwp_export.runtime.processor import Processor
+from iwp_export.runtime.result import AnswerStream, Result
+from iwp_export.runtime.sampling import Chooser, greedy
+
+
+class Pipeline:
+    """A loaded bundle. Make it with `Pipeline.open` or `iwp_export.load`; use it from one thread at a time."""
+
+    def __init__(self, model: LoadedModel) -> None:
+        self._model = model
+
+    @classmethod
+    def open(
+        cls, path: Path | str, *, provider: str = "cpu", threads: int | None = None, verify: Verify = "quick"
+    ) -> Pipeline:
+        """Load a bundle.
+
+        Args:
+            path: its folder.
+            provider: ONNX Runtime execution provider: `cpu`, `cuda`, `tensorrt`, ...
+            threads: threads of one operator; None is the backend's choice.
+            verify: `quick` or `full`, see `Bundle.open`.
+
+        Raises:
+            BundleError: not a bundle, damaged, or from a newer version.
+            BackendError: the backend or the provider is missing, or is not the one that runs.
+        """
+        from iwp_export.runtime.ort import OrtSession
+
+        bundle = Bundle.open(path, verify)
+        session = OrtSession(bundle, provider, threads)
+        processor = Processor(bundle.path(bundle.manifest.processor), bundle.manifest.vision)
+        return cls(LoadedModel(bundle.manifest, processor, session))
+
+    @property
+    def manifest(self) -> Manifest:
+        """The bundle's manifest."""
+        return self._model.manifest
+
+    @property
+    def provider(self) -> str:
+        """What runs the graphs."""
+        return self._model.session.provider
+
+    @property
+    def processor(self) -> Processor:
+        """Tokenizer, image processor and chat template."""
+        return self._model.processor
+
+    def __call__(
+        self,
+        image: Images,
+        prompt: str,
+        max_new_tokens: int = 64,
+        keep: float | None = None,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+        on_token: Callable[[str], None] | None = None,
+    ) -> Result:
+        """Answer one question.
+
+        Args:
+            image: a path, a PIL image or a uint8 array [H, W, 3]; a list of these; or None for text alone.
+            prompt: the user's text; the chat template puts the images before it.
+            max_new_tokens: tokens of the answer at most.
+            keep: fraction of the visual tokens that stays, in (0, 1]; None is the exported one. 1 prunes nothing.
+            temperature: 0 takes the most likely token; above 0 tokens are drawn.
+            top_k, top_p, seed: see `make_chooser`.
+            on_token: called with each piece of text once it is complete.
+
+        Raises:
+            RequestError: the request cannot be served.
+            BackendError: the backend failed.
+        """
+        return self.chat(keep).ask(
+            prompt,
+            image,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            on_token=on_token,
+        )
+
+    def stream(
+        self,
+        image: Images,
+        prompt: str,
+        max_new_tokens: int = 64,
+        keep: float | None = None,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+    ) -> AnswerStream:
+        """Like a call, but yields pieces of text as they become complete; `result` is there at the end."""
+        return self.chat(keep).stream(
+            prompt,
+            image,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+        )
+
+    def chat(self, keep: float | None = None) -> Conversation:
+        """A conversation of several turns, at one keep ratio."""
+        return Conversation(self._model, keep)
+
+    def generate_ids(
+        self,
+        token_ids: npt.ArrayLike,
+        pixel_values: npt.NDArray[np.float32] | None = None,
+        *,
+        max_new_tokens: int = 64,
+        keep: float | None = None,
+        choose: Chooser = greedy,
+        stop_at_eos: bool = True,
+        return_logits: bool = False,
+    ) -> Result:
+        """Generate from token ids and pixels, with neither template nor image processor: the entry for comparisons.
+
+        Args:
+            token_ids: [S] or [1, S], one image token for each visual token, as transformers' processors make them.
+            pixel_values: float32 [images, 3, h, w], or None for text alone.
+            max_new_tokens, keep: as in a call.
+            choose: from logits to a token; one that returns a reference's tokens compares logits along its path.
+            stop_at_eos: false generates `max_new_tokens` tokens whatever they are, for timing.
+            return_logits: keep the logits float32 [V] of each generated token in the result.
+
+        Raises:
+            RequestError: tokens and pixels do not fit each other or the model.
+        """
+        height, width = self.manifest.vision.image_size
+        images = np.zeros((0, 3, height, width), np.float32) if pixel_values is None else np.asarray(pixel_values)
+        if images.ndim != 4 or images.shape[1:] != (3, height, width):
+            raise RequestError(f"pixel_values must be [images, 3, {height}, {width}], got {list(images.shape)}")
+        pictures = [self.processor.picture(image[None]) for image in images]
+        limits = self._model.limits(max_new_tokens, stop_at_eos)
+        call = self._model.prepare(Context(self._model.session.new_cache()), token_ids, pictures, keep)
+        limits.check_prompt(call.inputs)
+        stream = AnswerStream(self._model.answer(call, choose, limits, with_logits=return_logits))
+        for _ in stream:
+            pass
+        return stream.result
+
+    def draw_kept(self, result: Result, index: int = 0) -> Image.Image:
+        """The `index`-th picture of a result as the model saw it, the visual tokens that were dropped dimmed.
+
+        Raises:
+            RequestError: the result has no such picture.
+        """
+        if not 0 <= index < len(result.pictures):
+            raise RequestError(f"the result has {len(result.pictures)} picture(s), so none with index {index}")
+        return draw_kept(result.pictures[index].seen, result.kept[index], self.manifest.vision.grid)

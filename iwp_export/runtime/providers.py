@@ -1,0 +1,101 @@
+"""ONNX Runtime's execution providers: by short name, never falling back to the CPU unsaid."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from iwp_export.errors import BackendError
+
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "rtx": "NvTensorRTRTXExecutionProvider",
+    "coreml": "CoreMLExecutionProvider",
+    "directml": "DmlExecutionProvider",
+    "migraphx": "MIGraphXExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+    "qnn": "QNNExecutionProvider",
+    "xnnpack": "XnnpackExecutionProvider",
+}
+CUDA_PROVIDERS = ("cuda", "tensorrt", "rtx")
+"""Providers whose outputs stay in CUDA memory between steps; the others hand them over in host memory."""
+GPU_PACKAGE = "pip uninstall onnxruntime, then pip install 'iwp-export[ort-gpu]'"
+INSTALL = {
+    "cpu": "pip install 'iwp-export[ort]'",
+    "cuda": f"{GPU_PACKAGE}; it needs an NVIDIA driver, CUDA and cuDNN",
+    "tensorrt": f"{GPU_PACKAGE}; it needs TensorRT beside CUDA",
+}
+LOG_ERRORS = 3
+"""ONNX Runtime's log severity from which lines are printed: a provider that falls back is an error here anyway."""
+
+
+def available_providers() -> list[str]:
+    """Short names of the providers of the installed ONNX Runtime, best first; its own names where it has no short one.
+
+    Raises:
+        BackendError: ONNX Runtime is not installed.
+    """
+    return _short(_onnxruntime().get_available_providers())
+
+
+def device_of(provider: str) -> tuple[str, int]:
+    """Device type and number, in ONNX Runtime's terms, where a provider leaves its outputs."""
+    return ("cuda", 0) if provider in CUDA_PROVIDERS else ("cpu", 0)
+
+
+def create_session(model: Path, provider: str, threads: int | None = None) -> Any:
+    """An `onnxruntime.InferenceSession` in which `provider` is the active one.
+
+    Args:
+        model: path of the ONNX file; its external weights are mapped from beside it.
+        provider: a short name of `PROVIDERS`.
+        threads: threads of one operator; None is ONNX Runtime's choice.
+
+    Raises:
+        BackendError: the provider is unknown, not in this build of ONNX Runtime, or did not become active, or the
+            model cannot be loaded.
+    """
+    onnxruntime = _onnxruntime()
+    if threads is not None and (not isinstance(threads, int) or threads < 1):
+        raise BackendError(f"threads must be a whole number of 1 or more, got {threads!r}")
+    if provider not in PROVIDERS:
+        raise BackendError(f"unknown provider {provider!r}; known are {', '.join(PROVIDERS)}")
+    name = PROVIDERS[provider]
+    if name not in onnxruntime.get_available_providers():
+        raise BackendError(_missing(provider, "this ONNX Runtime was built without it"))
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = LOG_ERRORS
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    wanted = [name] if name == PROVIDERS["cpu"] else [name, PROVIDERS["cpu"]]
+    try:
+        session = onnxruntime.InferenceSession(str(model), options, providers=wanted)
+    except Exception as error:  # ONNX Runtime's own exceptions share no base class
+        reason = str(error).strip().splitlines()[0]
+        raise BackendError(f"ONNX Runtime {onnxruntime.__version__} cannot load {model}: {reason}") from error
+    if session.get_providers()[0] != name:
+        raise BackendError(_missing(provider, "it could not be loaded and ONNX Runtime fell back to the CPU"))
+    session.disable_fallback()
+    return session
+
+
+def _missing(provider: str, reason: str) -> str:
+    remedy = INSTALL.get(provider, f"install an ONNX Runtime package that has {PROVIDERS[provider]}")
+    available = ", ".join(available_providers())
+    return f"provider {provider} is not active: {reason}. Available are {available}. To get it: {remedy}"
+
+
+def _short(names: Iterable[str]) -> list[str]:
+    short = {name: key for key, name in PROVIDERS.items()}
+    return [short.get(name, name) for name in names]
+
+
+def _onnxruntime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise BackendError(f"ONNX Runtime is not installed ({error}). To get it: {INSTALL['cpu']}") from error
+    return onnxruntime

@@ -1,0 +1,112 @@
+"""What a pipeline answers: text, tokens, times, and what pruning kept."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from iwp_export.errors import RequestError
+from iwp_export.runtime.images import Picture
+from iwp_export.runtime.session import Floats
+
+FinishReason = Literal["stop", "length", "context"]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds spent by an answer, by phase; time in which a stream's reader did something else is not counted.
+
+    Attributes:
+        preprocess: reading, resizing and normalising images, chat template, tokenizer.
+        vision: vision tower and projector; 0 for images whose features were still there.
+        prefill: the decoder's call with the prompt, and the choice of the first token.
+        decode: all further tokens.
+        decode_tokens: their number.
+    """
+
+    preprocess: float
+    vision: float
+    prefill: float
+    decode: float
+    decode_tokens: int
+
+    @property
+    def time_to_first_token(self) -> float:
+        """Seconds from the request to its first token."""
+        return self.preprocess + self.vision + self.prefill
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens per second after the first; 0 if there was one token only."""
+        return self.decode_tokens / self.decode if self.decode_tokens else 0.0
+
+
+@dataclass(frozen=True)
+class Result:
+    """An answer.
+
+    Attributes:
+        text: the answer without special tokens and without space around it.
+        token_ids: the generated tokens, the final end-of-sequence token included.
+        finish_reason: `stop` (end of sequence), `length` (max_new_tokens) or `context` (the model takes no more).
+        timing: seconds by phase.
+        prompt_tokens: tokens of the prompt, unpruned, earlier turns included.
+        reused_tokens: those of them that the key/value cache still held.
+        note: why an earlier turn's cache could not be reused; empty otherwise.
+        pictures: the images of this call. Only their visual tokens competed at the pruning step.
+        visual_tokens: visual tokens of this call.
+        kept: per picture, the indices of the visual tokens that stayed, row by row in the grid, ascending.
+        cache_bytes: key/value cache at the end.
+        cache_bytes_unpruned: what it would be without pruning.
+        logits: float32 [V] of each generated token, if they were asked for.
+    """
+
+    text: str
+    token_ids: list[int]
+    finish_reason: FinishReason
+    timing: Timing
+    prompt_tokens: int
+    reused_tokens: int
+    note: str
+    pictures: tuple[Picture, ...]
+    visual_tokens: int
+    kept: list[list[int]]
+    cache_bytes: int
+    cache_bytes_unpruned: int
+    logits: list[Floats] | None = None
+
+    @property
+    def visual_tokens_kept(self) -> int:
+        """Visual tokens of this call that went on past the pruning layer."""
+        return sum(map(len, self.kept))
+
+
+class AnswerStream(Iterator[str]):
+    """Pieces of an answer's text as they become complete; `result` once it has been read to its end."""
+
+    def __init__(self, pieces: Generator[str, None, Result]) -> None:
+        self._pieces = pieces
+        self._result: Result | None = None
+
+    def __next__(self) -> str:
+        try:
+            return next(self._pieces)
+        except StopIteration as stop:
+            self._result = stop.value or self._result
+            raise
+
+    @property
+    def result(self) -> Result:
+        """The whole answer.
+
+        Raises:
+            RequestError: the stream has not been read to its end.
+        """
+        if self._result is None:
+            raise RequestError("the answer is not complete: read the stream to its end before asking for its result")
+        return self._result
+
+    def close(self) -> None:
+        """Stop generating. A conversation forgets the turn."""
+        self._pieces.close()

@@ -1,0 +1,103 @@
+"""The interface behind which every backend stands: encode an image, step through tokens, own the caches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class StepInputs:
+    """One call of the decoder: a prompt, a further turn, or one generated token (S = 1).
+
+    Attributes:
+        input_ids: int64 [1, S].
+        feature_index: int64 [1, S], row in the call's image features at a visual token, -1 at text.
+        query_weights: float32 [1, S], weights of the tokens in the mean query; their sum is not zero.
+        position_ids: int64 [1, S], positions in the unpruned sequence.
+        num_kept: tokens of this call, text and visual, that go on past the pruning layer.
+    """
+
+    input_ids: Ints
+    feature_index: Ints
+    query_weights: Floats
+    position_ids: Ints
+    num_kept: int
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """What comes back to the host.
+
+    Attributes:
+        logits: float32 [V] of the last token.
+        kept_index: int64 [K], ascending indices into the call's S tokens.
+    """
+
+    logits: Floats
+    kept_index: Ints
+
+
+class Features(Protocol):
+    """Features of one image, where the backend keeps them (on the device); opaque to the host."""
+
+    @property
+    def count(self) -> int:
+        """Visual tokens."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+
+
+class Cache(Protocol):
+    """The key/value cache of one conversation, where the backend keeps it; opaque to the host."""
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Tokens held by each layer: all of them below the pruning layer, the kept ones from it on."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the keys and values of `lengths` tokens, not of what a backend set aside."""
+
+
+class Session(Protocol):
+    """A loaded bundle on one backend.
+
+    A backend may switch optimisation profiles on S == 1 and replay a captured graph there: a step with S == 1 has no
+    features, and its only shapes that change are the cache's. Calls come from one thread at a time.
+    """
+
+    @property
+    def provider(self) -> str:
+        """What executes the graphs, as this backend names it."""
+
+    def encode(self, pixel_values: Floats) -> Features:
+        """Run the vision tower and the projector on one image.
+
+        Args:
+            pixel_values: float32 [T, 3, h, w], the tiles of the image.
+        """
+
+    def new_cache(self) -> Cache:
+        """An empty cache."""
+
+    def step(self, inputs: StepInputs, features: Sequence[Features], cache: Cache) -> StepOutput:
+        """Run the decoder on new tokens and append them to the cache.
+
+        Args:
+            inputs: the call.
+            features: the call's images in the order of their rows in `feature_index`; empty without images.
+            cache: from `new_cache`; advanced in place, or left as it was if the call fails.
+
+        Raises:
+            BackendError: the backend failed.
+        """
