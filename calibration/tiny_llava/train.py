@@ -87,7 +87,7 @@ def reader_step(
     return reading + _DENSE_WEIGHT * dense_loss(trainee.head(features), batch), reading.item()
 
 
-def train_reader(trainee: Trainee, pools: Pools, steps: int, device: str) -> None:
+def train_reader(trainee: Trainee, pools: Pools, steps: int, device: str, batch_size: int = READER_BATCH) -> None:
     """Stage 3: trains the whole model in place; the tower only in the last third of the steps."""
     model = trainee.model
     tower = [*model.model.vision_tower.parameters(), *trainee.head.parameters()]
@@ -104,7 +104,7 @@ def train_reader(trainee: Trainee, pools: Pools, steps: int, device: str) -> Non
         factor = cosine_rate(step, steps, floor=0.03)
         for group, rate in zip(optimiser.param_groups, (READER_RATE, UNFROZEN_TOWER_RATE), strict=True):
             group["lr"] = rate * factor
-        batch = draw_batch(pools, rng, READER_BATCH, QUESTIONS_PER_IMAGE, device)
+        batch = draw_batch(pools, rng, batch_size, QUESTIONS_PER_IMAGE, device)
         layout = layouts[int(rng.random() < CONVERSATION_SHARE)]
         first_layer = int(rng.integers(LATE_LAYERS[0], LATE_LAYERS[1] + 1)) if rng.random() < LATE_SHARE else 0
         loss, reading = reader_step(trainee, batch, layout, first_layer, step < TOWER_FROZEN_SHARE * steps)
