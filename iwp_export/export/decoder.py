@@ -64,7 +64,8 @@ class PrunedDecoder(nn.Module):
         lm = self.language_model
         visual = feature_index >= 0
         features = image_features[feature_index.clamp(min=0)]
-        hidden = torch.where(visual[..., None], features, lm.embed_tokens(input_ids))
+        words = lm.embed_tokens(input_ids.masked_fill(visual, 0))  # the image token may lie beyond the vocabulary
+        hidden = torch.where(visual[..., None], features, words)
         rotary = _half_rotary(lm.rotary_emb(hidden, position_ids))
         present: list[Tensor] = []
         kept = position_ids

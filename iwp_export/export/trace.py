@@ -77,9 +77,10 @@ def trace_decoder(
         lengths = [TRACE_PAST[layer >= settings.layer] for layer in range(layers)]
         heads = (attention.k_proj.out_features // attention.head_dim, attention.head_dim)
         past = [torch.zeros(1, heads[0], lengths[i // 2], heads[1], dtype=dtype) for i in range(2 * layers)]
-        row = torch.zeros(1, TRACE_TOKENS, dtype=torch.int64)
+        rows = [torch.zeros(1, TRACE_TOKENS, dtype=torch.int64) for _ in range(3)]  # one object would be one input
         features = torch.zeros(TRACE_FEATURES, text.hidden_size, dtype=dtype)
-        arguments = (row, features, row, row.float(), row, torch.zeros(1, dtype=torch.int64), past)
+        weighting = torch.ones(1, TRACE_TOKENS)
+        arguments = (rows[0], features, rows[1], weighting, rows[2], torch.zeros(1, dtype=torch.int64), past)
         caches = [f"{i}.{part}" for i in range(layers) for part in ("key", "value")]
         program = _export(
             module,
