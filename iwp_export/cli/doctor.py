@@ -1,0 +1,174 @@
+"""`iwp-export doctor`: what this machine can export and run, and the command that installs what is missing."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from iwp_export import __version__
+from iwp_export.cli.machine import Imported, describe_machine, find_gpus, find_nvcc, import_all
+from iwp_export.cli.text import human_bytes, table
+from iwp_export.runtime.providers import INSTALL, PROVIDERS
+
+DESCRIPTION = "Show what this machine can export and run, and the command that installs what is missing."
+EXAMPLES = """\
+  iwp-export doctor           a page for people
+  iwp-export doctor --json    the same for programs
+"""
+
+CORE = {
+    "numpy": "numpy",
+    "PIL": "pillow",
+    "rich": "rich",
+    "tokenizers": "tokenizers",
+    "transformers": "transformers",
+    "jinja2": "jinja2",
+}
+EXPORT = {
+    "torch": "torch",
+    "onnx": "onnx",
+    "onnx_ir": "onnx-ir",
+    "onnxscript": "onnxscript",
+    "safetensors": "safetensors",
+}
+ORT = {"onnxruntime": "onnxruntime"}
+ENGINES = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx"}
+"""Modules and the distributions they come from."""
+EXTRAS = {"": CORE, "[export]": EXPORT, "[ort]": ORT}
+"""Extras of this package that bring them."""
+
+ENGINES_PLANNED = "this version of iwp-export builds no engines yet"
+JETPACK = "sudo apt install nvidia-jetpack"
+"""On a Jetson, CUDA and TensorRT come from the vendor's metapackage and not from PyPI."""
+CUDA_TOOLKIT = "sudo apt install nvidia-cuda-toolkit"
+
+
+@dataclass(frozen=True)
+class Lack:
+    """Something that a task needs and this machine lacks, and the command that mends it, where one does."""
+
+    what: str
+    why: str
+    install: str | None = None
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def execute(args: argparse.Namespace) -> None:
+    """Probe the machine and print what was found. Missing things are findings, not errors: the exit code is 0."""
+    report = examine()
+    print(json.dumps(report, indent=2) if args.json else describe(report))
+
+
+def examine() -> dict[str, Any]:
+    """The report as JSON values: `machine`, `gpus`, `nvcc`, `packages`, `providers` and, by task, `can`."""
+    machine = describe_machine()
+    on_jetson = "jetson" in (machine["board"] or "").lower()
+    imported = import_all({**CORE, **EXPORT, **ORT, **ENGINES})
+    lacks = {module: _package_lack(module, found, on_jetson) for module, found in imported.items()}
+    gpus, no_gpu = find_gpus()
+    if on_jetson and not gpus:  # a Jetson's GPU is on the board, and older JetPacks have no nvidia-smi
+        gpus, no_gpu = [{"name": machine["board"]}], None
+    gpu_lack = Lack("GPU", no_gpu) if no_gpu else None
+    nvcc, no_nvcc = find_nvcc()
+    nvcc_lack = Lack("nvcc", no_nvcc, JETPACK if on_jetson else CUDA_TOOLKIT) if no_nvcc else None
+    return {
+        "iwp_export": __version__,
+        "python": {"version": platform.python_version(), "executable": sys.executable},
+        "machine": machine,
+        "gpus": gpus,
+        "nvcc": nvcc,
+        "packages": {
+            module: {
+                "ok": found.problem is None,
+                "version": found.version,
+                "problem": found.problem,
+                "install": lack.install if (lack := lacks[module]) else None,
+            }
+            for module, found in imported.items()
+        },
+        "providers": list(imported["onnxruntime"].providers),
+        "can": {
+            task: {"ok": not needs, "missing": [vars(need) for need in needs]}
+            for task, needs in _tasks(imported, lacks, gpu_lack, nvcc_lack).items()
+        },
+    }
+
+
+def _tasks(
+    imported: Mapping[str, Imported], lacks: Mapping[str, Lack | None], gpu: Lack | None, nvcc: Lack | None
+) -> dict[str, list[Lack]]:
+    """What each task lacks; nothing where it can be done."""
+    core, export, ort = ([lacks[module] for module in group] for group in (CORE, EXPORT, ORT))
+    planned = Lack("engine building", ENGINES_PLANNED)
+    tasks: dict[str, list[Lack | None]] = {
+        "export bundles": [*core, *export],
+        "run bundles on the CPU": [*core, *ort, _provider_lack("cpu", imported)],
+        "run bundles on CUDA": [*core, *ort, _provider_lack("cuda", imported), gpu],
+        "build TensorRT engines": [lacks["tensorrt"], gpu, planned],
+        "build TensorRT-RTX engines": [lacks["tensorrt_rtx"], planned],
+        "compile the CUDA kernels": [nvcc],
+    }
+    return {task: [need for need in needs if need is not None] for task, needs in tasks.items()}
+
+
+def _package_lack(module: str, found: Imported, on_jetson: bool) -> Lack | None:
+    if found.problem is None:
+        return None
+    name = next(group[module] for group in (*EXTRAS.values(), ENGINES) if module in group)
+    if module == "tensorrt":
+        install = JETPACK if on_jetson else "pip install tensorrt"
+    elif found.problem != "not installed":
+        install = f"pip install --force-reinstall {name}"
+    else:
+        extra = next((extra for extra, group in EXTRAS.items() if module in group), None)
+        install = f"pip install {name}" if extra is None else f"pip install 'iwp-export{extra}'"
+    return Lack(name, found.problem, install)
+
+
+def _provider_lack(provider: str, imported: Mapping[str, Imported]) -> Lack | None:
+    ort = imported["onnxruntime"]
+    if ort.problem is not None or PROVIDERS[provider] in ort.providers:
+        return None  # a missing ONNX Runtime is said once, as a package
+    return Lack(PROVIDERS[provider], "this ONNX Runtime was built without it", INSTALL[provider])
+
+
+def describe(report: Mapping[str, Any]) -> str:
+    """The report as text for people."""
+    machine = report["machine"]
+    sizes = {key: human_bytes(machine[key]) if machine[key] else "unknown" for key in machine if key.endswith("_bytes")}
+    packages = [(_state(found), module, *_package_cells(found)) for module, found in report["packages"].items()]
+    sections = [
+        f"iwp-export {report['iwp_export']}, Python {report['python']['version']} ({report['python']['executable']})\n"
+        f"{machine['board'] or machine['system']}, {machine['architecture']}, {machine['cpus']} CPUs, "
+        f"memory {sizes['memory_bytes']} ({sizes['memory_available_bytes']} free), "
+        f"disk {sizes['disk_free_bytes']} free here",
+        "GPUs\n" + (table([list(gpu.values()) for gpu in report["gpus"]], "  ") or "  none"),
+        "packages\n" + table(packages, "  "),
+        f"ONNX Runtime's providers\n  {', '.join(report['providers']) or 'none'}",
+        "this machine can\n" + "\n".join(_task_line(task, found) for task, found in report["can"].items()),
+    ]
+    return "\n\n".join(sections)
+
+
+def _state(found: Mapping[str, Any]) -> str:
+    return "ok" if found["ok"] else "missing" if found["problem"] == "not installed" else "broken"
+
+
+def _package_cells(found: Mapping[str, Any]) -> tuple[str, str]:
+    return found["version"] or found["problem"], f"-> {found['install']}" if found["install"] else ""
+
+
+def _task_line(task: str, found: Mapping[str, Any]) -> str:
+    lines = [f"  {'yes' if found['ok'] else 'no ':<3}  {task}"]
+    for need in found["missing"]:
+        lines.append(f"         {need['what']}: {need['why']}" + (f" -> {need['install']}" if need["install"] else ""))
+    return "\n".join(lines)

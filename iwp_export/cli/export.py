@@ -1,0 +1,115 @@
+"""`iwp-export MODEL`: a checkpoint to a bundle."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from iwp_export.cli.text import human_bytes, pairs
+from iwp_export.errors import OutputError
+from iwp_export.models import ALIASES
+from iwp_export.pruning.settings import Heads, PruningSettings, Query
+
+if TYPE_CHECKING:
+    from iwp_export.export.exporter import ExportPlan
+
+DESCRIPTION = (
+    "Export a vision-language model as a bundle (ONNX) whose visual tokens are pruned\n"
+    "inside the language model. The bundle runs without torch."
+)
+EXAMPLES = """\
+  iwp-export tiny-llava --keep 0.3                      write tiny-llava.bundle
+  iwp-export llava --keep 0.3 --dry-run                 print sizes, export nothing
+  iwp-export ./my-llava --dtype float16 -o my.bundle    export a local checkpoint
+  iwp-export run tiny-llava.bundle --image photo.png --prompt "how many digits ?"
+"""
+SETTINGS = ("keep", "layer", "chunk", "growth", "penalty", "query", "heads")
+TEXT_TOKENS = 64
+"""Text of the request whose cache a dry run measures: a template and a sentence or two."""
+DTYPES = ("auto", "float32", "float16")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments; the defaults are those of `PruningSettings`."""
+    default = {field.name: field.default for field in fields(PruningSettings)}
+    aliases = ", ".join(ALIASES)
+    parser.add_argument("model", metavar="MODEL", help=f"a folder, a Hub id (owner/name) or one of: {aliases}")
+    out = parser.add_argument_group("output")
+    out.add_argument("-o", "--output", metavar="NAME", type=Path, help="folder to write (default: MODEL.bundle here)")
+    out.add_argument("--force", action="store_true", help="replace a bundle that is there already")
+    out.add_argument("--dtype", choices=DTYPES, default="auto", help="auto is the checkpoint's own (default: auto)")
+    out.add_argument("--revision", metavar="REV", help="branch, tag or commit of a Hub id")
+    out.add_argument("--dry-run", action="store_true", help="print sizes and stop before any weight is read")
+    out.add_argument("--json", action="store_true", help="print the result, or the dry run, as JSON")
+    prune = parser.add_argument_group("pruning")
+    for name, kind, unit, text in (
+        ("keep", float, "RATIO", "fraction of visual tokens that stays, in (0, 1]; a request may choose another"),
+        ("layer", int, "N", "decoder layer, from 0, at whose input tokens are dropped"),
+        ("chunk", int, "N", "tokens chosen in the first round"),
+        ("growth", int, "N", "factor from one round's size to the next"),
+        ("penalty", float, "X", "weight of duplication; 0 ranks by magnitude alone"),
+        ("query", str, "WHICH", f"tokens averaged into the query: {', '.join(get_args(Query))}"),
+        ("heads", str, "HOW", f"how heads weigh in the mean: {', '.join(get_args(Heads))}"),
+    ):
+        help_text = f"{text} (default: {default[name]})"
+        prune.add_argument(f"--{name}", type=kind, default=default[name], metavar=unit, help=help_text)
+
+
+def execute(args: argparse.Namespace) -> None:
+    """Export, or with `--dry-run` say what an export would write."""
+    settings = PruningSettings(**{name: getattr(args, name) for name in SETTINGS})
+    output = args.output or Path(f"{default_name(args.model)}.bundle")
+    if output.suffix == ".plan":
+        raise OutputError(
+            f"cannot write {output}: this version builds no TensorRT engines; "
+            f"export a bundle with -o {output.with_suffix('.bundle')} and run that with --provider cuda or tensorrt"
+        )
+    from iwp_export.export.exporter import export_bundle, plan_export
+
+    if args.dry_run:
+        plan = plan_export(args.model, settings, dtype=args.dtype, revision=args.revision)
+        print(json.dumps(summarise(plan), indent=2) if args.json else describe(plan))
+        return
+    path = export_bundle(args.model, output, settings, dtype=args.dtype, force=args.force, revision=args.revision)
+    print(json.dumps({"bundle": str(path)}) if args.json else f"wrote {path}")
+
+
+def default_name(model: str) -> str:
+    """Name of a model's bundle: its alias, or the last part of its folder or Hub id."""
+    if model in ALIASES:
+        return model
+    return Path(model).expanduser().resolve().name or "model"
+
+
+def describe(plan: ExportPlan) -> str:
+    """A plan as text for people."""
+    model, decoder, settings = plan.model, plan.decoder, plan.settings
+    full, pruned = (human_bytes(plan.cache_bytes(TEXT_TOKENS, pruned)) for pruned in (False, True))
+    return pairs(
+        [
+            ("model", f"{model.name} ({model.model_type}) from {model.source}"),
+            ("decoder", f"{decoder.layers} layers of {decoder.hidden_size}, {decoder.dtype}"),
+            ("pruning", f"at the input of layer {settings.layer}"),
+            ("tokens", f"keep {settings.keep:.2f} -> {plan.num_kept} of {plan.num_visual} visual tokens"),
+            ("cache", f"{full} -> {pruned} for one image and {TEXT_TOKENS} text tokens"),
+            ("weights", human_bytes(plan.weight_bytes)),
+        ]
+    )
+
+
+def summarise(plan: ExportPlan) -> dict[str, Any]:
+    """A plan as JSON values; sizes in bytes."""
+    return {
+        "model": vars(plan.model),
+        "decoder": vars(plan.decoder),
+        "pruning": plan.settings.to_dict(),
+        "visual_tokens": plan.num_visual,
+        "visual_tokens_kept": plan.num_kept,
+        "text_tokens": TEXT_TOKENS,
+        "cache_bytes_unpruned": plan.cache_bytes(TEXT_TOKENS, pruned=False),
+        "cache_bytes": plan.cache_bytes(TEXT_TOKENS),
+        "weight_bytes": plan.weight_bytes,
+    }

@@ -1,0 +1,129 @@
+"""The command `iwp-export`: finds the verb, runs it, and turns errors into one line and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any, NoReturn, Protocol
+
+from iwp_export import __version__
+from iwp_export.errors import IwpError
+
+VERBS = {
+    "export": "write a checkpoint as a bundle (what happens with no verb)",
+    "run": "answer a question about images",
+    "inspect": "show what is in a bundle",
+    "doctor": "show what this machine can export and run, and what to install",
+}
+"""Verbs, each a module of this package, with what they do."""
+
+EXIT_ERROR, EXIT_INTERRUPTED, EXIT_PIPE, EXIT_TERMINATED = 1, 130, 141, 143
+"""A user's error; and, as shells count them, 128 + SIGINT, SIGPIPE, SIGTERM."""
+
+NOISY_LOGGERS = ("huggingface_hub", "onnxscript", "onnx_ir", "torch", "transformers")
+
+
+class Verb(Protocol):
+    """What a verb's module defines."""
+
+    DESCRIPTION: str
+    EXAMPLES: str
+
+    @staticmethod
+    def configure(parser: argparse.ArgumentParser) -> None:
+        """Declare the arguments. Must import nothing heavy: `--help` answers at once."""
+
+    @staticmethod
+    def execute(args: argparse.Namespace) -> None:
+        """Do it; what needs torch, transformers or a backend is imported here.
+
+        Raises:
+            IwpError: what the user can mend.
+        """
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0, 1 for an error that a user can mend, 130 for Ctrl-C."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    named = bool(arguments) and arguments[0] in VERBS
+    verb = arguments.pop(0) if named else "export"
+    module: Any = importlib.import_module(f"iwp_export.cli.{verb}")
+    parser = build_parser(module, f"iwp-export {verb}" if named else "iwp-export")
+    if not arguments and not named:
+        parser.print_help(sys.stderr)
+        return 2
+    return _guarded(module, parser.parse_args(arguments))
+
+
+def build_parser(verb: Verb, prog: str) -> argparse.ArgumentParser:
+    """The parser of one verb; under the bare name `iwp-export` it also lists the others."""
+    bare = prog == "iwp-export"
+    verbs = "verbs:\n" + "".join(f"  {name:<9} {text}\n" for name, text in VERBS.items())
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        usage="iwp-export MODEL [options]\n       iwp-export VERB ... (iwp-export VERB --help)" if bare else None,
+        description=verb.DESCRIPTION,
+        epilog=(verbs + "\n" if bare else "") + "examples:\n" + verb.EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    if bare:
+        parser.add_argument("--version", action="version", version=f"iwp-export {__version__}")
+    verb.configure(parser)
+    return parser
+
+
+def _guarded(verb: Verb, args: argparse.Namespace) -> int:
+    signal.signal(signal.SIGTERM, _terminate)
+    _silence()
+    try:
+        verb.execute(args)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader (head, less) has gone: nothing to say to it, nor at the interpreter's last flush.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_PIPE
+    except KeyboardInterrupt:
+        print("\niwp-export: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except (IwpError, ImportError, OSError) as error:
+        # An ImportError from inside this package is a bug, and shows where.
+        if os.environ.get("IWP_EXPORT_DEBUG") or str(getattr(error, "name", "")).startswith("iwp_export"):
+            raise
+        print(f"iwp-export: error: {_one_line(error)}", file=sys.stderr)
+        return EXIT_ERROR
+    return 0
+
+
+def _terminate(signum: int, frame: object) -> NoReturn:
+    """Leave through the open `with` blocks, which remove what is half written."""
+    sys.exit(EXIT_TERMINATED)
+
+
+def _silence() -> None:
+    """Keep libraries' warnings off the terminal: what matters reaches the user as an error or a result."""
+    if os.environ.get("IWP_EXPORT_DEBUG"):
+        return
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    warnings.simplefilter("ignore")
+    for name in NOISY_LOGGERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, ImportError):
+        return f"a package cannot be imported ({text}); iwp-export doctor shows what to install"
+    return text
+
+
+if __name__ == "__main__":
+    sys.exit(main())
