@@ -1,0 +1,41 @@
+# Everything runs in .venv, which is made from pyproject.toml and constraints.txt and renewed when they change.
+PYTHON ?= python3
+VENV ?= .venv
+JOBS ?= 2
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+BUNDLE := build/tiny-llava.bundle
+DEMO_IMAGE := calibration/tiny_llava/heldout/000.png
+DEMO_PROMPT := what is the yellow digit ?
+DEMO_QUESTIONS := 150
+# One thread a process: the tests already run in $(JOBS) processes.
+ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
+
+.PHONY: help demo test check clean
+.DELETE_ON_ERROR:
+
+help:  ## show this
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+demo: $(STAMP)  ## export tiny-llava, ask it about an image, draw the kept tokens, measure accuracy by keep ratio
+	$(BIN)/iwp-export tiny-llava --keep 0.3 -o $(BUNDLE) --force
+	$(BIN)/iwp-export run $(BUNDLE) --image $(DEMO_IMAGE) --prompt "$(DEMO_PROMPT)" --save-tokens build/kept.png
+	$(BIN)/python -m calibration.tiny_llava.evaluate_bundle $(BUNDLE) --limit $(DEMO_QUESTIONS)
+
+test: $(STAMP)  ## run the tests
+	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) $(PYTEST_ARGS)
+
+check: $(STAMP)  ## lint, formatting and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+clean:  ## remove what make and the tools made, but for .venv
+	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "$(PYTHON) is older than Python 3.10: make PYTHON=/path/to/python3.10 or newer" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[ort,export,train,dev]'
+	@touch $@
