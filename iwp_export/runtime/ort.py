@@ -56,11 +56,16 @@ class OrtSession:
         threads: threads of one operator; None is ONNX Runtime's choice (all physical cores).
 
     Raises:
-        BackendError: ONNX Runtime or the provider is missing, or did not become the active one.
+        BackendError: ONNX Runtime or the provider is missing, did not become the active one, or cannot run the graphs.
     """
 
     def __init__(self, bundle: Bundle, provider: str = "cpu", threads: int | None = None) -> None:
         graphs = bundle.manifest.graphs
+        if provider == "cpu" and bundle.manifest.decoder.dtype == "bfloat16":
+            raise BackendError(
+                f"ONNX Runtime's CPU provider has no bfloat16 kernels, and {bundle.folder} is bfloat16: "
+                "export with --dtype float32 or float16, or choose another provider"
+            )
         self.provider = provider
         self._device = device_of(provider)
         self._decoder = create_session(bundle.path(graphs["decoder"].file), provider, threads)

@@ -1,0 +1,86 @@
+"""Images as requests bring them, the processor's pixels, and drawings of what was kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from iwp_export.errors import RequestError
+from iwp_export.runtime.images import load_image, make_picture
+from iwp_export.runtime.picture import DIMMED_LIGHT, OUTLINE, draw_kept
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+
+
+def test_path_image_and_array_are_the_same(tmp_path: Path) -> None:
+    Image.fromarray(PIXELS).save(tmp_path / "a.png")
+    for source in (tmp_path / "a.png", str(tmp_path / "a.png"), Image.fromarray(PIXELS), PIXELS, PIXELS[::1]):
+        np.testing.assert_array_equal(np.asarray(load_image(source)), PIXELS)
+
+
+def test_photos_are_turned_upright_and_other_modes_become_rgb(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned by 90 degrees
+    Image.fromarray(PIXELS).save(tmp_path / "a.png", exif=exif)
+    assert load_image(tmp_path / "a.png").size == (20, 30)
+    assert load_image(Image.fromarray(PIXELS).convert("RGBA")).mode == "RGB"
+    assert load_image(Image.fromarray(PIXELS).convert("P")).mode == "RGB"
+
+
+def test_unreadable_images(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"cannot read the image .*no\.png: there is no such file"):
+        load_image(tmp_path / "no.png")
+    (tmp_path / "text.png").write_text("hello")
+    with pytest.raises(RequestError, match="cannot identify image file"):
+        load_image(tmp_path / "text.png")
+    Image.fromarray(PIXELS).save(tmp_path / "cut.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:600])
+    with pytest.raises(RequestError, match="cannot read the image"):
+        load_image(tmp_path / "cut.png")
+    with pytest.raises(RequestError, match="cannot read the image"):
+        load_image(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [PIXELS[..., 0], PIXELS.astype(np.float32), PIXELS.transpose(2, 0, 1), np.zeros((0, 3, 3), np.uint8), [1, 2], b"x"],
+)
+def test_other_things_are_no_images(array: Any) -> None:
+    with pytest.raises(RequestError, match="image"):
+        load_image(array)
+
+
+def test_seen_is_what_was_normalised() -> None:
+    mean, std = np.array([0.48, 0.45, 0.4]), np.array([0.27, 0.26, 0.28])
+    values = ((PIXELS / 255 - mean) / std).transpose(2, 0, 1)[None]
+    picture = make_picture(values, mean, std)
+    np.testing.assert_array_equal(picture.seen, PIXELS)
+    assert picture.digest == make_picture(values, mean, std).digest
+    assert picture.digest != make_picture(values[:, :, ::-1], mean, std).digest
+
+
+def test_drawing_keeps_kept_patches_and_dims_the_others() -> None:
+    seen = np.full((8, 12, 3), 200, np.uint8)
+    image = draw_kept(seen, [0, 5], (2, 3), min_side=40)
+    assert image.size == (60, 40)
+    pixels = np.asarray(image)
+    inside = pixels[10::20, 10::20].astype(int)
+    assert (inside[0, 0] == 200).all() and (inside[1, 2] == 200).all()
+    assert (abs(inside[0, 1:] - 200 * DIMMED_LIGHT) <= 1).all()
+    assert tuple(pixels[10, 20]) == OUTLINE  # between a kept and a dropped patch
+    assert tuple(pixels[10, 40]) != OUTLINE
+
+
+def test_drawing_follows_the_proportions_and_never_shrinks() -> None:
+    assert draw_kept(np.zeros((336, 672, 3), np.uint8), [], (24, 48), min_side=100).size == (672, 336)
+    assert draw_kept(np.zeros((112, 112, 3), np.uint8), range(64), (8, 8)).size == (768, 768)
+
+
+@pytest.mark.parametrize("kept", [[-1], [64]])
+def test_patches_outside_the_grid(kept: list[int]) -> None:
+    with pytest.raises(RequestError, match=r"within 0 and 63"):
+        draw_kept(np.zeros((112, 112, 3), np.uint8), kept, (8, 8))
