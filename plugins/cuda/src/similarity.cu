@@ -1,0 +1,346 @@
+// Duplication of pairs of visual tokens (Eq. 12, squared, mean over key/value heads), tile by tile:
+//   S^2 = cos(v_i, v_j)^2 * exp(-|k_i - k_j|^2 / sqrt(d)),  |k_i - k_j|^2 = |k_i|^2 + |k_j|^2 - 2 k_i.k_j.
+// Either all pairs into a matrix, or one round's new tokens against all, reduced to each token's most similar one.
+#include "launch.h"
+#include "tile_math.cuh"
+
+namespace iwp {
+namespace {
+
+constexpr int kStages = 4;
+constexpr int kResults = kTileRows * kTileColumns / kTileThreads;  // of one thread
+constexpr int kCopies = kStageRows * kStageBytes / 16 / kTileThreads;  // 16-byte pieces of a stage that a thread copies
+constexpr int kPieces = kStageBytes / 16;  // of one row
+static_assert(kCopies * kTileThreads * 16 == kStageRows * kStageBytes, "threads share a stage evenly");
+
+enum class Target { kMatrix, kRound };
+
+struct TileShared {
+  alignas(16) unsigned char stages[kStages][kStageRows * kStagePitch];
+  float norms[2][kStageRows];  // of the phase at hand and of the next one
+  int is_last;
+};
+
+// Which tile a block computes. The matrix is symmetric: tiles with a column at or above the diagonal are enough.
+struct TilePlace {
+  int row;
+  int column;
+};
+
+__device__ TilePlace PlaceInMatrix(int tile, int tokens) {
+  const int columns = DivUp(tokens, kTileColumns);
+  int row = 0;
+  int first_column = 0;
+  while (tile >= columns - first_column) {
+    tile -= columns - first_column;
+    ++row;
+    first_column += kTileRows / kTileColumns;
+  }
+  return {row * kTileRows, (first_column + tile) * kTileColumns};
+}
+
+__device__ TilePlace PlaceInRound(int tile, int tokens) {
+  const int rows = DivUp(tokens, kTileRows);
+  return {tile % rows * kTileRows, tile / rows * kTileColumns};
+}
+
+// This thread's share in copying stages: kCopies rows of the tile, the same 16-byte piece of each.
+template <typename T>
+class StageCopier {
+ public:
+  // `tokens_of_row` tells which token stands in a row of the stage, -1 for none.
+  template <typename TokenOfRow>
+  __device__ StageCopier(const Problem& problem, TokenOfRow token_of_row)
+      : dim_(problem.head_dim), aligned_(problem.aligned), row_(static_cast<int>(threadIdx.x) / kPieces) {
+#pragma unroll
+    for (int c = 0; c < kCopies; ++c) token_[c] = token_of_row(row_ + c * (kTileThreads / kPieces));
+  }
+
+  // `head` [S, d] is one head of one sample; elements from `depth` on go into `stage`.
+  __device__ void Copy(unsigned char* stage, const T* head, int depth) const {
+    const int piece = static_cast<int>(threadIdx.x) % kPieces;
+    const int first = depth + piece * kVector<T>;
+#pragma unroll
+    for (int c = 0; c < kCopies; ++c) {
+      unsigned char* to = stage + (row_ + c * (kTileThreads / kPieces)) * kStagePitch + piece * 16;
+      if (aligned_) {
+        const bool valid = token_[c] >= 0 && first < dim_;
+        CopyAsync16(to, valid ? head + static_cast<size_t>(token_[c]) * dim_ + first : head, valid);
+      } else {
+        T* elements = reinterpret_cast<T*>(to);
+#pragma unroll
+        for (int e = 0; e < kVector<T>; ++e) {
+          const bool valid = token_[c] >= 0 && first + e < dim_;
+          elements[e] = valid ? head[static_cast<size_t>(token_[c]) * dim_ + first + e] : T(0.0f);
+        }
+      }
+    }
+  }
+
+ private:
+  int dim_;
+  bool aligned_;
+  int row_;
+  int token_[kCopies];
+};
+
+// Adds up the tile's shares of all splits in the order of the splits, whichever block is last to park its own.
+// Returns whether this block is the last one, which then has the sum.
+template <typename TileType>
+__device__ bool CombineSplits(float (&total)[TileType::kRows][TileType::kColumns], float* partial, unsigned* done,
+                              int split, int splits, int tiles, int* is_last) {
+  const int thread = static_cast<int>(threadIdx.x);
+  float* mine = partial + static_cast<size_t>(split) * tiles * kTileRows * kTileColumns;
+#pragma unroll
+  for (int e = 0; e < kResults; ++e) {
+    mine[e * kTileThreads + thread] = total[e / TileType::kColumns][e % TileType::kColumns];
+  }
+  __threadfence();
+  __syncthreads();
+  if (thread == 0) {
+    const bool last = atomicAdd(done, 1u) == static_cast<unsigned>(splits) - 1;
+    if (last) *done = 0;  // ready for the next launch
+    *is_last = last ? 1 : 0;
+  }
+  __syncthreads();
+  if (*is_last == 0) return false;
+  __threadfence();
+#pragma unroll
+  for (int e = 0; e < kResults; ++e) total[e / TileType::kColumns][e % TileType::kColumns] = 0.0f;
+  for (int s = 0; s < splits; ++s) {
+    const float* share = partial + static_cast<size_t>(s) * tiles * kTileRows * kTileColumns;
+#pragma unroll
+    for (int e = 0; e < kResults; ++e) {
+      total[e / TileType::kColumns][e % TileType::kColumns] += __ldcg(share + e * kTileThreads + thread);
+    }
+  }
+  return true;
+}
+
+template <typename TileType>
+__device__ void WriteMatrix(const TileType& tile, const float (&total)[TileType::kRows][TileType::kColumns],
+                            TilePlace place, int num_visual, int pitch, float* matrix) {
+#pragma unroll
+  for (int r = 0; r < TileType::kRows; ++r) {
+    const int i = place.row + tile.Row(r);
+#pragma unroll
+    for (int c = 0; c < TileType::kColumns; ++c) {
+      const int j = place.column + tile.Column(c);
+      // A tile across the diagonal has some pairs twice: only j >= i is used, so that no entry has two writers.
+      if (j >= i && j < num_visual) {
+        matrix[static_cast<size_t>(i) * pitch + j] = total[r][c];
+        matrix[static_cast<size_t>(j) * pitch + i] = total[r][c];
+      }
+    }
+  }
+}
+
+// Extremes over the tile's new tokens into each row's; integer order is float order for what is 0 or more, and an
+// extreme does not depend on the order of the atomics.
+template <typename TileType>
+__device__ void ReduceRound(const TileType& tile, const float (&total)[TileType::kRows][TileType::kColumns],
+                            TilePlace place, int num_visual, int num_new, bool minmax, unsigned* likeness_max,
+                            unsigned* likeness_min) {
+#pragma unroll
+  for (int r = 0; r < TileType::kRows; ++r) {
+    float largest = 0.0f;
+    float smallest = INFINITY;
+#pragma unroll
+    for (int c = 0; c < TileType::kColumns; ++c) {
+      if (place.column + tile.Column(c) < num_new) {
+        largest = fmaxf(largest, total[r][c]);
+        smallest = fminf(smallest, total[r][c]);
+      }
+    }
+    largest = WarpMax(largest, TileType::kRowLanes);
+    smallest = WarpMin(smallest, TileType::kRowLanes);
+    const int i = place.row + tile.Row(r);
+    if (static_cast<int>(threadIdx.x) % TileType::kRowLanes == 0 && i < num_visual) {
+      atomicMax(likeness_max + i, __float_as_uint(largest));
+      if (minmax) atomicMin(likeness_min + i, __float_as_uint(smallest));
+    }
+  }
+}
+
+// Grid: x tiles, y splits of the heads, z samples. Tiles run fastest so that blocks at work share a few heads in cache.
+template <typename T, Target kTarget>
+__global__ void __launch_bounds__(kTileThreads, 2)
+    SimilarityKernel(Problem problem, const T* __restrict__ key_rotated, const T* __restrict__ value,
+                     Workspace workspace, Round round) {
+  TileShared& shared = *reinterpret_cast<TileShared*>(DynamicShared());
+  const int sample = blockIdx.z;
+  const int tokens = problem.tokens;
+  const int num_visual = workspace.num_visual[sample];
+  int num_columns = num_visual;
+  TilePlace place;
+  if constexpr (kTarget == Target::kMatrix) {
+    place = PlaceInMatrix(blockIdx.x, tokens);
+  } else {
+    const int budget = Budget(problem, num_visual);
+    if (round.chosen_before + round.size >= budget) return;  // nothing is chosen after this round
+    num_columns = round.size;
+    place = PlaceInRound(blockIdx.x, tokens);
+  }
+  if (place.row >= num_visual || place.column >= num_columns) return;
+
+  const int* visual_index = workspace.visual_index + static_cast<size_t>(sample) * tokens;
+  const int* chunk = workspace.chunk + static_cast<size_t>(sample) * tokens;
+  const auto token_of_row = [&](int row) {
+    if (row < kTileRows) return place.row + row < num_visual ? visual_index[place.row + row] : -1;
+    const int column = place.column + row - kTileRows;
+    if (column >= num_columns) return -1;
+    return visual_index[kTarget == Target::kMatrix ? column : chunk[column]];
+  };
+  const StageCopier<T> copier(problem, token_of_row);
+  const int thread = static_cast<int>(threadIdx.x);
+  const int norm_token = thread < kStageRows ? token_of_row(thread) : -1;
+
+  const int splits = static_cast<int>(gridDim.y);
+  const int split = static_cast<int>(blockIdx.y);
+  const int first_head = split * problem.kv_heads / splits;
+  const int end_head = (split + 1) * problem.kv_heads / splits;
+  const int dim = problem.head_dim;
+  const int depths = DivUp(dim, kStageDepth<T>);
+  const int phases = 2 * (end_head - first_head);  // keys, then values, of each head
+  const int steps = phases * depths;
+  const size_t sample_row = static_cast<size_t>(sample) * problem.kv_heads * tokens;
+
+  int copied = 0;  // steps whose copies have begun
+  int copy_phase = 0;
+  int copy_depth = 0;
+  const auto copy_next = [&] {
+    if (copied < steps) {
+      const T* input = copy_phase % 2 == 0 ? key_rotated : value;
+      const size_t head_row = sample_row + static_cast<size_t>(first_head + copy_phase / 2) * tokens;
+      copier.Copy(shared.stages[copied % kStages], input + head_row * dim, copy_depth * kStageDepth<T>);
+      ++copied;
+      if (++copy_depth == depths) {
+        copy_depth = 0;
+        ++copy_phase;
+      }
+    }
+    CopyCommit();  // an empty group too: CopyWait counts groups
+  };
+  // |k|^2 for a phase of keys, 1 / ||v|| for one of values: a zero value has cosine 0 with everything.
+  const auto load_norm = [&](int phase) {
+    if (thread >= kStageRows || phase >= phases) return;
+    float norm = 0.0f;
+    if (norm_token >= 0) {
+      const size_t at = sample_row + static_cast<size_t>(first_head + phase / 2) * tokens + norm_token;
+      if (phase % 2 == 0) {
+        norm = workspace.key_square[at];
+      } else {
+        const float value_norm = workspace.value_norm[at];
+        norm = value_norm > 0.0f ? 1.0f / value_norm : 0.0f;
+      }
+    }
+    shared.norms[phase % 2][thread] = norm;
+  };
+
+  using TileType = Tile<T>;
+  TileType tile;
+  float gauss[TileType::kRows][TileType::kColumns];
+  float total[TileType::kRows][TileType::kColumns] = {};
+  const float gauss_scale = -1.4426950408889634f / sqrtf(static_cast<float>(dim));  // exp2(this * distance^2)
+
+  load_norm(0);
+  for (int s = 0; s < kStages - 1; ++s) copy_next();
+  int step = 0;
+  for (int phase = 0; phase < phases; ++phase) {
+    for (int depth = 0; depth < depths; ++depth, ++step) {
+      CopyWait<kStages - 2>();
+      // Every thread's copies of this stage are in, and every thread is done with the stage that is filled next.
+      __syncthreads();
+      copy_next();
+      if (depth == 0) load_norm(phase + 1);
+      tile.Accumulate(shared.stages[step % kStages], dim - depth * kStageDepth<T>);
+    }
+    const float* norms = shared.norms[phase % 2];
+#pragma unroll
+    for (int r = 0; r < TileType::kRows; ++r) {
+      const float row_norm = norms[tile.Row(r)];
+#pragma unroll
+      for (int c = 0; c < TileType::kColumns; ++c) {
+        // Written so that swapping the two tokens gives the same bits: duplicates must tie.
+        const float column_norm = norms[kTileRows + tile.Column(c)];
+        if (phase % 2 == 0) {
+          const float distance = fmaxf(row_norm + column_norm - 2.0f * tile.sum[r][c], 0.0f);
+          gauss[r][c] = exp2f(distance * gauss_scale);
+        } else {
+          const float cosine = tile.sum[r][c] * (row_norm * column_norm);
+          total[r][c] += cosine * cosine * gauss[r][c];
+        }
+        tile.sum[r][c] = 0.0f;
+      }
+    }
+  }
+
+  if (splits > 1) {
+    const int tiles = static_cast<int>(gridDim.x);
+    const size_t first_tile = static_cast<size_t>(sample) * splits * tiles + blockIdx.x;
+    float* partial = workspace.partial + first_tile * kTileRows * kTileColumns;
+    if (!CombineSplits<TileType>(total, partial, workspace.tiles_done + sample * tiles + blockIdx.x, split, splits,
+                                 tiles, &shared.is_last)) {
+      return;
+    }
+  }
+  const float heads = static_cast<float>(problem.kv_heads);
+#pragma unroll
+  for (int e = 0; e < kResults; ++e) total[e / TileType::kColumns][e % TileType::kColumns] /= heads;
+
+  if constexpr (kTarget == Target::kMatrix) {
+    WriteMatrix(tile, total, place, num_visual, problem.pitch,
+                workspace.matrix + static_cast<size_t>(sample) * tokens * problem.pitch);
+  } else {
+    const size_t row = static_cast<size_t>(sample) * 2 * tokens;
+    ReduceRound(tile, total, place, num_visual, num_columns, problem.minmax, workspace.likeness_max + row,
+                workspace.likeness_min + row);
+  }
+}
+
+// Blocks that share a tile's heads: enough to give every multiprocessor one, if their partial sums fit.
+int NumSplits(const Problem& problem, int tiles, int multiprocessors) {
+  const int all_tiles = tiles * problem.batch;
+  const int wanted = DivUp(multiprocessors, all_tiles);
+  const int splits = wanted < problem.kv_heads ? wanted : problem.kv_heads;
+  return splits * all_tiles <= kMaxPartialTiles ? splits : 1;
+}
+
+template <typename T, Target kTarget>
+cudaError_t LaunchTyped(const Problem& problem, const Inputs& inputs, const Workspace& workspace, const Round& round,
+                        int tiles, int multiprocessors, cudaStream_t stream) {
+  const dim3 grid(tiles, NumSplits(problem, tiles, multiprocessors), problem.batch);
+  return Launch(SimilarityKernel<T, kTarget>, grid, kTileThreads, sizeof(TileShared), stream, problem,
+                static_cast<const T*>(inputs.key_rotated), static_cast<const T*>(inputs.value), workspace, round);
+}
+
+template <Target kTarget>
+cudaError_t LaunchAnyType(const Problem& problem, const Inputs& inputs, const Workspace& workspace,
+                          const Round& round, int tiles, int multiprocessors, cudaStream_t stream) {
+  switch (problem.data_type) {
+    case IWP_FLOAT16:
+      return LaunchTyped<__half, kTarget>(problem, inputs, workspace, round, tiles, multiprocessors, stream);
+    case IWP_BFLOAT16:
+      return LaunchTyped<__nv_bfloat16, kTarget>(problem, inputs, workspace, round, tiles, multiprocessors, stream);
+    default:
+      return LaunchTyped<float, kTarget>(problem, inputs, workspace, round, tiles, multiprocessors, stream);
+  }
+}
+
+}  // namespace
+
+cudaError_t LaunchSimilarityMatrix(const Problem& problem, const Inputs& inputs, const Workspace& workspace,
+                                   int multiprocessors, cudaStream_t stream) {
+  const int columns = DivUp(problem.tokens, kTileColumns);
+  int tiles = 0;
+  for (int column = 0; column < columns; column += kTileRows / kTileColumns) tiles += columns - column;
+  return LaunchAnyType<Target::kMatrix>(problem, inputs, workspace, Round{}, tiles, multiprocessors, stream);
+}
+
+cudaError_t LaunchSimilarityRound(const Problem& problem, const Inputs& inputs, const Workspace& workspace,
+                                  const Round& round, int multiprocessors, cudaStream_t stream) {
+  const int tiles = DivUp(problem.tokens, kTileRows) * DivUp(round.size, kTileColumns);
+  return LaunchAnyType<Target::kRound>(problem, inputs, workspace, round, tiles, multiprocessors, stream);
+}
+
+}  // namespace iwp

@@ -1,0 +1,185 @@
+#include "scheduler.h"
+
+#include <ucontext.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <numeric>
+#include <random>
+
+namespace emulation {
+
+Dim3 thread_index;
+Dim3 block_index;
+Dim3 block_size;
+Dim3 grid_size;
+
+namespace {
+
+constexpr size_t kStackBytes = 64 * 1024;
+constexpr size_t kCanaryBytes = 256;
+constexpr unsigned char kPoison = 0xff;  // four of them are a NaN, two are one in half precision
+
+enum class State { kReady, kAtBlockBarrier, kAtWarp, kDone };
+
+struct Fiber {
+  Dim3 index;
+  int linear = 0;
+  State state = State::kReady;
+  ucontext_t start;
+  jmp_buf resume;
+  bool started = false;
+};
+
+struct Warp {
+  // Two sets of payloads: a lane may bring its next one before the slowest lane has read this one.
+  Payload payloads[2][kLanes];
+  int arrived = 0;
+  unsigned generation = 0;
+};
+
+std::vector<Fiber> fibers;
+std::vector<Warp> warps;
+std::vector<unsigned char> stacks;
+std::vector<unsigned char> shared_memory;
+const std::function<void()>* body = nullptr;
+jmp_buf scheduler;
+std::mt19937 random_order(0);
+Fiber* running = nullptr;
+
+void Yield(State state) {
+  Fiber* self = running;
+  self->state = state;
+  if (_setjmp(self->resume) == 0) _longjmp(scheduler, 1);
+}
+
+void Enter() {
+  (*body)();
+  running->state = State::kDone;
+  _longjmp(scheduler, 1);
+}
+
+void Resume(Fiber& fiber) {
+  running = &fiber;
+  thread_index = fiber.index;
+  if (_setjmp(scheduler) != 0) return;
+  if (fiber.started) _longjmp(fiber.resume, 1);
+  fiber.started = true;
+  setcontext(&fiber.start);
+}
+
+[[noreturn]] void Fail(const char* what) {
+  std::fprintf(stderr, "emulated kernel: %s, block (%u, %u, %u), thread %d\n", what, block_index.x, block_index.y,
+               block_index.z, running != nullptr ? running->linear : -1);
+  std::abort();
+}
+
+void PrepareBlock(int threads, size_t shared_bytes) {
+  fibers.assign(threads, Fiber{});
+  warps.assign((threads + kLanes - 1) / kLanes, Warp{});
+  shared_memory.assign(shared_bytes + kCanaryBytes, kPoison);
+  stacks.resize(threads * kStackBytes);
+  for (int t = 0; t < threads; ++t) {
+    Fiber& fiber = fibers[t];
+    fiber.linear = t;
+    fiber.index = {t % block_size.x, t / block_size.x % block_size.y, t / (block_size.x * block_size.y)};
+    getcontext(&fiber.start);
+    fiber.start.uc_stack.ss_sp = stacks.data() + t * kStackBytes;
+    fiber.start.uc_stack.ss_size = kStackBytes;
+    fiber.start.uc_link = nullptr;
+    makecontext(&fiber.start, Enter, 0);
+  }
+}
+
+// Lets threads run until all are done.
+void RunBlock() {
+  std::vector<int> order(fibers.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::shuffle(order.begin(), order.end(), random_order);
+  while (true) {
+    bool progress = false;
+    size_t done = 0;
+    size_t waiting = 0;
+    for (int t : order) {
+      Fiber& fiber = fibers[t];
+      if (fiber.state == State::kReady) {
+        progress = true;
+        Resume(fiber);
+      }
+      done += fiber.state == State::kDone ? 1 : 0;
+      waiting += fiber.state == State::kAtBlockBarrier ? 1 : 0;
+    }
+    if (done == fibers.size()) return;
+    if (waiting == fibers.size()) {
+      for (Fiber& fiber : fibers) fiber.state = State::kReady;
+      std::shuffle(order.begin(), order.end(), random_order);
+    } else if (!progress) {
+      Fail(done > 0 ? "threads returned while others wait" : "threads wait for each other at different places");
+    }
+  }
+}
+
+unsigned SeedFromEnvironment() {
+  const char* seed = std::getenv("IWP_EMULATION_SEED");
+  return seed != nullptr ? static_cast<unsigned>(std::strtoul(seed, nullptr, 10)) : 0;
+}
+
+}  // namespace
+
+bool RunGrid(Dim3 grid, Dim3 block, size_t shared_bytes, const std::function<void()>& kernel) {
+  const int threads = static_cast<int>(block.x * block.y * block.z);
+  if (threads == 0 || threads > 1024 || threads % kLanes != 0) {
+    std::fprintf(stderr, "emulated kernel: %d threads in a block; whole warps up to 1024 are emulated\n", threads);
+    return false;
+  }
+  random_order.seed(SeedFromEnvironment());
+  body = &kernel;
+  grid_size = grid;
+  block_size = block;
+  std::vector<unsigned> blocks(static_cast<size_t>(grid.x) * grid.y * grid.z);
+  std::iota(blocks.begin(), blocks.end(), 0u);
+  std::shuffle(blocks.begin(), blocks.end(), random_order);
+  for (unsigned b : blocks) {
+    block_index = {b % grid.x, b / grid.x % grid.y, b / (grid.x * grid.y)};
+    PrepareBlock(threads, shared_bytes);
+    RunBlock();
+    for (size_t i = shared_bytes; i < shared_memory.size(); ++i) {
+      if (shared_memory[i] != kPoison) Fail("a write beyond the dynamic shared memory");
+    }
+  }
+  running = nullptr;
+  return true;
+}
+
+unsigned char* DynamicSharedMemory() { return shared_memory.data(); }
+
+void BlockBarrier() { Yield(State::kAtBlockBarrier); }
+
+int Lane() { return running->linear % kLanes; }
+
+const Payload* WarpCollective(int operation, const void* bytes, size_t size) {
+  if (size > kPayloadBytes) Fail("a payload is too large");
+  const int linear = running->linear;
+  Warp& warp = warps[linear / kLanes];
+  Payload* payloads = warp.payloads[warp.generation % 2];
+  Payload& mine = payloads[linear % kLanes];
+  mine.operation = operation;
+  std::memcpy(mine.bytes, bytes, size);
+  if (++warp.arrived < kLanes) {
+    Yield(State::kAtWarp);
+  } else {
+    warp.arrived = 0;
+    ++warp.generation;
+    for (int lane = 0; lane < kLanes; ++lane) {
+      if (payloads[lane].operation != operation) Fail("lanes of a warp meet in different collectives");
+      Fiber& fiber = fibers[linear / kLanes * kLanes + lane];
+      if (&fiber != running) fiber.state = State::kReady;
+    }
+  }
+  return payloads;
+}
+
+}  // namespace emulation

@@ -1,0 +1,51 @@
+// Runs CUDA kernels on the CPU: a thread of a block is a fiber, blocks run one after another. For tests, where there is no GPU.
+//
+// What it checks that a GPU does not: threads that leave others waiting at a barrier, warps whose lanes meet in different
+// collectives, reads of shared memory that nothing wrote (it starts as a pattern of NaNs), writes beyond the dynamic
+// shared memory. Blocks and threads run in an order drawn from a seed, so that a missing barrier changes results
+// from seed to seed. What it cannot check: the memory model between barriers, timing, and that the PTX instructions do what
+// emulated_primitives.h says.
+#pragma once
+
+#include <csetjmp>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+namespace emulation {
+
+struct Dim3 {
+  unsigned x = 1;
+  unsigned y = 1;
+  unsigned z = 1;
+};
+
+constexpr int kLanes = 32;
+constexpr size_t kPayloadBytes = 32;
+
+// What a lane brings to a collective of its warp.
+struct Payload {
+  int operation;
+  alignas(16) unsigned char bytes[kPayloadBytes];
+};
+
+// The thread that runs.
+extern Dim3 thread_index;
+extern Dim3 block_index;
+extern Dim3 block_size;
+extern Dim3 grid_size;
+
+// Runs `kernel` once for each thread of each block. Returns false, and says why on stderr, where a block cannot finish.
+bool RunGrid(Dim3 grid, Dim3 block, size_t shared_bytes, const std::function<void()>& kernel);
+
+unsigned char* DynamicSharedMemory();
+
+void BlockBarrier();
+
+// Waits for the other lanes of the warp and returns what each of them brought, valid until the lane's next collective.
+const Payload* WarpCollective(int operation, const void* bytes, size_t size);
+
+int Lane();
+
+}  // namespace emulation

@@ -1,0 +1,132 @@
+"""The two places where the kernels run: the CPU, emulated, and a GPU. Both take a case and return kept_index."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from plugins.cuda.build import INCLUDES, SOURCES
+from plugins.cuda.select_tokens import WORKSPACE_ALIGNMENT, SelectTokensLibrary
+from tests.plugins.cuda.cases import Case
+
+EMULATION = Path(__file__).parent / "emulation"
+CANARY = 0xA5
+CANARY_BYTES = 4096
+
+
+def build_emulated(output: Path, architecture: int = 900) -> Path:
+    """Compile the kernels' sources for the CPU, as for a GPU of `architecture` (750 has no bfloat16 tensor cores)."""
+    includes = [f"-I{path}" for path in (EMULATION, *INCLUDES)]
+    flags = ["-std=c++17", "-O2", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
+    defines = ["-DIWP_EMULATION", f"-DIWP_EMULATED_ARCH={architecture}"]
+    compiler = os.environ.get("CXX", "g++")
+    sources = [word for path in SOURCES for word in ("-x", "c++", str(path))]
+    command = [compiler, *flags, *defines, *includes, *sources, str(EMULATION / "scheduler.cpp"), "-o", str(output)]
+    subprocess.run(command, check=True)
+    return output
+
+
+def has_emulator() -> bool:
+    return shutil.which(os.environ.get("CXX", "g++")) is not None
+
+
+class EmulatedRunner:
+    """Runs a case on the CPU, with threads and blocks in an order drawn from `seed`."""
+
+    def __init__(self, library: Path) -> None:
+        self.library = SelectTokensLibrary(library)
+
+    def __call__(self, case: Case, *, seed: int = 0, multiprocessors: int = 16, offset: int = 0) -> np.ndarray:
+        """kept_index [B, num_kept]. With `offset`, inputs lie that many elements off their alignment."""
+        params = case.params
+        inputs = [_shifted(x, offset) for x in case.encoded()]
+        is_visual = case.is_visual.astype(np.uint8)
+        kept = np.full((params.batch, params.num_kept), -1, np.int64)
+        size = self.library.workspace_bytes(params)
+        buffer = np.full(size + CANARY_BYTES + WORKSPACE_ALIGNMENT, CANARY, np.uint8)
+        start = -buffer.ctypes.data % WORKSPACE_ALIGNMENT
+        with _environment(IWP_EMULATION_SEED=seed, IWP_EMULATION_MULTIPROCESSORS=multiprocessors):
+            self.library.enqueue(
+                params,
+                *(x.ctypes.data for x in inputs),
+                is_visual.ctypes.data,
+                kept.ctypes.data,
+                buffer.ctypes.data + start,
+                size,
+            )
+        outside = np.concatenate([buffer[:start], buffer[start + size :]])
+        assert (outside == CANARY).all(), f"{case}: a write outside the workspace of {size} bytes"
+        return kept
+
+
+class CudaRunner:
+    """Runs a case on the current GPU; torch serves as allocator and stream."""
+
+    def __init__(self, library: Path) -> None:
+        import torch
+
+        self.torch = torch
+        self.library = SelectTokensLibrary(library)
+
+    def upload(self, case: Case) -> dict[str, Any]:
+        """Device buffers of a case, the workspace between canaries."""
+        torch = self.torch
+        names = ("query", "key", "key_rotated", "value")
+        buffers = {name: torch.from_numpy(x.view(np.uint8)).cuda() for name, x in zip(names, case.encoded(), strict=True)}
+        buffers["is_visual"] = torch.from_numpy(case.is_visual).cuda()
+        buffers["kept"] = torch.full((case.params.batch, case.params.num_kept), -1, dtype=torch.int64, device="cuda")
+        size = self.library.workspace_bytes(case.params)
+        buffers["workspace"] = torch.full((size + 2 * CANARY_BYTES,), CANARY, dtype=torch.uint8, device="cuda")
+        return buffers
+
+    def enqueue(self, case: Case, buffers: dict[str, Any]) -> None:
+        """Enqueue on torch's current stream."""
+        workspace = buffers["workspace"]
+        self.library.enqueue(
+            case.params,
+            *(buffers[name].data_ptr() for name in ("query", "key", "key_rotated", "value", "is_visual", "kept")),
+            workspace.data_ptr() + CANARY_BYTES,
+            workspace.numel() - 2 * CANARY_BYTES,
+            self.torch.cuda.current_stream().cuda_stream,
+        )
+
+    def __call__(self, case: Case) -> np.ndarray:
+        buffers = self.upload(case)
+        self.enqueue(case, buffers)
+        kept = buffers["kept"].cpu().numpy()
+        workspace = buffers["workspace"]
+        for canary in (workspace[:CANARY_BYTES], workspace[-CANARY_BYTES:]):
+            assert bool((canary == CANARY).all()), f"{case}: a write outside the workspace"
+        return np.asarray(kept)
+
+
+def without_duplicates_of_rounding(case: Case) -> Case:
+    """The case with float32 inputs of the same values: what 16-bit products add to rounding is then gone."""
+    return replace(case, params=replace(case.params, data_type="float32"))
+
+
+def _shifted(x: np.ndarray, offset: int) -> np.ndarray:
+    buffer = np.empty(x.size + offset + 16 // x.itemsize, x.dtype)
+    start = (-buffer.ctypes.data % 16) // x.itemsize + offset
+    view = buffer[start : start + x.size]
+    view[:] = x.ravel()
+    return view
+
+
+@contextmanager
+def _environment(**values: int) -> Iterator[None]:
+    """Environment variables that the emulator's getenv sees for the time of a call."""
+    os.environ.update({name: str(value) for name, value in values.items()})
+    try:
+        yield
+    finally:
+        for name in values:
+            del os.environ[name]
