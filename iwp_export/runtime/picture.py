@@ -15,6 +15,8 @@ MIN_SIDE = 768
 DIMMED_LIGHT, DIMMED_COLOUR = 0.32, 0.25
 """Share of its light and of its colour that a dropped patch keeps."""
 OUTLINE = (255, 196, 0)
+THICK_FROM = 24
+"""Pixels of a patch from which its outline is four pixels wide, else two."""
 GRID_LIGHT = 0.72
 """Share of its light that a pixel on the border of two patches keeps."""
 
@@ -61,12 +63,16 @@ def _cell_size(height: float, width: float, smallest: float) -> tuple[int, int]:
 
 
 def _outline(draw: ImageDraw.ImageDraw, mask: npt.NDArray[np.bool_], cell_width: int, cell_height: int) -> None:
-    """Lines wherever a kept patch borders on a dropped one or on the image's edge."""
-    line = max(1, min(cell_width, cell_height) // 16)
+    """Lines where a kept patch borders on a dropped one or on the image's edge; they overlap to full corners."""
+    half = 2 if min(cell_width, cell_height) >= THICK_FROM else 1
     padded = np.pad(mask, 1)
-    for row, column in zip(*np.nonzero(padded[:, 1:] != padded[:, :-1]), strict=True):
-        x, y = column * cell_width, (row - 1) * cell_height
-        draw.line([(x, y), (x, y + cell_height)], OUTLINE, 2 * line)
-    for row, column in zip(*np.nonzero(padded[1:] != padded[:-1]), strict=True):
-        x, y = (column - 1) * cell_width, row * cell_height
-        draw.line([(x, y), (x + cell_width, y)], OUTLINE, 2 * line)
+    upright = [(row - 1, column, row, column) for row, column in np.argwhere(padded[:, 1:] != padded[:, :-1])]
+    level = [(row, column - 1, row, column) for row, column in np.argwhere(padded[1:] != padded[:-1])]
+    for top, left, bottom, right in upright + level:
+        box = (
+            left * cell_width - half,
+            top * cell_height - half,
+            right * cell_width + half,
+            bottom * cell_height + half,
+        )
+        draw.rectangle((box[0], box[1], box[2] - 1, box[3] - 1), fill=OUTLINE)
