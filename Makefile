@@ -28,7 +28,7 @@ test: $(STAMP)  ## run the tests
 check: $(STAMP)  ## lint, formatting and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/mypy
+	$(BIN)/mypy --explicit-package-bases
 
 clean:  ## remove what make and the tools made, but for .venv
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis

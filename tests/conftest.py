@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: no test may depend on a network
+os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: no test may depend on a network
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from pathlib import Path  # noqa: E402
+from pathlib import Path
 
-import pytest  # noqa: E402
-from filelock import FileLock  # noqa: E402
+import pytest
+from filelock import FileLock
 
-from iwp_export.cli.machine import find_gpus  # noqa: E402
+from iwp_export.cli.machine import find_gpus
 
 NEEDS_GPU = "needs an NVIDIA GPU"
 

@@ -1,0 +1,147 @@
+"""What a user gets wrong: one line that names it, exit code 1, nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from iwp_export.cli.main import main
+from iwp_export.models import ALIASES
+
+TINY = Path(ALIASES["tiny-llava"])
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def fails(capsys, *arguments: object) -> str:
+    """Run a command that must fail, and return its one line."""
+    assert main([str(argument) for argument in arguments]) == 1
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    lines = shown.err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("iwp-export: error: "), shown.err
+    return lines[0].removeprefix("iwp-export: error: ")
+
+
+def checkpoint(tmp_path: Path, weights: bool = True, **config: object) -> Path:
+    """tiny-llava's folder with another configuration."""
+    folder = tmp_path / "model"
+    shutil.copytree(TINY, folder, ignore=None if weights else shutil.ignore_patterns("*.safetensors"))
+    file = folder / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **config}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "named"),
+    [
+        ("--keep", "1.5", "keep must be a number above 0 and at most 1, got 1.5"),
+        ("--keep", "0", "keep must be"),
+        ("--keep", "nan", "keep must be"),
+        ("--layer", "-1", "layer must be"),
+        ("--layer", "8", "8 layers"),
+        ("--chunk", "0", "chunk must be"),
+        ("--growth", "0", "growth must be"),
+        ("--penalty", "-1", "penalty must be"),
+        ("--query", "first", "query must be one of text_after_image"),
+        ("--heads", "max", "heads must be one of softmax"),
+    ],
+)
+@pytest.mark.parametrize("dry", [["--dry-run"], []])
+def test_settings_out_of_range(capsys, tmp_path, option, value, named, dry):
+    assert named in fails(capsys, "tiny-llava", option, value, *dry)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unknown_alias_lists_the_known_ones(capsys):
+    line = fails(capsys, "tiny-lava")
+    assert "tiny-lava" in line and all(alias in line for alias in ALIASES)
+
+
+def test_no_network(capsys):
+    line = fails(capsys, "nobody/no-such-model", "--dry-run")
+    assert "nobody/no-such-model" in line and "network" in line
+
+
+def test_revision_of_a_folder(capsys, tmp_path):
+    assert "--revision" in fails(capsys, checkpoint(tmp_path), "--revision", "main", "--dry-run")
+
+
+def test_unsupported_model_type(capsys, tmp_path):
+    line = fails(capsys, checkpoint(tmp_path, model_type="florence2"), "--dry-run")
+    assert "florence2" in line and "llava" in line
+
+
+def test_remote_code_is_never_run(capsys, tmp_path):
+    folder = checkpoint(tmp_path, auto_map={"AutoModel": "evil.Model"})
+    (folder / "evil.py").write_text("raise SystemExit('this ran')")
+    assert "trust_remote_code" in fails(capsys, folder, "--dry-run")
+
+
+def test_pickled_weights_are_refused(capsys, tmp_path):
+    folder = checkpoint(tmp_path, weights=False)
+    (folder / "pytorch_model.bin").write_bytes(b"cos\nsystem\n")
+    line = fails(capsys, folder)
+    assert "pytorch_model.bin" in line and "safetensors" in line
+
+
+def test_no_weights(capsys, tmp_path):
+    assert "no weights" in fails(capsys, checkpoint(tmp_path, weights=False), "--dry-run")
+
+
+def test_missing_shard(capsys, tmp_path):
+    folder = checkpoint(tmp_path, weights=False)
+    index = {"weight_map": {"a": "model-00001-of-00002.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert "model-00001-of-00002.safetensors" in fails(capsys, folder, "--dry-run")
+
+
+def test_truncated_weights(capsys, tmp_path):
+    folder = checkpoint(tmp_path)
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:1000])
+    assert "model.safetensors" in fails(capsys, folder, "--dry-run")
+
+
+def test_damaged_configuration(capsys, tmp_path):
+    folder = checkpoint(tmp_path)
+    (folder / "config.json").write_text("{")
+    assert "config.json" in fails(capsys, folder, "--dry-run")
+
+
+def test_folder_without_a_model(capsys, tmp_path):
+    assert "config.json" in fails(capsys, tmp_path)
+
+
+def test_output_exists(capsys, tmp_path):
+    (tmp_path / "tiny-llava.bundle").mkdir()
+    line = fails(capsys, "tiny-llava")
+    assert "already exists" in line and "--force" in line
+
+
+def test_force_never_replaces_what_is_no_bundle(capsys, tmp_path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.tex").write_text("years")
+    assert "thesis" in fails(capsys, "tiny-llava", "-o", "thesis", "--force")
+    assert (tmp_path / "thesis" / "chapter.tex").read_text() == "years"
+
+
+def test_a_plan_is_refused_before_any_work(capsys, tmp_path):
+    line = fails(capsys, "nobody/no-such-model", "-o", "engine.plan")
+    assert "engine.plan" in line and "engine.bundle" in line
+
+
+@pytest.mark.parametrize("verb", [["inspect"], ["run", "--prompt", "what ?"]])
+def test_missing_bundle(capsys, verb):
+    assert "nothing.bundle" in fails(capsys, verb[0], "nothing.bundle", *verb[1:])
+
+
+def test_a_file_is_no_bundle(capsys, tmp_path):
+    (tmp_path / "x.bundle").write_text("")
+    assert "x.bundle" in fails(capsys, "inspect", "x.bundle")

@@ -1,0 +1,49 @@
+"""Inspect: the manifest for people and for programs, and damage found."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from iwp_export.bundle.manifest import Manifest, TensorSpec
+from iwp_export.bundle.store import Bundle
+from iwp_export.cli.inspect import _merged
+from iwp_export.cli.main import main
+
+
+def test_json_is_the_manifest(tiny_bundle, capsys):
+    assert main(["inspect", str(tiny_bundle), "--json", "--verify"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["verified"] == "full" and shown["folder"] == str(tiny_bundle)
+    manifest = Bundle.open(tiny_bundle).manifest
+    assert Manifest.from_dict(shown, "output") == manifest
+    assert shown["bytes"] == sum(file.bytes for file in manifest.files.values())
+
+
+def test_text_names_what_matters(tiny_bundle, capsys):
+    assert main(["inspect", str(tiny_bundle)]) == 0
+    shown = capsys.readouterr().out
+    for part in ("0.30 -> 20 of 64 visual tokens", "decoder.onnx", "input_ids", "num_kept", "float32", "softmax"):
+        assert part in shown
+
+
+def test_verify_finds_a_changed_byte(tiny_bundle, tmp_path, capsys):
+    copy = tmp_path / "copy.bundle"
+    shutil.copytree(tiny_bundle, copy)
+    with (copy / "decoder.weights").open("r+b") as file:
+        file.seek(100)
+        byte = file.read(1)
+        file.seek(100)
+        file.write(bytes([byte[0] ^ 1]))
+    assert main(["inspect", str(copy), "--verify"]) == 1
+    error = capsys.readouterr().err
+    assert "decoder.weights" in error and len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["past.{}.key", "x"])
+def test_tensors_of_many_layers_share_a_line(name):
+    tensors = tuple(TensorSpec(name.format(i), "float16", (1, "n")) for i in range(3))
+    rows = _merged(tensors)
+    assert rows == [("past.{0..2}.key" if "{}" in name else "x", "float16", "[1, n]")]
