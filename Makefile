@@ -36,6 +36,7 @@ clean:  ## remove what make and the tools made, but for .venv
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "$(PYTHON) is older than Python 3.10: make PYTHON=/path/to/python3.10 or newer" >&2; exit 1; }
+	@echo "Setting up $(VENV): a few minutes on the first run"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[ort,export,train,dev]'
 	@touch $@

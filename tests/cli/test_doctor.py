@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -125,8 +126,8 @@ def test_tools_that_fail(monkeypatch):
     def run(command, **options):
         return subprocess.CompletedProcess(command, 9, "", "NVIDIA-SMI has failed\nsecond line")
 
-    monkeypatch.setattr(machine.shutil, "which", lambda *args, **options: "/bin/tool")
-    monkeypatch.setattr(machine.subprocess, "run", run)
+    monkeypatch.setattr(shutil, "which", lambda *args, **options: "/bin/tool")
+    monkeypatch.setattr(subprocess, "run", run)
     assert machine.find_gpus() == ([], "nvidia-smi finds none: NVIDIA-SMI has failed")
     assert machine.find_nvcc() == (None, "/bin/tool does not run: NVIDIA-SMI has failed")
 
@@ -135,7 +136,7 @@ def test_gpu_fields(monkeypatch):
     def run(command, **options):
         return subprocess.CompletedProcess(command, 0, "NVIDIA H200, 9.0, 143771 MiB, 580.1\n", "")
 
-    monkeypatch.setattr(machine.shutil, "which", lambda *args, **options: "/bin/tool")
-    monkeypatch.setattr(machine.subprocess, "run", run)
+    monkeypatch.setattr(shutil, "which", lambda *args, **options: "/bin/tool")
+    monkeypatch.setattr(subprocess, "run", run)
     (gpu,), problem = machine.find_gpus()
     assert problem is None and gpu["name"] == "NVIDIA H200" and gpu["compute_cap"] == "9.0"

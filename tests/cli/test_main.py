@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
@@ -15,8 +16,8 @@ from iwp_export.errors import SettingsError
 HEAVY = ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "numpy", "PIL", "rich", "safetensors")
 
 
-def in_python(code: str, **options: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, **options)
+def in_python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["--version"], *([verb, "--help"] for verb in main.VERBS)])
@@ -56,7 +57,7 @@ def test_no_argument_shows_help_and_fails(capsys):
 
 @pytest.mark.parametrize("arguments", [["some-model", "--keep", "0.5"], ["export", "some-model", "--keep", "0.5"]])
 def test_a_model_without_a_verb_is_exported(monkeypatch, arguments):
-    seen = []
+    seen: list[argparse.Namespace] = []
     monkeypatch.setattr(export, "execute", seen.append)
     assert main.main(arguments) == 0
     assert (seen[0].model, seen[0].keep) == ("some-model", 0.5)
