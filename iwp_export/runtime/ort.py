@@ -104,13 +104,16 @@ class OrtSession:
         binding.bind_ortvalue_input("image_features", self._joined(features))
         for name, value in zip(self._past, cache.values, strict=True):
             binding.bind_ortvalue_input(name, value)
-        binding.clear_binding_outputs()  # else the last step's outputs, now this one's inputs, would be written to
         binding.bind_output("logits")
         binding.bind_output("kept_index")
         for name in self._present:
             binding.bind_output(name, *self._device)
-        _run(self._decoder, binding)
-        logits, kept, *present = binding.get_outputs()
+        try:
+            _run(self._decoder, binding)
+            logits, kept, *present = binding.get_outputs()
+        finally:  # the binding would hold the old cache, and a dropped conversation's
+            binding.clear_binding_inputs()
+            binding.clear_binding_outputs()
         cache.values = present
         return StepOutput(logits.numpy().reshape(-1), kept.numpy().reshape(-1))
 

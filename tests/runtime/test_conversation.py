@@ -124,6 +124,15 @@ def test_a_stream_that_is_left_early_leaves_no_turn() -> None:
     assert result.note and result.token_ids == pipeline(OTHER, "what ?", max_new_tokens=4).token_ids
 
 
+def test_another_image_in_the_place_of_a_cached_one_is_noticed() -> None:
+    pipeline, _ = toy_pipeline()
+    chat = pipeline.chat()
+    next(chat.stream("what ?", IMAGE))
+    longer = "what ? assistant red"  # begins with all the tokens that the cache holds
+    result = chat.ask(longer, OTHER, max_new_tokens=4)
+    assert "differs" in result.note and result.token_ids == pipeline(OTHER, longer, max_new_tokens=4).token_ids
+
+
 def test_an_overtaken_stream_is_an_error() -> None:
     pipeline, _ = toy_pipeline()
     chat = pipeline.chat()

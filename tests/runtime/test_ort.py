@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,16 @@ def test_two_caches_do_not_disturb_each_other(bundle: Path) -> None:
     fresh = session.new_cache()
     expected = session.step(build_prompt([2, 7, 9, 9], 4, settings), [], fresh)
     np.testing.assert_array_equal(after.logits, expected.logits)
+
+
+def test_an_old_cache_is_freed_at_once(bundle: Path) -> None:
+    session = OrtSession(Bundle.open(bundle), threads=1)
+    cache = session.new_cache()
+    assert isinstance(cache, OrtCache)
+    session.step(build_decode(9, 0), [], cache)
+    old = [weakref.ref(value) for value in cache.values]
+    session.step(build_decode(9, 1), [], cache)
+    assert [value() for value in old] == [None] * 4
 
 
 def test_a_failed_step_leaves_the_cache(bundle: Path) -> None:
