@@ -1,0 +1,1 @@
+"""From a bundle to TensorRT engines: lowering passes, the plugin, building. Needs no torch."""

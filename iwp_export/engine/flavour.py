@@ -1,0 +1,100 @@
+"""TensorRT's two Python packages, `tensorrt` and `tensorrt_rtx`, loaded by name and ready to import plugins."""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import importlib
+import importlib.util
+import shutil
+import sys
+import tempfile
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from iwp_export.engine.target import FlavourName
+from iwp_export.errors import BackendError
+
+MODULES: dict[FlavourName, str] = {"rtx": "tensorrt_rtx", "tensorrt": "tensorrt"}
+TITLES: dict[FlavourName, str] = {"rtx": "TensorRT-RTX", "tensorrt": "TensorRT"}
+INSTALL: dict[FlavourName, str] = {
+    "rtx": "pip install 'iwp-export[rtx]'",
+    "tensorrt": (
+        "on Jetson it comes with JetPack (make the virtual environment with --system-site-packages); "
+        "elsewhere pip install tensorrt"
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Flavour:
+    """An imported TensorRT.
+
+    Attributes:
+        name: `rtx` or `tensorrt`.
+        version: its version.
+        trt: the module.
+    """
+
+    name: FlavourName
+    version: str
+    trt: Any
+
+    @property
+    def title(self) -> str:
+        return f"{TITLES[self.name]} {self.version}"
+
+
+def is_installed(name: FlavourName) -> bool:
+    """Whether the package is there, without importing it."""
+    return importlib.util.find_spec(MODULES[name]) is not None
+
+
+@cache
+def load_flavour(name: FlavourName) -> Flavour:
+    """Import a TensorRT.
+
+    Raises:
+        BackendError: it is not installed, or its libraries do not load.
+    """
+    if name not in MODULES:
+        raise BackendError(f"unknown TensorRT {name!r}; known are {', '.join(MODULES)}")
+    if not is_installed(name):
+        raise BackendError(f"{TITLES[name]} is not installed. To get it: {INSTALL[name]}")
+    try:
+        if name == "rtx":
+            _preload_rtx()
+        module: Any = importlib.import_module(MODULES[name])
+    except Exception as error:  # the bindings raise whatever a missing library makes them raise
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise BackendError(f"{TITLES[name]} does not load ({reason}). To get it: {INSTALL[name]}") from error
+    return Flavour(name, str(module.__version__), module)
+
+
+def _preload_rtx() -> None:
+    """Load TensorRT-RTX's libraries from a folder where they also have their unversioned names.
+
+    Its parser dlopens `libtensorrt_rtx.so` when it meets a plugin, which the wheel lacks, and the process aborts. The
+    loader looks for that name in the folder through which the parser itself was loaded ($ORIGIN): a folder of links
+    will do, and the import that follows finds the libraries loaded.
+    """
+    spec = importlib.util.find_spec("tensorrt_rtx_libs")
+    if sys.platform != "linux" or spec is None or spec.origin is None:
+        return
+    libraries = Path(spec.origin).parent
+    if (libraries / "libtensorrt_rtx.so").exists():
+        return
+    if MODULES["rtx"] in sys.modules:
+        raise BackendError(
+            "tensorrt_rtx was imported before iwp_export could prepare it; import iwp_export.engine first"
+        )
+    links = Path(tempfile.mkdtemp(prefix="iwp-export-rtx-"))
+    atexit.register(shutil.rmtree, links, ignore_errors=True)
+    for library in libraries.glob("*.so.*"):
+        for name in (library.name, library.name.split(".so")[0] + ".so"):
+            (links / name).symlink_to(library)
+    for stem in ("libtensorrt_rtx", "libtensorrt_onnxparser_rtx"):
+        for library in links.glob(f"{stem}.so.*"):
+            ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)

@@ -1,0 +1,51 @@
+"""TensorRT's log: kept for error messages, shown only on demand."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from typing import Any
+
+KEPT_LINES = 200
+OUT_OF_MEMORY = re.compile(
+    r"out of memory|OutOfMemory|insufficient (?:host |device )?memory|bad_alloc|cannot allocate|MEM_ALLOC", re.I
+)
+
+
+def make_logger(trt: Any) -> Any:
+    """A `trt.ILogger` that keeps warnings and errors: `errors` and `warnings` are lists of lines.
+
+    With IWP_EXPORT_DEBUG set, everything from the information level on also goes to stderr.
+    """
+
+    class CollectingLogger(trt.ILogger):
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.errors: list[str] = []
+            self.warnings: list[str] = []
+            self._shown = bool(os.environ.get("IWP_EXPORT_DEBUG"))
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
+                self._keep(self.errors, message)
+            elif severity == trt.ILogger.WARNING:
+                self._keep(self.warnings, message)
+            if self._shown and severity != trt.ILogger.VERBOSE:
+                print(f"[{trt.__name__}] {message}", file=sys.stderr)
+
+        def _keep(self, lines: list[str], message: str) -> None:
+            if len(lines) < KEPT_LINES:
+                lines.append(" ".join(message.split()))
+
+    return CollectingLogger()
+
+
+def first_error(logger: Any) -> str:
+    """The first error of a log, or what to do where it has none."""
+    return logger.errors[0] if logger.errors else "it logged no error; set IWP_EXPORT_DEBUG=1 to see its log"
+
+
+def ran_out_of_memory(logger: Any) -> bool:
+    """Whether a log tells of memory that could not be had."""
+    return any(OUT_OF_MEMORY.search(line) for line in [*logger.errors, *logger.warnings])

@@ -1,0 +1,1 @@
+"""Passes that turn a bundle's portable graph into what a TensorRT takes; each keeps the graph's results."""

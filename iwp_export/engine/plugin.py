@@ -1,0 +1,210 @@
+"""`iwp::SelectTokens` as a TensorRT plugin in Python (IPluginV3), for `tensorrt` and `tensorrt_rtx` alike."""
+
+from __future__ import annotations
+
+import dataclasses
+import traceback
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from iwp_export.engine.kernels import (
+    DUPLICATION_NORMS,
+    HEADS,
+    MAX_HEAD_DIM,
+    KernelLibrary,
+    SelectionAddresses,
+    SelectionOptions,
+    SelectionShape,
+    largest_workspace,
+)
+from iwp_export.errors import BackendError
+from iwp_export.pruning.onnx_function import DOMAIN, OP_TYPE, VERSION
+
+FIELDS: dict[str, type] = {
+    "chunk": np.int32,
+    "growth": np.int32,
+    "penalty": np.float32,
+    "heads": str,
+    "magnitude": str,
+    "similarity": str,
+    "duplication_norm": str,
+}
+"""The plugin's fields, in an engine and from a graph: int32, float32 or text (CHAR), one value each."""
+
+IMPLEMENTED = {"magnitude": "kernel_value", "similarity": "dual_weight"}
+"""The only variants that the kernels compute; the paper's ablations run in ONNX Runtime and numpy."""
+
+ADDRESSES = tuple(field.name for field in dataclasses.fields(SelectionAddresses))
+
+QUERY, KEY, KEY_ROTATED, VALUE, IS_VISUAL, KEPT_INDEX = range(6)
+"""Inputs and outputs in TensorRT's numbering, which leaves shape inputs (num_kept) out."""
+
+
+def options_from_fields(fields: Mapping[str, Any]) -> SelectionOptions:
+    """Read the op's attributes.
+
+    Raises:
+        BackendError: one is missing, or the kernels do not implement it.
+    """
+    if missing := sorted(FIELDS.keys() - fields.keys()):
+        raise BackendError(f"the {OP_TYPE} node lacks the attributes {', '.join(missing)}; export the bundle again")
+    for name, value in IMPLEMENTED.items():
+        if fields[name] != value:
+            raise BackendError(
+                f"{name} {fields[name]!r} has no CUDA kernel, only {value!r} has; "
+                f"export with {name}={value}, or run the bundle in ONNX Runtime"
+            )
+    for name, known in (("heads", HEADS), ("duplication_norm", DUPLICATION_NORMS)):
+        if fields[name] not in known:
+            raise BackendError(f"{name} must be one of {', '.join(known)}, the {OP_TYPE} node has {fields[name]!r}")
+    options = SelectionOptions(**{name: fields[name] for name in FIELDS if name not in IMPLEMENTED})
+    if options.chunk < 1 or options.growth < 1 or not 0 <= options.penalty < np.inf:
+        raise BackendError(f"the {OP_TYPE} node has chunk, growth or penalty out of range: {options}")
+    return options
+
+
+def make_creator(trt: Any, kernels: KernelLibrary, report: Callable[[str], None]) -> Any:
+    """A plugin creator for one of TensorRT's modules.
+
+    Args:
+        trt: the module `tensorrt` or `tensorrt_rtx`.
+        kernels: what runs the selection.
+        report: gets a line for every error: TensorRT swallows a callback's exceptions.
+    """
+    plugin_class = _plugin_class(trt, kernels, report)
+
+    class SelectTokensCreator(trt.IPluginCreatorV3One):
+        def __init__(self) -> None:
+            trt.IPluginCreatorV3One.__init__(self)
+            self.name, self.plugin_namespace, self.plugin_version = OP_TYPE, DOMAIN, str(VERSION)
+            empty = {name: "" if kind is str else kind(0) for name, kind in FIELDS.items()}
+            self.field_names = _to_fields(trt, empty)
+
+        def create_plugin(self, name: str, fields: Any, phase: Any) -> Any:
+            try:
+                return plugin_class(options_from_fields(_from_fields(trt, fields)))
+            except BackendError as error:
+                report(str(error))
+                return None
+
+    return SelectTokensCreator()
+
+
+def _plugin_class(trt: Any, kernels: KernelLibrary, report: Callable[[str], None]) -> type:
+    types = {trt.float32: "float32", trt.float16: "float16", trt.bfloat16: "bfloat16"}
+
+    class SelectTokensPlugin(trt.IPluginV3, trt.IPluginV3OneCore, trt.IPluginV3OneBuild, trt.IPluginV3OneRuntime):
+        def __init__(self, options: SelectionOptions) -> None:
+            for base in (trt.IPluginV3, trt.IPluginV3OneCore, trt.IPluginV3OneBuild, trt.IPluginV3OneRuntime):
+                base.__init__(self)
+            self.num_outputs = 1
+            self.plugin_name, self.plugin_namespace, self.plugin_version = OP_TYPE, DOMAIN, str(VERSION)
+            self.options = options
+
+        def get_capability_interface(self, kind: Any) -> Any:
+            return self
+
+        def clone(self) -> Any:
+            return SelectTokensPlugin(self.options)
+
+        def get_output_data_types(self, input_types: Any) -> Any:
+            return [trt.int64]
+
+        def get_output_shapes(self, inputs: Any, shape_inputs: Any, builder: Any) -> Any:
+            kept = trt.DimsExprs(2)
+            kept[0], kept[1] = inputs[IS_VISUAL][0], shape_inputs[0][0]
+            return [kept]
+
+        def supports_format_combination(self, position: int, tensors: Any, num_inputs: int) -> bool:
+            tensor = tensors[position].desc
+            if tensor.format != trt.TensorFormat.LINEAR:
+                return False
+            if position in (IS_VISUAL, KEPT_INDEX):
+                return tensor.type == (trt.bool if position == IS_VISUAL else trt.int64)
+            return tensor.type in types and tensor.type == tensors[QUERY].desc.type
+
+        def configure_plugin(self, inputs: Any, outputs: Any) -> None:
+            pass
+
+        def get_workspace_size(self, inputs: Any, outputs: Any) -> int:
+            try:
+                shape = _shape(
+                    [list(t.max) for t in inputs], [list(t.max) for t in outputs], types[inputs[QUERY].desc.type]
+                )
+                return largest_workspace(kernels, shape, self.options)
+            except Exception as error:
+                report(_line(error))
+                raise
+
+        def get_fields_to_serialize(self) -> Any:
+            options = self.options
+            values = {name: getattr(options, name) for name in FIELDS if name not in IMPLEMENTED}
+            self._serialized = _to_fields(trt, {**values, **IMPLEMENTED})  # TensorRT reads it after this returns
+            return self._serialized
+
+        def attach_to_context(self, context: Any) -> Any:
+            return self.clone()
+
+        def on_shape_change(self, inputs: Any, outputs: Any) -> None:
+            pass
+
+        def set_tactic(self, tactic: int) -> None:
+            pass
+
+        def enqueue(self, inputs: Any, outputs: Any, sources: Any, results: Any, workspace: int, stream: int) -> None:
+            try:
+                shape = _shape(
+                    [list(t.dims) for t in inputs], [list(t.dims) for t in outputs], types[inputs[QUERY].type]
+                )
+                arrays = zip(ADDRESSES, [*sources, results[0], workspace], strict=True)
+                granted = largest_workspace(kernels, shape, self.options)
+                kernels.enqueue(shape, self.options, SelectionAddresses(**dict(arrays)), granted, stream)
+            except Exception as error:
+                report(_line(error))
+                raise
+
+    return SelectTokensPlugin
+
+
+def _shape(inputs: list[list[int]], outputs: list[list[int]], data_type: str) -> SelectionShape:
+    batch, heads, head_dim = inputs[QUERY]
+    _, kv_heads, tokens, _ = inputs[KEY]
+    if inputs[VALUE][3] != head_dim or not 1 <= head_dim <= MAX_HEAD_DIM or heads % kv_heads:
+        raise BackendError(
+            f"the CUDA kernels take heads of one size up to {MAX_HEAD_DIM}, in whole groups; the model has "
+            f"{heads} query heads of {head_dim} and {kv_heads} value heads of {inputs[VALUE][3]}"
+        )
+    return SelectionShape(batch, heads, kv_heads, tokens, head_dim, min(outputs[0][1], tokens), data_type)
+
+
+def _to_fields(trt: Any, values: Mapping[str, Any]) -> Any:
+    fields = []
+    for name, kind in FIELDS.items():
+        if kind is str:
+            fields.append(trt.PluginField(name, values[name].encode(), trt.PluginFieldType.CHAR))
+        else:
+            type_ = trt.PluginFieldType.INT32 if kind is np.int32 else trt.PluginFieldType.FLOAT32
+            fields.append(trt.PluginField(name, np.array([values[name]], kind), type_))
+    return trt.PluginFieldCollection(fields)
+
+
+def _from_fields(trt: Any, fields: Any) -> dict[str, Any]:
+    """Values by name; a graph's whole numbers may come as int64, and text with or without an end mark."""
+    values: dict[str, Any] = {}
+    for field in fields:
+        if field.name not in FIELDS:
+            continue
+        if FIELDS[field.name] is str:
+            values[field.name] = bytes(field.data).rstrip(b"\0").decode()
+        else:
+            number = np.asarray(field.data).reshape(-1)[0]
+            values[field.name] = float(number) if FIELDS[field.name] is np.float32 else int(number)
+    return values
+
+
+def _line(error: Exception) -> str:
+    if isinstance(error, BackendError):
+        return str(error)
+    return "".join(traceback.format_exception_only(error)).strip()

@@ -1,0 +1,83 @@
+"""Bundles for the engine's tests, exported once for all worker processes, and TensorRT-RTX where it is installed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from iwp_export.engine.flavour import Flavour, is_installed, load_flavour
+from iwp_export.pruning.settings import PruningSettings
+
+
+@pytest.fixture(scope="session")
+def rtx() -> Flavour:
+    """TensorRT-RTX, which builds engines on a CPU."""
+    if not is_installed("rtx"):
+        pytest.skip("TensorRT-RTX is not installed: pip install 'iwp-export[rtx]' runs these tests, with no GPU")
+    return load_flavour("rtx")
+
+
+@pytest.fixture(scope="session")
+def half_bundle(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """tiny-llava in float16 at keep 0.3. Do not change it."""
+    return _once(tmp_path_factory, worker_id, "half", lambda path: _export("tiny-llava", path, PruningSettings()))
+
+
+@pytest.fixture(scope="session")
+def llava_heads_bundle(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """LLaVA-1.5's attention (32 heads of 128, float16) with random weights, two layers and little else."""
+
+    def make(path: Path) -> None:
+        from calibration.random_checkpoint import write_checkpoint
+
+        checkpoint = path.with_suffix(".checkpoint")
+        write_checkpoint(checkpoint, _llava_heads_config())
+        _export(str(checkpoint), path, PruningSettings(layer=1, keep=0.353))
+
+    return _once(tmp_path_factory, worker_id, "llava-heads", make)
+
+
+def _llava_heads_config() -> object:
+    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
+
+    vision = CLIPVisionConfig(
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        image_size=112,
+        patch_size=14,
+        projection_dim=32,
+    )
+    text = LlamaConfig(
+        hidden_size=256,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=32,
+        num_key_value_heads=32,
+        head_dim=128,
+        vocab_size=64,
+        max_position_embeddings=4096,
+    )
+    return LlavaConfig(
+        vision_config=vision, text_config=text, image_token_index=4, architectures=["LlavaForConditionalGeneration"]
+    )
+
+
+def _export(model: str, path: Path, settings: PruningSettings) -> None:
+    from iwp_export.export.exporter import export_bundle
+
+    export_bundle(model, path, settings, dtype="float16")
+
+
+def _once(factory: pytest.TempPathFactory, worker_id: str, name: str, make: Callable[[Path], object]) -> Path:
+    base = factory.getbasetemp()
+    shared = base if worker_id == "master" else base.parent
+    bundle = shared / f"engine-{name}.bundle"
+    with FileLock(shared / f"engine-{name}.lock"):
+        if not bundle.exists():
+            make(bundle)
+    return bundle

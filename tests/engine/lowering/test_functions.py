@@ -1,0 +1,44 @@
+"""The pruning op as a plugin's node: bodies go, and what TensorRT would not find is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx_ir as ir
+import pytest
+
+from iwp_export.engine.lowering.functions import CheckPluginNodes, StripFunctions, plugin_nodes
+from iwp_export.errors import BackendError
+
+
+@pytest.fixture
+def decoder(tiny_bundle: Path) -> ir.Model:
+    return ir.load(tiny_bundle / "decoder.onnx")
+
+
+def test_bodies_go_and_the_node_stays(decoder: ir.Model) -> None:
+    assert decoder.functions
+    assert StripFunctions()(decoder).modified
+    assert not decoder.functions
+    CheckPluginNodes()(decoder)
+    assert len(plugin_nodes(decoder)) == 1
+
+
+@pytest.mark.parametrize("name", ["plugin_namespace", "plugin_version", "tensorrt_plugin_shape_input_indices"])
+def test_a_missing_attribute_is_refused(decoder: ir.Model, name: str) -> None:
+    del plugin_nodes(decoder)[0].attributes[name]
+    with pytest.raises(BackendError, match=f"{name} is"):
+        CheckPluginNodes()(decoder)
+
+
+def test_an_op_inside_a_function_is_refused(decoder: ir.Model) -> None:
+    body = next(iter(decoder.functions.values()))
+    body.append(ir.node("SelectTokens", [], domain="iwp"))
+    with pytest.raises(BackendError, match="not a SelectTokens at the top level"):
+        CheckPluginNodes()(decoder)
+
+
+def test_a_scalar_num_kept_is_refused(decoder: ir.Model) -> None:
+    next(value for value in decoder.graph.inputs if value.name == "num_kept").shape = ir.Shape([])
+    with pytest.raises(BackendError, match=r"num_kept is not a tensor of shape \[1\]"):
+        CheckPluginNodes()(decoder)
