@@ -120,7 +120,7 @@ def test_batch_of_two_is_refused_not_ignored() -> None:
         value.type.tensor_type.shape.dim[0].dim_param = "B"
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     feeds = {name: np.repeat(x, 2, 0) if x.ndim > 1 else x for name, x in case.feeds(4).items()}
-    with pytest.raises(Exception, match="Squeeze|squeeze|Dimension"):
+    with pytest.raises(Exception, match=r"Squeeze|Dimension"):
         session.run(None, feeds)
 
 

@@ -1,0 +1,176 @@
+"""Properties of the selection that follow from Algorithm 1, on the numpy oracle."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from iwp_export.pruning.reference import select_tokens, selection_gap, token_duplication, token_magnitude
+from tests.pruning.cases import random_case
+
+ROUNDING = 1e-5
+FAST = settings(max_examples=60, deadline=None)
+Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+
+@st.composite
+def problems(draw: st.DrawFn, least: int = 1) -> tuple[Arrays, int]:
+    """The oracle's arrays with n tokens, and a budget from 0 to n."""
+    n = draw(st.integers(least, 40))
+    group, kv_heads = draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    clusters = draw(st.sampled_from([0, 0, 3]))
+    size = draw(st.sampled_from([4, 8]))
+    seed = draw(st.integers(0, 2**31))
+    case = random_case(seed, n, text=0, heads=group * kv_heads, kv_heads=kv_heads, size=size, clusters=clusters)
+    return case.visual(), draw(st.integers(0, n))  # type: ignore[return-value]
+
+
+def same_choice(a: np.ndarray, b: np.ndarray, arrays: Arrays) -> bool:
+    """Whether two choices are the same, or both are the algorithm's up to ties within rounding."""
+    return np.array_equal(a, b) or max(selection_gap(a, *arrays), selection_gap(b, *arrays)) < ROUNDING
+
+
+@FAST
+@given(problems())
+def test_size_order_and_range(problem: tuple[Arrays, int]) -> None:
+    arrays, budget = problem
+    chosen = select_tokens(*arrays, budget)
+    assert chosen.dtype == np.int64
+    assert len(chosen) == budget
+    assert (np.diff(chosen) > 0).all()
+    assert ((chosen >= 0) & (chosen < arrays[1].shape[1])).all()
+    assert selection_gap(chosen, *arrays) < ROUNDING
+
+
+@FAST
+@given(problems())
+def test_without_penalty_it_is_the_top_by_magnitude(problem: tuple[Arrays, int]) -> None:
+    arrays, budget = problem
+    query, key, _, value = arrays
+    magnitude = token_magnitude(query, key, value)
+    top = np.sort(np.argsort(-magnitude, kind="stable")[:budget])
+    assert np.array_equal(select_tokens(*arrays, budget, penalty=0.0), top)
+
+
+@FAST
+@given(problems(), st.randoms(use_true_random=False))
+def test_a_permutation_of_the_tokens_permutes_the_choice(problem: tuple[Arrays, int], random: object) -> None:
+    (query, *rest), budget = problem
+    order = np.random.default_rng(random.randrange(2**31)).permutation(rest[0].shape[1])  # type: ignore[attr-defined]
+    shuffled: Arrays = (query, *(x[:, order] for x in rest))  # type: ignore[assignment]
+    chosen = np.sort(order[select_tokens(*shuffled, budget)])
+    assert same_choice(chosen, select_tokens(*problem[0], budget), problem[0])
+
+
+@FAST
+@given(problems(), st.floats(0.01, 100))
+def test_a_common_scale_of_the_values_changes_nothing(problem: tuple[Arrays, int], scale: float) -> None:
+    (query, key, rotated, value), budget = problem
+    scaled = (query, key, rotated, value * np.float32(scale))
+    assert same_choice(select_tokens(*scaled, budget), select_tokens(*problem[0], budget), problem[0])
+
+
+@FAST
+@given(problems(), st.floats(-30, 30))
+def test_a_constant_added_to_one_heads_logits_changes_nothing(problem: tuple[Arrays, int], shift: float) -> None:
+    """With heads = softmax. A key that is the same for all tokens adds q.k to every logit of a head."""
+    (query, key, rotated, value), budget = problem
+    query, key, shifted_key = query.copy(), key.copy(), key.copy()
+    group = query.shape[0] // key.shape[0]
+    query[:group, -1] = [1, *[0] * (group - 1)]  # of the heads that share this key, the first alone sees the constant
+    key[0, :, -1] = 0
+    shifted_key[0, :, -1] = shift
+    plain: Arrays = (query, key, rotated, value)
+    assert same_choice(select_tokens(query, shifted_key, rotated, value, budget), select_tokens(*plain, budget), plain)
+
+
+@FAST
+@given(st.integers(2, 12), st.integers(1, 4), st.integers(0, 2**31))
+def test_copies_wait_until_every_distinct_token_is_chosen(distinct: int, copies: int, seed: int) -> None:
+    """With a large penalty, chunks of one and distinct tokens that resemble nothing."""
+    case = random_case(seed, distinct, text=0, kv_heads=2, size=8)
+    # Keys far apart make the kernel of two distinct tokens vanish; a copy keeps S = 1 with its original.
+    rotated = case.key_rotated * 50
+    repeat = np.tile(np.arange(distinct), copies + 1)
+    arrays = (case.query, case.key[:, repeat], rotated[:, repeat], case.value[:, repeat])
+    chosen = select_tokens(*arrays, distinct, chunk=1, growth=1, penalty=100.0)
+    magnitude = token_magnitude(case.query, case.key, case.value)
+    # A copy keeps a hundredth of its magnitude, so it may only precede tokens that have less than that.
+    missing = set(range(distinct)) - {int(repeat[i]) for i in chosen}
+    assert all(magnitude[i] <= 0.01 * magnitude.max() + ROUNDING for i in missing)
+
+
+def test_equal_tokens_are_chosen_in_order() -> None:
+    ones = np.ones((2, 6, 4), np.float32)
+    assert select_tokens(np.ones((4, 4)), ones, ones, ones, 4).tolist() == [0, 1, 2, 3]
+
+
+def test_keeping_all_or_none() -> None:
+    arrays = random_case(0, 9).visual()
+    assert select_tokens(*arrays, 9).tolist() == list(range(9))
+    assert select_tokens(*arrays, 0).shape == (0,)
+
+
+def test_magnitude_by_hand() -> None:
+    """One head, d = 1: kappa = exp(q k), times |v|, then min-max."""
+    query = np.array([[2.0]], np.float32)
+    key = np.array([[[0.0], [1.0], [0.5]]], np.float32)
+    value = np.array([[[3.0, 4.0], [0.0, 1.0], [2.0, 0.0]]], np.float32)
+    raw = np.exp(np.array([0.0, 2.0, 1.0])) * [5, 1, 2]
+    expected = (raw - raw.min()) / (raw.max() - raw.min())
+    for heads in ("softmax", "raw"):
+        np.testing.assert_allclose(token_magnitude(query, key, value, heads), expected, rtol=1e-5)  # type: ignore
+
+
+def test_duplication_by_hand() -> None:
+    """S = cos(v, v') exp(-|k - k'|^2 / (2 sqrt d)), squared, mean over heads; a zero value resembles nothing."""
+    rotated = np.array([[[0.0, 0], [1, 1], [0, 0]], [[0, 0], [0, 2], [0, 0]]], np.float32)
+    value = np.array([[[1.0, 0], [1, 1], [0, 0]], [[1, 0], [-1, 0], [0, 0]]], np.float32)
+    got = token_duplication(rotated, value, np.array([0]))[:, 0]
+    first = (np.sqrt(0.5) * np.exp(-2 / (2 * np.sqrt(2)))) ** 2
+    second = (-1 * np.exp(-4 / (2 * np.sqrt(2)))) ** 2
+    np.testing.assert_allclose(got, [1.0, (first + second) / 2, 0.0], rtol=1e-5, atol=1e-7)
+
+
+def test_huge_logits_do_not_overflow() -> None:
+    query, key, rotated, value = random_case(0, 20).visual()
+    for heads in ("softmax", "raw"):
+        with np.errstate(over="raise", invalid="raise"):
+            assert len(select_tokens(query * 1e3, key * 1e2, rotated * 1e2, value, 7, heads=heads)) == 7  # type: ignore
+
+
+def test_gap_of_a_wrong_choice_is_what_it_lost() -> None:
+    query, key, _, value = arrays = random_case(1, 30).visual()
+    magnitude = token_magnitude(query, key, value)
+    best, worst = int(magnitude.argmax()), int(magnitude.argmin())
+    assert selection_gap([worst], *arrays) == pytest.approx(float(magnitude[best] - magnitude[worst]), abs=ROUNDING)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_keep": 21}, "num_keep"),
+        ({"num_keep": -1}, "num_keep"),
+        ({"key_rotated": np.zeros((2, 19, 16))}, "shapes"),
+        ({"query": np.zeros((3, 16))}, "heads"),
+        ({"query": np.zeros((4, 15))}, "shapes"),
+    ],
+)
+def test_wrong_arguments(change: dict, message: str) -> None:
+    names = ("query", "key", "key_rotated", "value")
+    arguments = {**dict(zip(names, random_case(0, 20).visual(), strict=True)), "num_keep": 5, **change}
+    with pytest.raises(ValueError, match=message):
+        select_tokens(**arguments)
+
+
+def test_the_oracle_needs_numpy_alone() -> None:
+    code = (
+        "import sys; from iwp_export.pruning.reference import select_tokens;"
+        "heavy = {'torch', 'onnx', 'onnxruntime', 'transformers'} & set(sys.modules); assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
