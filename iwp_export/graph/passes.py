@@ -82,6 +82,6 @@ class AddFunction(ir.passes.InPlacePass):
 
 
 def _swaps_axes(node: ir.Node) -> bool:
-    if node.op_type != "Transpose" or node.domain not in ("", "ai.onnx"):
+    if node.op_type != "Transpose" or node.domain not in ("", "ai.onnx") or node.outputs[0].is_graph_output():
         return False
     return list(node.attributes.get_ints("perm", [1, 0])) == [1, 0]
