@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from iwp_export.cli.text import human_bytes, pairs
-from iwp_export.errors import OutputError
+from iwp_export.errors import BackendError, OutputError
 from iwp_export.models import ALIASES
 from iwp_export.pruning.settings import Heads, PruningSettings, Query
 
@@ -67,7 +67,12 @@ def execute(args: argparse.Namespace) -> None:
             f"cannot write {output}: this version builds no TensorRT engines; "
             f"export a bundle with -o {output.with_suffix('.bundle')} and run that with --provider cuda or tensorrt"
         )
-    from iwp_export.export.exporter import export_bundle, plan_export
+    try:
+        from iwp_export.export.exporter import export_bundle, plan_export
+    except ModuleNotFoundError as error:
+        if str(error.name).startswith("iwp_export"):
+            raise
+        raise BackendError(f"exporting needs {error.name}; to get it: pip install 'iwp-export[export]'") from error
 
     if args.dry_run:
         plan = plan_export(args.model, settings, dtype=args.dtype, revision=args.revision)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -93,6 +95,13 @@ def test_pickled_weights_are_refused(capsys, tmp_path):
 
 def test_no_weights(capsys, tmp_path):
     assert "no weights" in fails(capsys, checkpoint(tmp_path, weights=False), "--dry-run")
+
+
+def test_exporting_without_its_packages():
+    code = "import sys; sys.modules['onnx_ir'] = None; from iwp_export.cli.main import main; sys.exit(main(['tiny-llava']))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr == ("iwp-export: error: exporting needs onnx_ir; to get it: pip install 'iwp-export[export]'\n")
 
 
 def test_missing_shard(capsys, tmp_path):
