@@ -98,7 +98,12 @@ def test_no_weights(capsys, tmp_path):
 
 
 def test_exporting_without_its_packages():
-    code = "import sys; sys.modules['onnx_ir'] = None; from iwp_export.cli.main import main; sys.exit(main(['tiny-llava']))"
+    code = """
+import sys
+sys.modules["onnx_ir"] = None
+from iwp_export.cli.main import main
+sys.exit(main(["tiny-llava"]))
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert done.stderr == ("iwp-export: error: exporting needs onnx_ir; to get it: pip install 'iwp-export[export]'\n")
