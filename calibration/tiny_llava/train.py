@@ -155,7 +155,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads for torch")
     parser.add_argument("--tower-steps", type=int, default=5000)
     parser.add_argument("--align-steps", type=int, default=200)
-    parser.add_argument("--reader-steps", type=int, default=6000)
+    parser.add_argument("--reader-steps", type=int, default=4500)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     steps = (arguments.tower_steps, arguments.align_steps, arguments.reader_steps)
