@@ -79,8 +79,8 @@ def make_creator(trt: Any, kernels: KernelLibrary, report: Callable[[str], None]
         def __init__(self) -> None:
             trt.IPluginCreatorV3One.__init__(self)
             self.name, self.plugin_namespace, self.plugin_version = OP_TYPE, DOMAIN, str(VERSION)
-            empty = {name: "" if kind is str else kind(0) for name, kind in FIELDS.items()}
-            self.field_names = _to_fields(trt, empty)
+            self._fields = _Fields(trt, {name: "none" if kind is str else 0 for name, kind in FIELDS.items()})
+            self.field_names = self._fields.collection
 
         def create_plugin(self, name: str, fields: Any, phase: Any) -> Any:
             try:
@@ -141,8 +141,8 @@ def _plugin_class(trt: Any, kernels: KernelLibrary, report: Callable[[str], None
         def get_fields_to_serialize(self) -> Any:
             options = self.options
             values = {name: getattr(options, name) for name in FIELDS if name not in IMPLEMENTED}
-            self._serialized = _to_fields(trt, {**values, **IMPLEMENTED})  # TensorRT reads it after this returns
-            return self._serialized
+            self._serialized = _Fields(trt, {**values, **IMPLEMENTED})  # TensorRT reads it after this returns
+            return self._serialized.collection
 
         def attach_to_context(self, context: Any) -> Any:
             return self.clone()
@@ -179,15 +179,22 @@ def _shape(inputs: list[list[int]], outputs: list[list[int]], data_type: str) ->
     return SelectionShape(batch, heads, kv_heads, tokens, head_dim, min(outputs[0][1], tokens), data_type)
 
 
-def _to_fields(trt: Any, values: Mapping[str, Any]) -> Any:
-    fields = []
-    for name, kind in FIELDS.items():
-        if kind is str:
-            fields.append(trt.PluginField(name, values[name].encode(), trt.PluginFieldType.CHAR))
-        else:
-            type_ = trt.PluginFieldType.INT32 if kind is np.int32 else trt.PluginFieldType.FLOAT32
-            fields.append(trt.PluginField(name, np.array([values[name]], kind), type_))
-    return trt.PluginFieldCollection(fields)
+class _Fields:
+    """A collection of plugin fields with the arrays that they point into: TensorRT copies nothing and owns nothing."""
+
+    def __init__(self, trt: Any, values: Mapping[str, Any]) -> None:
+        types = {
+            str: trt.PluginFieldType.CHAR,
+            np.int32: trt.PluginFieldType.INT32,
+            np.float32: trt.PluginFieldType.FLOAT32,
+        }
+        self._arrays = {
+            name: np.frombuffer(values[name].encode(), np.int8) if kind is str else np.array([values[name]], kind)
+            for name, kind in FIELDS.items()
+        }
+        self.collection = trt.PluginFieldCollection(
+            [trt.PluginField(name, array, types[FIELDS[name]]) for name, array in self._arrays.items()]
+        )
 
 
 def _from_fields(trt: Any, fields: Any) -> dict[str, Any]:

@@ -1,0 +1,118 @@
+"""`iwp-export build BUNDLE`: a bundle to TensorRT engines."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from iwp_export.cli.text import human_bytes, pairs
+from iwp_export.errors import SettingsError
+
+if TYPE_CHECKING:
+    from iwp_export.engine.build import BuildPlan, BuildSettings
+
+DESCRIPTION = (
+    "Build TensorRT engines from a bundle, for this machine's TensorRT or, with TensorRT-RTX, for RTX cards\n"
+    "from any machine: that needs no GPU. Needs no torch."
+)
+EXAMPLES = """\
+  iwp-export build my.bundle -o engine.plan                              TensorRT with a GPU, else TensorRT-RTX
+  iwp-export build my.bundle -o engine.plan --target rtx --sm 89,120     RTX 40 and RTX 50 cards
+  iwp-export build my.bundle -o engine.plan --max-context 2048 --dry-run
+"""
+TARGETS = ("rtx", "tensorrt")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    add = parser.add_argument
+    add("bundle", metavar="BUNDLE", type=Path, help="folder that an export wrote")
+    add("-o", "--output", metavar="NAME.plan", type=Path, help="engine to write (default: BUNDLE's name, here)")
+    add("--force", action="store_true", help="replace an engine that is there already")
+    add("--dry-run", action="store_true", help="check everything, print sizes, build nothing")
+    add("--json", action="store_true", help="print the result, or the dry run, as JSON")
+    configure_build(parser)
+
+
+def configure_build(parser: argparse.ArgumentParser) -> None:
+    """Declare what a build may choose; also used by the export to a plan."""
+    group = parser.add_argument_group("engine")
+    group.add_argument("--target", choices=TARGETS, help="rtx: TensorRT-RTX; tensorrt: this machine's TensorRT and GPU")
+    group.add_argument("--sm", metavar="LIST", help="with rtx: architectures to compile for (default: 86,89,120)")
+    for name, text in (
+        ("context", "tokens of a conversation, before pruning (default: 4096, or the model's positions)"),
+        ("prompt", "tokens of one call, text and visual (default: its images and 512)"),
+        ("images", "images of one call (default: 1)"),
+    ):
+        group.add_argument(f"--max-{name}", metavar="N", type=int, help=text)
+    group.add_argument("--timing-cache", metavar="FILE", type=Path, help="measured kernels, kept from build to build")
+    group.add_argument("--plugin", metavar="LIBRARY", type=Path, help="the C++ plugin, in place of the one in Python")
+    group.add_argument("--skip-memory-check", action="store_true", help="build even if memory seems too small")
+    if not any(action.dest == "keep" for action in parser._actions):
+        keep = "keep ratio that kernels are chosen for (default: the bundle's); a request may choose another"
+        group.add_argument("--keep", metavar="RATIO", type=float, help=keep)
+
+
+def execute(args: argparse.Namespace) -> None:
+    """Build, or with `--dry-run` say what a build would make."""
+    from iwp_export.engine.build import build_engine, plan_build
+
+    settings = build_settings(args)
+    output = args.output or Path(f"{args.bundle.resolve().name.removesuffix('.bundle')}.plan")
+    if args.dry_run:
+        plan = plan_build(args.bundle, settings)
+        print(json.dumps(plan.to_dict(), indent=2) if args.json else describe(plan))
+        return
+    announce(plan_build(args.bundle, settings))
+    build_engine(args.bundle, output, settings, force=args.force)
+    print(json.dumps({"engine": str(output)}) if args.json else f"wrote {output}")
+
+
+def build_settings(args: argparse.Namespace) -> BuildSettings:
+    """What the arguments of `configure_build` choose.
+
+    Raises:
+        SettingsError: `--sm` is empty.
+    """
+    from iwp_export.engine.build import BuildSettings
+
+    sms = None if args.sm is None else [part.strip() for part in args.sm.split(",") if part.strip()]
+    if sms == []:
+        raise SettingsError("--sm must name at least one architecture, such as 89")
+    return BuildSettings(
+        target=args.target,
+        sms=sms,
+        max_context=args.max_context,
+        max_prompt=args.max_prompt,
+        max_images=1 if args.max_images is None else args.max_images,
+        keep=args.keep,
+        timing_cache=args.timing_cache,
+        plugin_library=args.plugin,
+        check_memory=not args.skip_memory_check,
+    )
+
+
+def announce(plan: BuildPlan) -> None:
+    """Say, before the work, on what the engine will load: engines are not portable."""
+    print(f"building for {plan.loads_on}; it loads on nothing else", file=sys.stderr)
+
+
+def describe(plan: BuildPlan) -> str:
+    """A plan as text for people."""
+    manifest, limits = plan.bundle.manifest, plan.limits
+    visual = manifest.vision.tokens_per_image
+    rows: list[tuple[str, Any]] = [
+        ("model", f"{manifest.model.name} ({manifest.decoder.layers} layers, {manifest.decoder.dtype})"),
+        ("loads on", plan.loads_on),
+        ("context", f"{limits.max_context} tokens, {limits.max_prompt} a call with up to {limits.max_images} image(s)"),
+        (
+            "tuned for",
+            f"keep {plan.keep:.2f}: {manifest.pruning.num_keep(visual, plan.keep)} of {visual} visual tokens",
+        ),
+        ("weights", human_bytes(plan.weight_bytes)),
+        ("memory", f"about {human_bytes(plan.memory_bytes)} to build"),
+    ]
+    return pairs(rows)

@@ -1,0 +1,221 @@
+"""Build: a bundle becomes TensorRT engines, on the machine that will run them or, with TensorRT-RTX, anywhere."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from iwp_export.bundle.store import Bundle
+from iwp_export.engine.flavour import INSTALL, TITLES, Flavour, is_installed, load_flavour
+from iwp_export.engine.gpu import Gpu, find_gpu
+from iwp_export.engine.kernels import KernelLibrary, NoKernels, find_kernels
+from iwp_export.engine.memory import estimate_build_bytes, require_memory
+from iwp_export.engine.plan import Fingerprint, PlanInfo
+from iwp_export.engine.plan_writer import PlanWriter
+from iwp_export.engine.profiles import Limits, choose_limits, decoder_profiles, vision_profile
+from iwp_export.engine.target import FlavourName, Target, target_for
+from iwp_export.errors import BackendError, OutputError
+from iwp_export.pruning.onnx_function import VERSION
+from iwp_export.pruning.settings import check_keep
+
+DEFAULT_RTX_SMS = ("86", "89", "120")
+"""RTX 30, 40 and 50 desktop cards."""
+
+
+@dataclass(frozen=True)
+class BuildSettings:
+    """What a build may choose; None is the default that the bundle or the machine gives.
+
+    Attributes:
+        target: `rtx` or `tensorrt`.
+        sms: architectures for `rtx`, such as `86`.
+        max_context, max_prompt, max_images: see `iwp_export.engine.profiles.Limits`.
+        keep: keep ratio that kernels are chosen for; requests may use another.
+        timing_cache: file of measured kernels that makes the next build on the same machine fast.
+        plugin_library: the C++ plugin, taken instead of the one in Python.
+        check_memory: refuse a build whose estimate exceeds the free memory.
+    """
+
+    target: FlavourName | None = None
+    sms: Sequence[str] | None = None
+    max_context: int | None = None
+    max_prompt: int | None = None
+    max_images: int = 1
+    keep: float | None = None
+    timing_cache: Path | None = None
+    plugin_library: Path | None = None
+    check_memory: bool = True
+
+
+@dataclass(frozen=True)
+class BuildPlan:
+    """What a build would make."""
+
+    bundle: Bundle
+    flavour: Flavour
+    target: Target
+    sms: tuple[str, ...]
+    gpu: Gpu | None
+    limits: Limits
+    keep: float
+    weight_bytes: int
+
+    @property
+    def loads_on(self) -> str:
+        """On what the engine will load, in words."""
+        if self.flavour.name == "rtx":
+            return f"{self.flavour.title} and a GPU of SM {', '.join(self.sms)}"
+        return f"{self.flavour.title} and this machine's {self.gpu.name if self.gpu else 'GPU'} (SM {self.sms[0]})"
+
+    @property
+    def memory_bytes(self) -> int:
+        """Estimate of the host memory that the build takes."""
+        return estimate_build_bytes(self.weight_bytes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return {
+            "bundle": str(self.bundle.folder),
+            "target": self.flavour.name,
+            "version": self.flavour.version,
+            "sms": list(self.sms),
+            **vars(self.limits),
+            "keep": self.keep,
+            "weight_bytes": self.weight_bytes,
+            "memory_bytes": self.memory_bytes,
+            "loads_on": self.loads_on,
+        }
+
+
+def choose_target(wanted: FlavourName | None = None) -> FlavourName:
+    """Which TensorRT builds here: full TensorRT with a GPU, else TensorRT-RTX.
+
+    Raises:
+        BackendError: neither can build; the message names the two ways on.
+    """
+    if wanted == "rtx" or (wanted is None and not _full_tensorrt_here() and is_installed("rtx")):
+        return "rtx"
+    if wanted == "tensorrt" or _full_tensorrt_here():
+        return "tensorrt"
+    missing = "has no GPU" if is_installed("tensorrt") else "has no TensorRT"
+    raise BackendError(
+        f"no engine can be built here: this machine {missing}, and TensorRT-RTX, which needs no GPU to build, is not "
+        "installed. Two ways on: export a bundle (-o NAME.bundle) and run `iwp-export build NAME.bundle -o NAME.plan` "
+        f"on the target machine; or, for GeForce and other RTX cards, {INSTALL['rtx']}"
+    )
+
+
+def plan_build(bundle: Path | str, settings: BuildSettings | None = None) -> BuildPlan:
+    """Check everything that can be checked before a build; nothing is written.
+
+    Raises:
+        BundleError: the bundle is damaged.
+        SettingsError: limits contradict each other or the model.
+        BackendError: TensorRT is missing, too old, or does not build for the architecture.
+    """
+    settings = settings or BuildSettings()
+    name = choose_target(settings.target)
+    opened = Bundle.open(bundle)
+    manifest = opened.manifest
+    limits = choose_limits(manifest, settings.max_context, settings.max_prompt, settings.max_images)
+    keep = manifest.pruning.keep if settings.keep is None else settings.keep
+    check_keep(keep)
+    flavour = load_flavour(name)
+    target = target_for(name, flavour.version)
+    gpu = find_gpu() if name == "tensorrt" else None
+    sms = _architectures(name, settings.sms, gpu)
+    weight_bytes = max(opened.path(graph.weights).stat().st_size for graph in manifest.graphs.values())
+    return BuildPlan(opened, flavour, target, sms, gpu, limits, keep, weight_bytes)
+
+
+def build_engine(
+    bundle: Path | str,
+    output: Path | str,
+    settings: BuildSettings | None = None,
+    *,
+    force: bool = False,
+    source: str | None = None,
+) -> PlanInfo:
+    """Build the engines of a bundle: NAME.plan, NAME.vision.plan, NAME.processor and NAME.json.
+
+    Args:
+        bundle: the bundle's folder.
+        output: NAME.plan; all files appear, or none.
+        settings: what to build for.
+        force: replace an engine that is there already.
+        source: arguments of `iwp-export` that name what the engine was made from; `build BUNDLE` if left out.
+
+    Raises:
+        OutputError: the output exists or cannot be written.
+        BundleError, SettingsError, BackendError: see `plan_build`, and `EngineBuilder.build`.
+    """
+    from iwp_export.engine.network import EngineBuilder
+
+    settings = settings or BuildSettings()
+    writer = PlanWriter(output, force)  # refuses an existing output before any work
+    plan = plan_build(bundle, settings)
+    if settings.check_memory:
+        require_memory("engine", plan.weight_bytes)
+    ahead = plan.sms if plan.flavour.name == "rtx" else ()
+    builder = EngineBuilder(plan.flavour, ahead, _kernels(), settings.plugin_library, settings.timing_cache)
+    manifest = plan.bundle.manifest
+    profiles = {
+        "decoder": decoder_profiles(manifest, plan.limits, plan.keep),
+        "vision": (vision_profile(manifest),),
+    }
+    titles = {"decoder": "language model", "vision": "vision tower"}
+    with writer:
+        for role, title in titles.items():
+            path: Path = getattr(writer.paths, role)
+            _build_graph(builder, plan, role, profiles[role], title, writer.staged(path))
+        shutil.copytree(plan.bundle.path(manifest.processor), writer.staged(writer.paths.processor))
+        fingerprint = Fingerprint(plan.flavour.name, plan.flavour.version, plan.sms, str(VERSION))
+        made_from = source or f"build {shlex.quote(str(bundle))}"
+        return writer.commit(PlanInfo(fingerprint, plan.limits, plan.keep, made_from, manifest, {}))
+
+
+def _build_graph(builder: Any, plan: BuildPlan, role: str, profiles: Any, title: str, output: Path) -> None:
+    from iwp_export.engine.lowering.lower import write_lowered
+
+    spec = plan.bundle.manifest.graphs[role]
+    folder = output.with_name(f"{role}.lowered")
+    folder.mkdir()
+    graph, plugins = write_lowered(plan.bundle.path(spec.file), plan.bundle.path(spec.weights), folder, plan.target)
+    engine = builder.build(graph, plugins, profiles, title)
+    try:
+        output.write_bytes(memoryview(engine))
+    except OSError as error:
+        raise OutputError(f"Cannot write {output}: {error.strerror or error}") from error
+    shutil.rmtree(folder)
+
+
+def _kernels() -> KernelLibrary:
+    """The kernels' own word on scratch memory where they are built, else an upper bound."""
+    try:
+        return find_kernels()
+    except BackendError:
+        return NoKernels()
+
+
+def _full_tensorrt_here() -> bool:
+    return is_installed("tensorrt") and find_gpu() is not None
+
+
+def _architectures(name: FlavourName, wanted: Sequence[str] | None, gpu: Gpu | None) -> tuple[str, ...]:
+    if name == "tensorrt":
+        if gpu is None:
+            raise BackendError(
+                f"{TITLES[name]} builds on the machine that runs the engine, and this one has no NVIDIA GPU: "
+                "run `iwp-export build` on the target, or use --target rtx for RTX cards"
+            )
+        if wanted:
+            raise BackendError(f"--sm is for --target rtx: a {TITLES[name]} engine is for this machine's SM {gpu.sm}")
+        return (gpu.sm,)
+    sms = tuple(dict.fromkeys(wanted or DEFAULT_RTX_SMS))
+    if unknown := [sm for sm in sms if not sm.isdigit()]:
+        raise BackendError(f"--sm takes numbers such as {','.join(DEFAULT_RTX_SMS)}, got {unknown[0]!r}")
+    return sms

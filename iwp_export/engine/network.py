@@ -1,0 +1,208 @@
+"""A lowered graph through TensorRT's parser and builder, with every step's failure named."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from iwp_export.engine.flavour import Flavour
+from iwp_export.engine.kernels import KernelLibrary
+from iwp_export.engine.log import first_error, make_logger, ran_out_of_memory
+from iwp_export.engine.memory import BuildMemoryError, MemoryWatch
+from iwp_export.engine.monitor import make_monitor
+from iwp_export.engine.plugin import make_creator
+from iwp_export.engine.profiles import Profile
+from iwp_export.errors import BackendError
+from iwp_export.progress import progress
+from iwp_export.pruning.onnx_function import DOMAIN, OP_TYPE, VERSION
+
+
+class EngineBuilder:
+    """Builds engines with one TensorRT, for one set of architectures.
+
+    Args:
+        flavour: the TensorRT.
+        sms: architectures, such as `86`, that TensorRT-RTX compiles for ahead of time; () is this machine's GPU.
+        kernels: what the plugin asks for sizes; ignored with a plugin library.
+        plugin_library: a shared library with the C++ plugin, taken instead of the one in Python.
+        timing_cache: file of measured kernels, read if it is there and written after each build.
+
+    Raises:
+        BackendError: an architecture is not accepted, or the plugin cannot be registered.
+    """
+
+    def __init__(
+        self,
+        flavour: Flavour,
+        sms: Sequence[str],
+        kernels: KernelLibrary,
+        plugin_library: Path | None = None,
+        timing_cache: Path | None = None,
+    ) -> None:
+        self._trt = flavour.trt
+        self._title = flavour.title
+        self._sms = tuple(sms)
+        self._timing_cache = timing_cache
+        self.logger = make_logger(flavour.trt)
+        self._builder = flavour.trt.Builder(self.logger)
+        if self._builder is None:
+            raise BackendError(f"{self._title} gives no builder: {first_error(self.logger)}")
+        self._config()  # refuses a wrong architecture before any work
+        self._plugin_errors: list[str] = []
+        self._creator = register_plugin(flavour, kernels, self._plugin_errors.append, plugin_library)
+
+    def build(self, graph: Path, plugins: int, profiles: Sequence[Profile], title: str) -> Any:
+        """Parse and build one engine.
+
+        Args:
+            graph: a lowered ONNX file, its weights beside it.
+            plugins: how many plugin layers the network must have.
+            profiles: its optimisation profiles.
+            title: what to call it in the progress bar and in errors.
+
+        Returns:
+            The serialised engine (`IHostMemory`).
+
+        Raises:
+            BackendError: a node cannot be imported, the plugin was not used, or the build failed.
+            BuildMemoryError: memory ran out.
+        """
+        self._plugin_errors.clear()
+        self.logger.errors.clear()
+        self.logger.warnings.clear()
+        network, parser = self._parse(graph, title)
+        check_plugin_layers(self._trt, network, plugins, title)
+        config = self._config()
+        for profile in profiles:
+            self._add_profile(config, profile, title)
+        cache = self._load_timing_cache(config)
+        with progress(f"Building the {title}", 1.0) as advance, MemoryWatch() as watch:
+            monitor = make_monitor(self._trt, advance, lambda: watch.low)
+            config.progress_monitor = monitor
+            engine = self._builder.build_serialized_network(network, config)
+        del parser  # it owns the weights until here
+        if monitor.interrupted:
+            raise KeyboardInterrupt
+        if engine is None or watch.low:
+            raise self._failure(title, watch.low)
+        if self._plugin_errors:
+            raise BackendError(f"the plugin failed while the {title} was built: {self._plugin_errors[0]}")
+        if cache is not None and self._timing_cache is not None:
+            self._timing_cache.write_bytes(memoryview(config.get_timing_cache().serialize()))
+        return engine
+
+    def _parse(self, graph: Path, title: str) -> tuple[Any, Any]:
+        flags = getattr(self._trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+        network = self._builder.create_network(0 if flags is None else 1 << int(flags))
+        parser = self._trt.OnnxParser(network, self.logger)
+        if not parser.parse_from_file(str(graph)):
+            raise self._parse_failure(parser, title)
+        return network, parser
+
+    def _parse_failure(self, parser: Any, title: str) -> BackendError:
+        if self._plugin_errors:
+            return BackendError(f"the plugin refuses the {title}: {self._plugin_errors[0]}")
+        errors = [parser.get_error(index) for index in range(parser.num_errors)]
+        if any(error.node_operator() == OP_TYPE for error in errors if hasattr(error, "node_operator")):
+            return BackendError(
+                f"{self._title} does not find the plugin {DOMAIN}::{OP_TYPE} version {VERSION} for the {title}: "
+                f"{errors[0].desc()}"
+            )
+        reason = " ".join(errors[0].desc().split()) if errors else first_error(self.logger)
+        return BackendError(f"{self._title} cannot import the {title}: {reason}")
+
+    def _config(self) -> Any:
+        config = self._builder.create_builder_config()
+        config.clear_flag(self._trt.BuilderFlag.TF32)  # float32 in the graph is float32 in the engine
+        if not self._sms:
+            return config
+        config.num_compute_capabilities = len(self._sms)
+        for index, sm in enumerate(self._sms):
+            capability = getattr(self._trt.ComputeCapability, f"SM{sm}", None)
+            if capability is None or not config.set_compute_capability(capability, index):
+                accepted = ", ".join(accepted_sms(self._trt))
+                raise BackendError(
+                    f"{self._title} cannot build for SM {sm}; it accepts {accepted}. "
+                    "For Jetson and data-centre GPUs build with --target tensorrt on that machine"
+                )
+        return config
+
+    def _add_profile(self, config: Any, profile: Profile, title: str) -> None:
+        made = self._builder.create_optimization_profile()
+        for name, shapes in profile.shapes.items():
+            made.set_shape(name, *shapes)
+        for name, values in profile.values.items():
+            made.set_shape_input(name, [values.least], [values.typical], [values.greatest])
+        if config.add_optimization_profile(made) < 0:
+            raise BackendError(f"{self._title} refuses the shapes of the {title}: {first_error(self.logger)}")
+
+    def _load_timing_cache(self, config: Any) -> Any:
+        if self._timing_cache is None:
+            return None
+        content = self._timing_cache.read_bytes() if self._timing_cache.is_file() else b""
+        cache = config.create_timing_cache(content)
+        if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
+            raise BackendError(
+                f"timing cache {self._timing_cache} is from another TensorRT or GPU: delete it or name another file"
+            )
+        return cache
+
+    def _failure(self, title: str, memory_low: bool) -> BackendError:
+        if memory_low or ran_out_of_memory(self.logger):
+            return BuildMemoryError(
+                f"memory ran out while the {title} was built: close other programs, add swap, lower --max-context or "
+                "--max-prompt, or build on a larger machine"
+            )
+        if self._plugin_errors:
+            return BackendError(f"the plugin failed while the {title} was built: {self._plugin_errors[0]}")
+        return BackendError(f"{self._title} did not build the {title}: {first_error(self.logger)}")
+
+
+def register_plugin(flavour: Flavour, kernels: KernelLibrary, report: Any, library: Path | None = None) -> Any:
+    """Put the pruning plugin into TensorRT's registry, in the place of an earlier one of that name.
+
+    Returns:
+        The creator in Python, which must live as long as it is registered; None with a library.
+
+    Raises:
+        BackendError: the library or the registry refuses it.
+    """
+    registry = flavour.trt.get_plugin_registry()
+    earlier = registry.get_creator(OP_TYPE, str(VERSION), DOMAIN)
+    if earlier is not None:
+        registry.deregister_creator(earlier)
+    if library is None:
+        creator = make_creator(flavour.trt, kernels, report)
+        if not registry.register_creator(creator, DOMAIN):
+            raise BackendError(f"{flavour.title} does not register the plugin {DOMAIN}::{OP_TYPE}")
+        return creator
+    if not library.is_file():
+        raise BackendError(f"plugin library {library} does not exist")
+    registry.load_library(str(library.resolve()))
+    if registry.get_creator(OP_TYPE, str(VERSION), DOMAIN) is None:
+        raise BackendError(
+            f"{library} brings no plugin {DOMAIN}::{OP_TYPE} version {VERSION} to {flavour.title}: "
+            "build it from plugins/tensorrt with this TensorRT's headers"
+        )
+    return None
+
+
+def check_plugin_layers(trt: Any, network: Any, expected: int, title: str) -> None:
+    """Refuse a network in which the pruning op became something else than a plugin.
+
+    Raises:
+        BackendError: the number of plugin layers is not `expected`.
+    """
+    kinds = (trt.LayerType.PLUGIN_V3,)
+    found = [network.get_layer(i).name for i in range(network.num_layers) if network.get_layer(i).type in kinds]
+    if len(found) != expected:
+        raise BackendError(
+            f"the {title} has {expected} pruning node(s), but TensorRT made {len(found)} plugin layer(s) of them"
+        )
+
+
+def accepted_sms(trt: Any) -> list[str]:
+    """Architectures that TensorRT-RTX can be asked to compile for, such as `86`."""
+    names = getattr(trt.ComputeCapability, "__members__", {})
+    return sorted((name[2:] for name in names if name.startswith("SM")), key=int)

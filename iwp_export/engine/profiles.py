@@ -1,0 +1,150 @@
+"""Shapes that an engine is built for: the ranges of a prefill profile, a decode profile and the vision tower's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from iwp_export.bundle.manifest import GraphSpec, Manifest
+from iwp_export.errors import SettingsError
+
+DEFAULT_CONTEXT = 4096
+PROMPT_TEXT = 512
+"""Text tokens of one call, beside its images, that an engine takes by default."""
+TYPICAL_TEXT = 48
+"""Text tokens of a typical prompt: kernels are chosen for this length."""
+TYPICAL_ANSWER = 64
+
+PREFILL, DECODE = 0, 1
+"""The decoder's optimisation profiles."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an engine can hold.
+
+    Attributes:
+        max_context: tokens of a conversation, before pruning.
+        max_prompt: tokens of one call, text and visual together.
+        max_images: images of one call.
+    """
+
+    max_context: int
+    max_prompt: int
+    max_images: int
+
+
+@dataclass(frozen=True)
+class Range:
+    """Least, typical and greatest value of a dimension."""
+
+    least: int
+    typical: int
+    greatest: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.least <= self.typical <= self.greatest:
+            raise ValueError(f"a range must rise, got {self}")
+
+
+Shapes = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+"""Least, typical and greatest shape of an input."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """An optimisation profile: shapes of the inputs, and values of those that are lengths themselves."""
+
+    shapes: Mapping[str, Shapes]
+    values: Mapping[str, Range]
+
+
+def choose_limits(
+    manifest: Manifest, max_context: int | None = None, max_prompt: int | None = None, max_images: int = 1
+) -> Limits:
+    """Limits of an engine for a bundle; None is the default.
+
+    Raises:
+        SettingsError: they contradict each other or the model.
+    """
+    positions, per_image = manifest.decoder.max_positions, manifest.vision.tokens_per_image
+    visual = max_images * per_image
+    context = min(positions, DEFAULT_CONTEXT) if max_context is None else max_context
+    prompt = min(context, visual + PROMPT_TEXT) if max_prompt is None else max_prompt
+    for name, value, least, greatest in (
+        ("--max-images", max_images, 1, None),
+        ("--max-context", context, 2, positions),
+        ("--max-prompt", prompt, 1, context),
+    ):
+        if value < least or (greatest is not None and value > greatest):
+            upper = "or more" if greatest is None else f"to {greatest}"
+            raise SettingsError(f"{name} must be {least} {upper}, got {value}")
+    if visual >= prompt:
+        raise SettingsError(
+            f"{max_images} image(s) make {visual} visual tokens, which leave no room for text in a prompt of {prompt}: "
+            "raise --max-context or lower --max-images"
+        )
+    return Limits(context, prompt, max_images)
+
+
+def decoder_profiles(manifest: Manifest, limits: Limits, keep: float | None = None) -> tuple[Profile, Profile]:
+    """The prefill and the decode profile.
+
+    A prompt of one token without a past is prefill; decode has a past, one token and no image. The past of a layer
+    beyond the pruning layer is as long as the others at most, since a request may keep everything.
+
+    Args:
+        manifest: the bundle's.
+        limits: what the engine can hold.
+        keep: the typical keep ratio; None is the exported one.
+    """
+    visual = manifest.vision.tokens_per_image
+    kept = manifest.pruning.num_keep(visual, keep)
+    prompt = min(limits.max_prompt, visual + TYPICAL_TEXT)
+    past = limits.max_context - 1
+    one = Range(1, 1, 1)
+
+    def decode_past(tokens: int) -> Range:
+        return Range(1, min(past, tokens + TYPICAL_TEXT + TYPICAL_ANSWER), past)
+
+    graph = manifest.graphs["decoder"]
+    prefill = {
+        "tokens": Range(1, prompt, limits.max_prompt),
+        "features": Range(1, visual, limits.max_images * visual),
+        "past_full": Range(0, 0, past),
+        "past_pruned": Range(0, 0, past),
+        "num_kept": Range(1, min(prompt, kept + TYPICAL_TEXT), limits.max_prompt),
+    }
+    decode = {
+        "tokens": one,
+        "features": one,
+        "past_full": decode_past(visual),
+        "past_pruned": decode_past(kept),
+        "num_kept": one,
+    }
+    return _profile(graph, prefill), _profile(graph, decode)
+
+
+def vision_profile(manifest: Manifest) -> Profile:
+    """The vision tower's profile: one image a call, as the runtime runs it."""
+    return _profile(manifest.graphs["vision"], {"tiles": Range(1, 1, 1)})
+
+
+def _profile(graph: GraphSpec, ranges: Mapping[str, Range]) -> Profile:
+    shapes: dict[str, Shapes] = {}
+    values: dict[str, Range] = {}
+    for tensor in graph.inputs:
+        if tensor.name in ranges:
+            values[tensor.name] = ranges[tensor.name]
+            continue
+        dims = []
+        for dim in tensor.shape:
+            if isinstance(dim, str) and dim not in ranges:
+                raise SettingsError(f"input {tensor.name} has dimension {dim!r}, which this version does not know")
+            dims.append(ranges[dim] if isinstance(dim, str) else Range(dim, dim, dim))
+        shapes[tensor.name] = (
+            tuple(dim.least for dim in dims),
+            tuple(dim.typical for dim in dims),
+            tuple(dim.greatest for dim in dims),
+        )
+    return Profile(shapes, values)

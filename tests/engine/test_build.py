@@ -1,0 +1,187 @@
+"""Bundles become TensorRT-RTX engines on a CPU, with the pruning step as a plugin; errors come before any work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+import pytest
+
+from iwp_export.bundle.store import Bundle
+from iwp_export.engine import build as engine_build
+from iwp_export.engine.build import BuildSettings, build_engine, choose_target, plan_build
+from iwp_export.engine.flavour import Flavour
+from iwp_export.engine.gpu import Gpu
+from iwp_export.engine.kernels import NoKernels
+from iwp_export.engine.log import make_logger
+from iwp_export.engine.lowering.lower import write_lowered
+from iwp_export.engine.memory import BuildMemoryError
+from iwp_export.engine.network import EngineBuilder, check_plugin_layers, register_plugin
+from iwp_export.engine.plan import read_plan
+from iwp_export.engine.profiles import choose_limits, decoder_profiles, vision_profile
+from iwp_export.engine.target import RTX, TENSORRT_10_3, Target
+from iwp_export.errors import BackendError, OutputError
+
+SMS = ["86", "89", "120"]
+SMALL = BuildSettings(target="rtx", sms=SMS, max_context=160, max_prompt=128)
+
+
+def plugin_layers(rtx: Flavour, network: Any) -> int:
+    layers = [network.get_layer(index) for index in range(network.num_layers)]
+    return sum(layer.type == rtx.trt.LayerType.PLUGIN_V3 for layer in layers)
+
+
+def build_decoder(rtx: Flavour, folder: Path, bundle_path: Path, target: Target) -> Any:
+    bundle = Bundle.open(bundle_path)
+    graph, plugins = write_lowered(bundle.path("decoder.onnx"), bundle.path("decoder.weights"), folder, target)
+    assert plugins == 1
+    limits = choose_limits(bundle.manifest, SMALL.max_context, SMALL.max_prompt)
+    builder = EngineBuilder(rtx, SMS, NoKernels())
+    return builder.build(graph, plugins, decoder_profiles(bundle.manifest, limits), "language model")
+
+
+def test_a_bundle_becomes_an_engine(rtx: Flavour, half_bundle: Path, tmp_path: Path) -> None:
+    info = build_engine(half_bundle, tmp_path / "tiny.plan", SMALL)
+    assert (info.fingerprint.flavour, info.fingerprint.version) == ("rtx", rtx.version)
+    assert (info.fingerprint.sms, info.fingerprint.plugin_version) == (tuple(SMS), "1")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "tiny.json",
+        "tiny.plan",
+        "tiny.processor",
+        "tiny.vision.plan",
+    ]
+    paths, read = read_plan(tmp_path / "tiny.plan", "full")
+    assert read == info
+    assert (paths.processor / "tokenizer.json").is_file()
+    assert read.manifest.pruning == Bundle.open(half_bundle).manifest.pruning
+    assert read.source == f"build {half_bundle}"
+    with pytest.raises(OutputError, match=r"exists\. Give --force"):
+        build_engine(half_bundle, tmp_path / "tiny.plan", SMALL)
+
+
+def test_llava_heads_build_with_one_plugin_layer(rtx: Flavour, llava_heads_bundle: Path, tmp_path: Path) -> None:
+    assert build_decoder(rtx, tmp_path, llava_heads_bundle, RTX).nbytes > 0
+
+
+def test_float32_builds_with_attention_as_primitives(rtx: Flavour, tiny_bundle: Path, tmp_path: Path) -> None:
+    assert build_decoder(rtx, tmp_path, tiny_bundle, RTX).nbytes > 0
+
+
+def test_the_form_for_the_oldest_tensorrt_builds_too(rtx: Flavour, llava_heads_bundle: Path, tmp_path: Path) -> None:
+    assert build_decoder(rtx, tmp_path, llava_heads_bundle, TENSORRT_10_3).nbytes > 0
+
+
+def test_the_function_body_is_not_what_is_built(rtx: Flavour, half_bundle: Path, tmp_path: Path) -> None:
+    """Without the plugin's namespace TensorRT builds the function, unsaid; the count of plugin layers shows it."""
+    model = ir.load(half_bundle / "decoder.onnx")
+    node = next(node for node in model.graph if node.op_type == "SelectTokens")
+    del node.attributes["plugin_namespace"]
+    (tmp_path / "decoder.weights").hardlink_to(half_bundle / "decoder.weights")
+    ir.save(model, tmp_path / "function.onnx")
+    logger = make_logger(rtx.trt)
+    creator = register_plugin(rtx, NoKernels(), pytest.fail)
+    builder = rtx.trt.Builder(logger)
+    with_function, with_plugin = builder.create_network(0), builder.create_network(0)
+    parser = rtx.trt.OnnxParser(with_function, logger)
+    parser.parse_from_file(str(tmp_path / "function.onnx"))
+    assert plugin_layers(rtx, with_function) == 0
+    with pytest.raises(BackendError, match=r"1 pruning node\(s\), but TensorRT made 0 plugin layer"):
+        check_plugin_layers(rtx.trt, with_function, 1, "language model")
+    folder = tmp_path / "lowered"
+    folder.mkdir()
+    graph, plugins = write_lowered(half_bundle / "decoder.onnx", half_bundle / "decoder.weights", folder, RTX)
+    other = rtx.trt.OnnxParser(with_plugin, logger)
+    assert other.parse_from_file(str(graph))
+    assert plugin_layers(rtx, with_plugin) == plugins == 1
+    assert with_plugin.num_layers < with_function.num_layers
+    del creator
+
+
+def test_a_wrong_architecture_is_refused_before_any_work(rtx: Flavour, half_bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(BackendError, match=r"cannot build for SM 87; it accepts 75, 80, 86, 89, 120, 121"):
+        build_engine(half_bundle, tmp_path / "x.plan", BuildSettings(target="rtx", sms=["87"]))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_plugin_is_named(rtx: Flavour, half_bundle: Path, tmp_path: Path) -> None:
+    graph, plugins = write_lowered(half_bundle / "decoder.onnx", half_bundle / "decoder.weights", tmp_path, RTX)
+    builder = EngineBuilder(rtx, SMS, NoKernels())
+    rtx.trt.get_plugin_registry().deregister_creator(builder._creator)
+    with pytest.raises(BackendError, match="does not find the plugin iwp::SelectTokens version 1"):
+        builder.build(graph, plugins, (), "language model")
+
+
+def test_a_plugin_library_that_is_none_is_refused(rtx: Flavour, half_bundle: Path, tmp_path: Path) -> None:
+    settings = BuildSettings(target="rtx", sms=SMS, plugin_library=tmp_path / "none.so")
+    with pytest.raises(BackendError, match="does not exist"):
+        build_engine(half_bundle, tmp_path / "x.plan", settings)
+
+
+def test_too_little_memory_is_refused_with_figures(
+    rtx: Flavour, half_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("iwp_export.engine.memory.available_bytes", lambda: 100 << 20)
+    with pytest.raises(BuildMemoryError, match=r"needs about .* GiB of memory, 0\.1 GiB are available"):
+        build_engine(half_bundle, tmp_path / "x.plan", SMALL)
+
+
+def test_memory_that_runs_out_during_a_build_is_named(
+    rtx: Flavour, half_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Low:
+        low = True
+
+        def __enter__(self) -> Low:
+            return self
+
+        def __exit__(self, *details: object) -> None:
+            pass
+
+    monkeypatch.setattr("iwp_export.engine.network.MemoryWatch", Low)
+    with pytest.raises(BuildMemoryError, match="memory ran out while the vision tower was built"):
+        bundle = Bundle.open(half_bundle)
+        graph, plugins = write_lowered(bundle.path("vision.onnx"), bundle.path("vision.weights"), tmp_path, RTX)
+        builder = EngineBuilder(rtx, SMS, NoKernels())
+        builder.build(graph, plugins, (vision_profile(bundle.manifest),), "vision tower")
+
+
+def test_a_plan_says_what_it_loads_on(rtx: Flavour, half_bundle: Path) -> None:
+    plan = plan_build(half_bundle, SMALL)
+    assert plan.loads_on == f"TensorRT-RTX {rtx.version} and a GPU of SM 86, 89, 120"
+    assert plan.to_dict()["max_context"] == 160
+
+
+@pytest.mark.parametrize(
+    ("installed", "gpu", "chosen"),
+    [
+        ({"rtx"}, False, "rtx"),
+        ({"rtx", "tensorrt"}, False, "rtx"),
+        ({"rtx", "tensorrt"}, True, "tensorrt"),
+        ({"tensorrt"}, True, "tensorrt"),
+    ],
+)
+def test_target_is_full_tensorrt_with_a_gpu_else_rtx(
+    monkeypatch: pytest.MonkeyPatch, installed: set[str], gpu: bool, chosen: str
+) -> None:
+    monkeypatch.setattr(engine_build, "is_installed", lambda name: name in installed)
+    monkeypatch.setattr(engine_build, "find_gpu", lambda: Gpu("card", "89") if gpu else None)
+    assert choose_target() == chosen
+
+
+@pytest.mark.parametrize(("installed", "reason"), [(set(), "no TensorRT"), ({"tensorrt"}, "no GPU")])
+def test_without_a_target_both_ways_on_are_named(
+    monkeypatch: pytest.MonkeyPatch, installed: set[str], reason: str
+) -> None:
+    monkeypatch.setattr(engine_build, "is_installed", lambda name: name in installed)
+    monkeypatch.setattr(engine_build, "find_gpu", lambda: None)
+    with pytest.raises(BackendError, match=rf"{reason}.*iwp-export build NAME\.bundle.*iwp-export\[rtx\]"):
+        choose_target()
+
+
+def test_full_tensorrt_needs_a_gpu_and_no_architectures(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BackendError, match="this one has no NVIDIA GPU"):
+        engine_build._architectures("tensorrt", None, None)
+    with pytest.raises(BackendError, match="--sm is for --target rtx"):
+        engine_build._architectures("tensorrt", ["89"], Gpu("Orin", "87"))
+    assert engine_build._architectures("tensorrt", None, Gpu("Orin", "87")) == ("87",)
