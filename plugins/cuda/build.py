@@ -1,4 +1,4 @@
-"""Builds the kernels' shared library with nvcc alone, for tests and measurements; CMakeLists.txt is the way to ship it."""
+"""Builds the kernels' shared library with nvcc alone, for tests and measurements; CMakeLists.txt ships it."""
 
 from __future__ import annotations
 

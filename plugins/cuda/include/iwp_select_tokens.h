@@ -56,9 +56,11 @@ typedef struct IwpSelectTokensParams {
 } IwpSelectTokensParams;
 
 // Bytes of device memory that iwp_select_tokens needs for these parameters, the same on every GPU; 0 if they are invalid.
+// Not monotonic: beyond 4,096 tokens less is needed, so a range of sizes needs the largest value within it.
 IWP_API size_t iwp_select_tokens_workspace(const IwpSelectTokensParams* params);
 
-// Enqueues the selection on `stream`; allocates nothing, synchronises nothing, can be captured in a CUDA graph.
+// Enqueues the selection on `stream`; allocates nothing, synchronises nothing, can be captured in a CUDA graph (call it once
+// before a capture, so that the driver has loaded the kernels).
 //
 //   query [B,H,d]: q_T, the mean query, before RoPE.     key, key_rotated, value [B,Hkv,S,d]: before and after RoPE.
 //   is_visual [B,S]: 0 for text.                         kept_index [B,num_kept]: ascending.

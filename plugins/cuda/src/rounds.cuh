@@ -81,10 +81,10 @@ __device__ inline void LookUpLikeness(const Problem& problem, const float* matri
   }
 }
 
-// Writes the positions of text and of chosen visual tokens, ascending. `priority` is by visual rank.
+// Writes the positions of text and of chosen visual tokens, ascending. `priority` is by visual rank; the first sum's barrier
+// orders it before the reads here, which are not by its owners.
 __device__ inline void WriteKept(const Problem& problem, const uint8_t* is_visual, const float* priority,
                                  int64_t* kept_index, RoundsShared& shared) {
-  __syncthreads();  // tokens are visited by position, not by their owner's rank
   int visual_before = 0;
   int kept_before = 0;
   for (int base = 0; base < problem.tokens; base += kSelectThreads) {

@@ -7,14 +7,13 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from iwp_export.engine.kernels import ALIGNMENT, SelectionAddresses, SharedKernels
 from plugins.cuda.build import INCLUDES, SOURCES
-from plugins.cuda.select_tokens import WORKSPACE_ALIGNMENT, SelectTokensLibrary
 from tests.plugins.cuda.cases import Case
 
 EMULATION = Path(__file__).parent / "emulation"
@@ -22,11 +21,17 @@ CANARY = 0xA5
 CANARY_BYTES = 4096
 
 
-def build_emulated(output: Path, architecture: int = 900) -> Path:
-    """Compile the kernels' sources for the CPU, as for a GPU of `architecture` (750 has no bfloat16 tensor cores)."""
+def build_emulated(output: Path, architecture: int = 900, **thresholds: int) -> Path:
+    """Compile the kernels' sources for the CPU.
+
+    Args:
+        architecture: the GPU they are to be compiled as for; 750 has no tensor cores for bfloat16.
+        thresholds: IWP_ONE_BLOCK_TOKENS, IWP_MATRIX_TOKENS: see `src/problem.h`.
+    """
     includes = [f"-I{path}" for path in (EMULATION, *INCLUDES)]
     flags = ["-std=c++17", "-O2", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
-    defines = ["-DIWP_EMULATION", f"-DIWP_EMULATED_ARCH={architecture}"]
+    values = {"IWP_EMULATED_ARCH": architecture, **thresholds}
+    defines = ["-DIWP_EMULATION", *(f"-D{name}={value}" for name, value in values.items())]
     compiler = os.environ.get("CXX", "g++")
     sources = [word for path in SOURCES for word in ("-x", "c++", str(path))]
     command = [compiler, *flags, *defines, *includes, *sources, str(EMULATION / "scheduler.cpp"), "-o", str(output)]
@@ -39,29 +44,28 @@ def has_emulator() -> bool:
 
 
 class EmulatedRunner:
-    """Runs a case on the CPU, with threads and blocks in an order drawn from `seed`."""
+    """Runs a case on the CPU. `seed` draws the order of threads and blocks; an odd one makes asynchronous copies late.
+
+    Args:
+        library: what `build_emulated` made.
+    """
 
     def __init__(self, library: Path) -> None:
-        self.library = SelectTokensLibrary(library)
+        self.kernels = SharedKernels(library)
 
     def __call__(self, case: Case, *, seed: int = 0, multiprocessors: int = 16, offset: int = 0) -> np.ndarray:
         """kept_index [B, num_kept]. With `offset`, inputs lie that many elements off their alignment."""
-        params = case.params
+        shape = case.shape
         inputs = [_shifted(x, offset) for x in case.encoded()]
         is_visual = case.is_visual.astype(np.uint8)
-        kept = np.full((params.batch, params.num_kept), -1, np.int64)
-        size = self.library.workspace_bytes(params)
-        buffer = np.full(size + CANARY_BYTES + WORKSPACE_ALIGNMENT, CANARY, np.uint8)
-        start = -buffer.ctypes.data % WORKSPACE_ALIGNMENT
+        kept = np.full((shape.batch, shape.num_kept), -1, np.int64)
+        size = self.kernels.workspace_bytes(shape, case.options)
+        buffer = np.full(size + CANARY_BYTES + ALIGNMENT, CANARY, np.uint8)
+        start = -buffer.ctypes.data % ALIGNMENT
         with _environment(IWP_EMULATION_SEED=seed, IWP_EMULATION_MULTIPROCESSORS=multiprocessors):
-            self.library.enqueue(
-                params,
-                *(x.ctypes.data for x in inputs),
-                is_visual.ctypes.data,
-                kept.ctypes.data,
-                buffer.ctypes.data + start,
-                size,
-            )
+            arrays = (*inputs, is_visual, kept, buffer[start:])
+            addresses = SelectionAddresses(*(x.ctypes.data for x in arrays))
+            self.kernels.enqueue(shape, case.options, addresses, size, stream=0)
         outside = np.concatenate([buffer[:start], buffer[start + size :]])
         assert (outside == CANARY).all(), f"{case}: a write outside the workspace of {size} bytes"
         return kept
@@ -74,29 +78,28 @@ class CudaRunner:
         import torch
 
         self.torch = torch
-        self.library = SelectTokensLibrary(library)
+        self.kernels = SharedKernels(library)
 
     def upload(self, case: Case) -> dict[str, Any]:
         """Device buffers of a case, the workspace between canaries."""
         torch = self.torch
         names = ("query", "key", "key_rotated", "value")
-        buffers = {name: torch.from_numpy(x.view(np.uint8)).cuda() for name, x in zip(names, case.encoded(), strict=True)}
+        buffers = {
+            name: torch.from_numpy(x.view(np.uint8)).cuda() for name, x in zip(names, case.encoded(), strict=True)
+        }
         buffers["is_visual"] = torch.from_numpy(case.is_visual).cuda()
-        buffers["kept"] = torch.full((case.params.batch, case.params.num_kept), -1, dtype=torch.int64, device="cuda")
-        size = self.library.workspace_bytes(case.params)
+        buffers["kept"] = torch.full((case.shape.batch, case.shape.num_kept), -1, dtype=torch.int64, device="cuda")
+        size = self.kernels.workspace_bytes(case.shape, case.options)
         buffers["workspace"] = torch.full((size + 2 * CANARY_BYTES,), CANARY, dtype=torch.uint8, device="cuda")
         return buffers
 
     def enqueue(self, case: Case, buffers: dict[str, Any]) -> None:
         """Enqueue on torch's current stream."""
-        workspace = buffers["workspace"]
-        self.library.enqueue(
-            case.params,
-            *(buffers[name].data_ptr() for name in ("query", "key", "key_rotated", "value", "is_visual", "kept")),
-            workspace.data_ptr() + CANARY_BYTES,
-            workspace.numel() - 2 * CANARY_BYTES,
-            self.torch.cuda.current_stream().cuda_stream,
-        )
+        names = ("query", "key", "key_rotated", "value", "is_visual", "kept")
+        workspace = buffers["workspace"][CANARY_BYTES:-CANARY_BYTES]
+        addresses = SelectionAddresses(*(x.data_ptr() for x in (*(buffers[name] for name in names), workspace)))
+        stream = self.torch.cuda.current_stream().cuda_stream
+        self.kernels.enqueue(case.shape, case.options, addresses, workspace.numel(), stream)
 
     def __call__(self, case: Case) -> np.ndarray:
         buffers = self.upload(case)
@@ -106,11 +109,6 @@ class CudaRunner:
         for canary in (workspace[:CANARY_BYTES], workspace[-CANARY_BYTES:]):
             assert bool((canary == CANARY).all()), f"{case}: a write outside the workspace"
         return np.asarray(kept)
-
-
-def without_duplicates_of_rounding(case: Case) -> Case:
-    """The case with float32 inputs of the same values: what 16-bit products add to rounding is then gone."""
-    return replace(case, params=replace(case.params, data_type="float32"))
 
 
 def _shifted(x: np.ndarray, offset: int) -> np.ndarray:

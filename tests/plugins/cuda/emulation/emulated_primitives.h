@@ -18,15 +18,13 @@ inline unsigned char* DynamicShared() { return emulation::DynamicSharedMemory();
 
 inline void CopyAsync16(void* shared, const void* global, bool valid) {
   if ((reinterpret_cast<uintptr_t>(shared) | reinterpret_cast<uintptr_t>(global)) % 16 != 0) std::abort();
-  if (valid) {
-    std::memcpy(shared, global, 16);
-  } else {
-    std::memset(shared, 0, 16);
-  }
+  emulation::QueueCopy(shared, valid ? global : nullptr);
 }
-inline void CopyCommit() {}
+inline void CopyCommit() { emulation::CommitCopies(); }
 template <int kPending>
-void CopyWait() {}
+void CopyWait() {
+  emulation::WaitCopies(kPending);
+}
 
 inline void LoadMatrices(unsigned (&to)[4], const void* row) {
   if (reinterpret_cast<uintptr_t>(row) % 16 != 0) std::abort();

@@ -6,7 +6,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <memory>
+#include <deque>
 #include <numeric>
 #include <random>
 
@@ -25,6 +25,11 @@ constexpr unsigned char kPoison = 0xff;  // four of them are a NaN, two are one 
 
 enum class State { kReady, kAtBlockBarrier, kAtWarp, kDone };
 
+struct Copy {
+  void* to;
+  const void* from;
+};
+
 struct Fiber {
   Dim3 index;
   int linear = 0;
@@ -32,6 +37,8 @@ struct Fiber {
   ucontext_t start;
   jmp_buf resume;
   bool started = false;
+  std::vector<Copy> open_group;
+  std::deque<std::vector<Copy>> groups;
 };
 
 struct Warp {
@@ -48,6 +55,7 @@ std::vector<unsigned char> shared_memory;
 const std::function<void()>* body = nullptr;
 jmp_buf scheduler;
 std::mt19937 random_order(0);
+bool late_copies = false;
 Fiber* running = nullptr;
 
 void Yield(State state) {
@@ -94,32 +102,55 @@ void PrepareBlock(int threads, size_t shared_bytes) {
   }
 }
 
-// Lets threads run until all are done.
-void RunBlock() {
-  std::vector<int> order(fibers.size());
-  std::iota(order.begin(), order.end(), 0);
-  std::shuffle(order.begin(), order.end(), random_order);
-  while (true) {
-    bool progress = false;
-    size_t done = 0;
-    size_t waiting = 0;
-    for (int t : order) {
-      Fiber& fiber = fibers[t];
-      if (fiber.state == State::kReady) {
-        progress = true;
-        Resume(fiber);
-      }
-      done += fiber.state == State::kDone ? 1 : 0;
-      waiting += fiber.state == State::kAtBlockBarrier ? 1 : 0;
-    }
-    if (done == fibers.size()) return;
-    if (waiting == fibers.size()) {
-      for (Fiber& fiber : fibers) fiber.state = State::kReady;
-      std::shuffle(order.begin(), order.end(), random_order);
-    } else if (!progress) {
-      Fail(done > 0 ? "threads returned while others wait" : "threads wait for each other at different places");
+// Runs the lanes of a warp, in random order, until each has returned or waits for other warps. Returns whether any ran.
+bool RunWarp(int warp) {
+  int order[kLanes];
+  std::iota(order, order + kLanes, 0);
+  std::shuffle(order, order + kLanes, random_order);
+  bool ran = false;
+  bool progress = true;
+  while (progress) {
+    progress = false;
+    for (int lane : order) {
+      Fiber& fiber = fibers[warp * kLanes + lane];
+      if (fiber.state != State::kReady) continue;
+      Resume(fiber);
+      progress = ran = true;
     }
   }
+  return ran;
+}
+
+// Lets threads run until all are done. A warp runs as far ahead of the others as barriers allow, in an order that changes at
+// each barrier: that is what shows a barrier to be missing.
+void RunBlock() {
+  std::vector<int> order(warps.size());
+  std::iota(order.begin(), order.end(), 0);
+  const auto all = [](State state) {
+    return std::all_of(fibers.begin(), fibers.end(), [&](const Fiber& fiber) { return fiber.state == state; });
+  };
+  while (true) {
+    std::shuffle(order.begin(), order.end(), random_order);
+    bool progress = false;
+    for (int warp : order) progress = RunWarp(warp) || progress;
+    if (all(State::kDone)) return;
+    if (all(State::kAtBlockBarrier)) {
+      for (Fiber& fiber : fibers) fiber.state = State::kReady;
+    } else if (!progress) {
+      Fail("threads wait at different places, or for threads that returned");
+    }
+  }
+}
+
+void Land(std::vector<Copy>& copies) {
+  for (const Copy& copy : copies) {
+    if (copy.from != nullptr) {
+      std::memcpy(copy.to, copy.from, 16);
+    } else {
+      std::memset(copy.to, 0, 16);
+    }
+  }
+  copies.clear();
 }
 
 unsigned SeedFromEnvironment() {
@@ -135,7 +166,9 @@ bool RunGrid(Dim3 grid, Dim3 block, size_t shared_bytes, const std::function<voi
     std::fprintf(stderr, "emulated kernel: %d threads in a block; whole warps up to 1024 are emulated\n", threads);
     return false;
   }
-  random_order.seed(SeedFromEnvironment());
+  const unsigned seed = SeedFromEnvironment();
+  random_order.seed(seed);
+  late_copies = seed % 2 == 1;
   body = &kernel;
   grid_size = grid;
   block_size = block;
@@ -159,6 +192,23 @@ unsigned char* DynamicSharedMemory() { return shared_memory.data(); }
 void BlockBarrier() { Yield(State::kAtBlockBarrier); }
 
 int Lane() { return running->linear % kLanes; }
+
+void QueueCopy(void* to, const void* from) {
+  running->open_group.push_back({to, from});
+  if (!late_copies) Land(running->open_group);
+}
+
+void CommitCopies() {
+  running->groups.push_back(std::move(running->open_group));
+  running->open_group.clear();
+}
+
+void WaitCopies(size_t pending_groups) {
+  while (running->groups.size() > pending_groups) {
+    Land(running->groups.front());
+    running->groups.pop_front();
+  }
+}
 
 const Payload* WarpCollective(int operation, const void* bytes, size_t size) {
   if (size > kPayloadBytes) Fail("a payload is too large");

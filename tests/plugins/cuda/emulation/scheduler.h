@@ -48,4 +48,10 @@ const Payload* WarpCollective(int operation, const void* bytes, size_t size);
 
 int Lane();
 
+// Asynchronous copies of 16 bytes (zeros where `from` is null) of the current thread. They land at once for an even seed, and
+// for an odd one as late as allowed: in the call that waits for their group.
+void QueueCopy(void* to, const void* from);
+void CommitCopies();
+void WaitCopies(size_t pending_groups);
+
 }  // namespace emulation

@@ -1,0 +1,79 @@
+"""The kernels on a GPU: same indices as the oracle, the same in every run, inside a CUDA graph too."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+
+from plugins.cuda.build import build
+from tests.plugins.cuda.cases import Case, adversarial_cases, make_case, random_cases
+from tests.plugins.cuda.runners import CudaRunner
+
+
+def _why_not() -> str:
+    try:
+        import torch
+    except ImportError:
+        return "no torch to hold GPU memory"
+    if not torch.cuda.is_available():
+        return "no NVIDIA GPU"
+    return "" if shutil.which("nvcc") else "no nvcc to build the kernels for this GPU"
+
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(bool(_why_not()), reason=_why_not())]
+
+REPEATS = 20
+
+
+@pytest.fixture(scope="module")
+def runner(tmp_path_factory: pytest.TempPathFactory) -> CudaRunner:
+    import torch
+
+    major, minor = torch.cuda.get_device_capability()
+    return CudaRunner(build(tmp_path_factory.mktemp("cuda") / "libiwp_select_tokens.so", [f"{major}{minor}"]))
+
+
+def _large_cases() -> list[Case]:
+    rng = np.random.default_rng(11)
+    return [
+        make_case(rng, visual=576, text=32, keep=0.3, heads=32, kv_heads=32, head_dim=128, clusters=60),
+        make_case(rng, visual=2880, text=32, keep=0.3, heads=28, kv_heads=4, head_dim=128, clusters=60),
+        make_case(rng, visual=4096, text=0, keep=0.222, heads=8, kv_heads=2, head_dim=64, clusters=60),
+        make_case(rng, visual=16384, text=100, keep=0.111, heads=8, kv_heads=2, head_dim=64, clusters=200),
+        make_case(rng, visual=16384, text=0, keep=0.3, heads=2, kv_heads=1, head_dim=64, data_type="float32"),
+    ]
+
+
+def test_random_cases_equal_the_oracle(runner: CudaRunner) -> None:
+    cases = random_cases(1000, largest=700)
+    gaps = [gap for case in cases if (gap := case.judge(runner(case)))]
+    assert len(gaps) <= len(cases) // 100, f"{len(gaps)} of {len(cases)} differ in ties, up to {max(gaps):.2g}"
+
+
+@pytest.mark.parametrize("case", [*adversarial_cases(), *_large_cases()], ids=str)
+def test_extreme_cases_equal_the_oracle(runner: CudaRunner, case: Case) -> None:
+    case.judge(runner(case))
+
+
+@pytest.mark.parametrize("case", _large_cases()[:4], ids=str)
+def test_every_run_and_every_replay_gives_the_same_indices(runner: CudaRunner, case: Case) -> None:
+    import torch
+
+    buffers = runner.upload(case)
+    runner.enqueue(case, buffers)
+    first = buffers["kept"].clone()
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream):
+        runner.enqueue(case, buffers)
+    for _ in range(REPEATS):
+        buffers["kept"].fill_(-1)
+        graph.replay()
+        assert torch.equal(buffers["kept"], first)
+        buffers["kept"].fill_(-1)
+        buffers["workspace"].random_()  # what an earlier call left there must not matter
+        runner.enqueue(case, buffers)
+        assert torch.equal(buffers["kept"], first)
