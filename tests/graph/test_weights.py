@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from iwp_export.errors import CheckpointError
-from iwp_export.graph.weights import read_header, renamed, streamed
+from iwp_export.graph.weights import TILE, read_header, renamed, streamed, transposed
 
 
 @pytest.fixture
@@ -65,3 +65,11 @@ def test_a_truncated_file_is_named(stored: Path) -> None:
 def test_the_first_rename_that_matches_wins(stored: Path) -> None:
     names = renamed(read_header(stored), [("^ha", "A."), ("^h", "B."), ("^s", "C.")])
     assert names.keys() == {"A.lf", "brain", "C.ingle", "empty"}
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (1, 1), (TILE, 2 * TILE), (TILE + 1, 3 * TILE - 1)])
+def test_transposing_by_tiles_is_transposing(shape: tuple[int, int]) -> None:
+    matrix = np.random.default_rng(0).standard_normal(shape)
+    out = transposed(matrix)
+    assert out.flags.c_contiguous
+    assert np.array_equal(out, matrix.T)

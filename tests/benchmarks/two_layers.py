@@ -1,0 +1,84 @@
+"""A model of LLaVA-1.5-7B's shapes with two layers: the exported bundle equals torch, whole and pruned.
+
+    python -m calibration.random_checkpoint build/llava-2-layers --layers 2 --vision-layers 2
+    python tests/benchmarks/two_layers.py build/llava-2-layers -o docs/benchmarks/two_layers.json
+
+Exits with 1 if tokens, kept tokens or logits differ by more than rounding.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import iwp_export
+from iwp_export.export.checkpoint import open_checkpoint
+from iwp_export.export.exporter import export_bundle
+from iwp_export.pruning.settings import PruningSettings
+from iwp_export.runtime.model import LoadedModel
+from iwp_export.runtime.pipeline import Pipeline
+from iwp_export.validate.torch_session import TorchSession
+
+SETTINGS = PruningSettings(layer=1, keep=0.3)
+KEEPS = (1.0, 0.3, 0.111)
+TOLERANCE = 1e-3
+NEW_TOKENS = 4
+
+
+def compare(checkpoint: str, folder: Path) -> dict[str, Any]:
+    """Greedy tokens, kept tokens and logits of the bundle and of torch, in float32."""
+    bundle = export_bundle(checkpoint, folder / "two.bundle", SETTINGS, dtype="float32")
+    pipeline = iwp_export.load(str(bundle))
+    reference = Pipeline(
+        LoadedModel(pipeline.manifest, pipeline.processor, TorchSession(open_checkpoint(checkpoint), SETTINGS))
+    )
+    rng = np.random.default_rng(0)
+    vision = pipeline.manifest.vision
+    ids = np.concatenate([[1, 5, 6], [vision.image_token_id] * vision.tokens_per_image, rng.integers(5, 30000, 29)])
+    pixels = rng.standard_normal((1, 3, *vision.image_size)).astype(np.float32)
+    rows = []
+    for keep in KEEPS:
+        options: dict[str, Any] = {"keep": keep, "max_new_tokens": NEW_TOKENS, "return_logits": True}
+        a, b = (runner.generate_ids(ids, pixels, stop_at_eos=False, **options) for runner in (pipeline, reference))
+        rows.append(
+            {
+                "keep": keep,
+                "visual_tokens_kept": a.visual_tokens_kept,
+                "same_kept_tokens": a.kept == b.kept,
+                "same_tokens": a.token_ids == b.token_ids,
+                "max_logits_difference": float(np.abs(np.array(a.logits) - np.array(b.logits)).max()),
+                "largest_logit": float(np.abs(np.array(b.logits)).max()),
+            }
+        )
+    return {"prompt_tokens": len(ids), "rows": rows}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("-o", "--output", type=Path, help="JSON file for the result")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=args.checkpoint.parent) as folder:
+        result = compare(str(args.checkpoint), Path(folder))
+    result["command"] = "python tests/benchmarks/two_layers.py CHECKPOINT"
+    result["versions"] = {name: importlib.metadata.version(name) for name in ("torch", "transformers", "onnxruntime")}
+    print(json.dumps(result, indent=2))
+    if args.output:
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        args.output.write_text(json.dumps(result, indent=2) + "\n")
+    good = all(
+        row["same_kept_tokens"] and row["same_tokens"] and row["max_logits_difference"] <= TOLERANCE
+        for row in result["rows"]
+    )
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
