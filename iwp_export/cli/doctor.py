@@ -1,4 +1,4 @@
-"""`iwp-export doctor`: what this machine can export and run, and the command that installs what is missing."""
+"""`iwp-export doctor`: what this machine can export, build and run, and the command that installs what is missing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from iwp_export.cli.machine import Imported, describe_machine, find_gpus, find_n
 from iwp_export.cli.text import human_bytes, table
 from iwp_export.runtime.providers import INSTALL, PROVIDERS
 
-DESCRIPTION = "Show what this machine can export and run, and the command that installs what is missing."
+DESCRIPTION = "Show what this machine can export, build and run, and the command that installs what is missing."
 EXAMPLES = """\
   iwp-export doctor           a page for people
   iwp-export doctor --json    the same for programs
@@ -42,7 +42,6 @@ ENGINES = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx"}
 EXTRAS = {"": CORE, "[export]": EXPORT, "[ort]": ORT}
 """Extras of this package that bring them."""
 
-ENGINES_PLANNED = "this version of iwp-export builds no engines yet"
 JETPACK = "sudo apt install nvidia-jetpack"
 """On a Jetson, CUDA and TensorRT come from the vendor's metapackage and not from PyPI."""
 CUDA_TOOLKIT = "sudo apt install nvidia-cuda-toolkit"
@@ -108,13 +107,12 @@ def _tasks(
 ) -> dict[str, list[Lack]]:
     """What each task lacks; nothing where it can be done."""
     core, export, ort = ([lacks[module] for module in group] for group in (CORE, EXPORT, ORT))
-    planned = Lack("engine building", ENGINES_PLANNED)
     tasks: dict[str, list[Lack | None]] = {
         "export bundles": [*core, *export],
         "run bundles on the CPU": [*core, *ort, _provider_lack("cpu", imported)],
         "run bundles on CUDA": [*core, *ort, _provider_lack("cuda", imported), gpu],
-        "build TensorRT engines": [lacks["tensorrt"], gpu, planned],
-        "build TensorRT-RTX engines": [lacks["tensorrt_rtx"], planned],
+        "build TensorRT engines": [*core, lacks["onnx"], lacks["onnx_ir"], lacks["tensorrt"], gpu],
+        "build TensorRT-RTX engines": [*core, lacks["onnx"], lacks["onnx_ir"], lacks["tensorrt_rtx"]],
         "compile the CUDA kernels": [nvcc],
     }
     return {task: [need for need in needs if need is not None] for task, needs in tasks.items()}

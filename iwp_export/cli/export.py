@@ -64,8 +64,8 @@ def execute(args: argparse.Namespace) -> None:
     output = args.output or Path(f"{default_name(args.model)}.bundle")
     if output.suffix == ".plan":
         raise OutputError(
-            f"cannot write {output}: this version builds no TensorRT engines; "
-            f"export a bundle with -o {output.with_suffix('.bundle')} and run that with --provider cuda or tensorrt"
+            f"cannot write {output}: an export writes a bundle, and an engine is built from that: use "
+            f"-o {output.with_suffix('.bundle')}, then iwp-export build {output.with_suffix('.bundle')} -o {output}"
         )
     try:
         from iwp_export.export.exporter import export_bundle, plan_export

@@ -17,9 +17,10 @@ from iwp_export.errors import IwpError
 
 VERBS = {
     "export": "write a checkpoint as a bundle (what happens with no verb)",
+    "build": "build TensorRT engines from a bundle",
     "run": "answer a question about images",
     "inspect": "show what is in a bundle",
-    "doctor": "show what this machine can export and run, and what to install",
+    "doctor": "show what this machine can export, build and run, and what to install",
 }
 """Verbs, each a module of this package, with what they do."""
 

@@ -148,7 +148,7 @@ def test_force_never_replaces_what_is_no_bundle(capsys, tmp_path):
 
 def test_a_plan_is_refused_before_any_work(capsys, tmp_path):
     line = fails(capsys, "nobody/no-such-model", "-o", "engine.plan")
-    assert "engine.plan" in line and "engine.bundle" in line
+    assert "-o engine.bundle" in line and "iwp-export build engine.bundle -o engine.plan" in line
 
 
 @pytest.mark.parametrize("verb", [["inspect"], ["run", "--prompt", "what ?"]])
