@@ -115,7 +115,7 @@ def streamed(name: str, tensor: StoredTensor, dtype: ir.DataType, transpose: boo
 
 
 def transposed(matrix: npt.NDArray) -> npt.NDArray:
-    """The transpose of a matrix in memory of its own, copied tile by tile: a plain copy misses the cache at each step."""
+    """The transpose of a matrix, copied tile by tile: a plain copy misses the cache at each step."""
     out = np.empty(matrix.shape[::-1], matrix.dtype)
     for row in range(0, matrix.shape[0], TILE):
         for column in range(0, matrix.shape[1], TILE):
