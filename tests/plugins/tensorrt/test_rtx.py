@@ -1,0 +1,108 @@
+"""libiwp_plugin.so in TensorRT-RTX's registry, parser and builder, on a CPU."""
+
+from __future__ import annotations
+
+import json
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from iwp_export.engine.flavour import is_installed
+from iwp_export.engine.plugin import FIELDS
+from tests.plugins.tensorrt.building import PLUGINS
+
+Build = Callable[..., tuple[dict[str, Any], bytes]]
+
+
+@pytest.fixture
+def build_in_rtx(tmp_path: Path) -> Build:
+    """Runs `rtx_process`; gives its answer and the plan's bytes."""
+    if not is_installed("rtx"):
+        pytest.skip("TensorRT-RTX is not installed: pip install 'iwp-export[rtx]' runs these tests, with no GPU")
+
+    def build(library: Path | None, *, embed: bool = False, data_type: str = "float16", **attributes: Any) -> Any:
+        plan = tmp_path / "engine.plan"
+        request = {
+            "library": str(library) if library else None,
+            "attributes": attributes,
+            "data_type": data_type,
+            "embed": embed,
+            "plan": str(plan),
+        }
+        command = [sys.executable, "-m", "tests.plugins.tensorrt.rtx_process", json.dumps(request)]
+        done = subprocess.run(command, cwd=PLUGINS.parent, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        answer = json.loads(done.stdout.splitlines()[-1])
+        return answer, plan.read_bytes() if answer["built"] else b""
+
+    return build
+
+
+def test_exports_two_functions_and_needs_no_tensorrt(plugin_library: Path) -> None:
+    defined = _run("nm", "-D", "--defined-only", str(plugin_library))
+    assert sorted(line.split()[-1] for line in defined.splitlines()) == ["getCreators", "setLoggerFinder"]
+    needed = _run("readelf", "-d", str(plugin_library))
+    assert "nvinfer" not in needed and "cudart" not in needed
+
+
+def test_builds_with_the_fields_of_the_graph(plugin_library: Path, build_in_rtx: Build) -> None:
+    answer, plan = build_in_rtx(plugin_library, chunk=3, penalty=4.25, heads="raw")
+    assert answer["errors"] == []
+    assert list(answer["fields"]) == list(FIELDS)
+    assert answer["layers"] == ["PLUGIN_V3"]
+    assert answer["output"] == ["DataType.INT64", [1, -1]]
+    fields = _fields_of(plan)
+    assert struct.pack("<i", 3) in _part(fields, b"chunk", b"growth")
+    assert struct.pack("<f", 4.25) in _part(fields, b"penalty", b"heads")
+    assert b"raw" in _part(fields, b"heads", b"magnitude")
+    assert b"kernel_value" in _part(fields, b"magnitude", b"similarity")
+
+
+def test_stores_in_a_plan_what_the_python_plugin_stores(plugin_library: Path, build_in_rtx: Build) -> None:
+    plans = [build_in_rtx(library, duplication_norm="minmax")[1] for library in (plugin_library, None)]
+    assert _fields_of(plans[0]) == _fields_of(plans[1])
+
+
+@pytest.mark.parametrize("data_type", ["float32", "bfloat16"])
+def test_builds_for_other_types(plugin_library: Path, build_in_rtx: Build, data_type: str) -> None:
+    answer, _ = build_in_rtx(plugin_library, data_type=data_type)
+    assert answer["built"] and answer["errors"] == []
+
+
+def test_the_library_can_travel_in_the_plan(plugin_library: Path, build_in_rtx: Build) -> None:
+    library = plugin_library.read_bytes()
+    answer, plan = build_in_rtx(plugin_library, embed=True)
+    assert answer["errors"] == []
+    assert library in plan
+    assert library not in build_in_rtx(plugin_library)[1]
+
+
+def test_an_ablation_fails_in_the_parser_with_the_reason(plugin_library: Path, build_in_rtx: Build) -> None:
+    answer, _ = build_in_rtx(plugin_library, similarity="key")
+    assert not answer["parsed"] and answer["layers"] == []
+    assert answer["errors"][0].startswith("iwp::SelectTokens: similarity 'key' has no CUDA kernel, only 'dual_weight'")
+
+
+def test_num_kept_must_be_a_shape_input(plugin_library: Path, build_in_rtx: Build) -> None:
+    answer, _ = build_in_rtx(plugin_library, tensorrt_plugin_shape_input_indices=None)
+    assert not answer["built"]
+    assert any("tensorrt_plugin_shape_input_indices = [5]" in line for line in answer["errors"])
+
+
+def _fields_of(plan: bytes) -> bytes:
+    """The plugin's fields as they stand in a plan, from the first name to the last value."""
+    begin, end = plan.index(b"chunk"), plan.index(b"duplication_norm")
+    return plan[begin : end + 120]
+
+
+def _part(data: bytes, begin: bytes, end: bytes) -> bytes:
+    return data[data.index(begin) : data.index(end)]
+
+
+def _run(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
