@@ -12,6 +12,8 @@ from iwp_export.errors import BackendError
 
 LIBRARY_NAME = "libiwp_select_tokens.so"
 LIBRARY_VARIABLE = "IWP_SELECT_TOKENS"
+PLUGIN_VARIABLE = "IWP_TENSORRT_PLUGIN"
+"""Names a library with the C++ plugin, which is then used to run engines in the place of the plugin in Python."""
 BUILD_COMMAND = f"python plugins/cuda/build.py -o {LIBRARY_NAME}"
 
 MAX_HEAD_DIM = 256

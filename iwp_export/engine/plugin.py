@@ -159,7 +159,7 @@ def _plugin_class(trt: Any, kernels: KernelLibrary, report: Callable[[str], None
                     [list(t.dims) for t in inputs], [list(t.dims) for t in outputs], types[inputs[QUERY].type]
                 )
                 arrays = zip(ADDRESSES, [*sources, results[0], workspace], strict=True)
-                granted = largest_workspace(kernels, shape, self.options)
+                granted = kernels.workspace_bytes(shape, self.options)  # within what the longest prompt was given
                 kernels.enqueue(shape, self.options, SelectionAddresses(**dict(arrays)), granted, stream)
             except Exception as error:
                 report(_line(error))

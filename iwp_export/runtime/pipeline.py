@@ -11,7 +11,7 @@ from PIL import Image
 
 from iwp_export.bundle.manifest import Manifest
 from iwp_export.bundle.store import Bundle, Verify
-from iwp_export.errors import RequestError
+from iwp_export.errors import BackendError, RequestError
 from iwp_export.runtime.conversation import Conversation, Images
 from iwp_export.runtime.generate import Context
 from iwp_export.runtime.model import LoadedModel
@@ -31,18 +31,24 @@ class Pipeline:
     def open(
         cls, path: Path | str, *, provider: str = "cpu", threads: int | None = None, verify: Verify = "quick"
     ) -> Pipeline:
-        """Load a bundle.
+        """Load a bundle, or a TensorRT engine that was built from one.
 
         Args:
-            path: its folder.
-            provider: ONNX Runtime execution provider: `cpu`, `cuda`, `tensorrt`, ...
-            threads: threads of one operator; None is the backend's choice.
+            path: the bundle's folder, or NAME.plan.
+            provider: ONNX Runtime execution provider: `cpu`, `cuda`, `tensorrt`, ...; not for an engine.
+            threads: threads of one operator; None is the backend's choice. Not for an engine.
             verify: `quick` or `full`, see `Bundle.open`.
 
         Raises:
             BundleError: not a bundle, damaged, or from a newer version.
             BackendError: the backend or the provider is missing, or is not the one that runs.
         """
+        if Path(path).suffix == ".plan":
+            if provider != "cpu" or threads is not None:
+                raise BackendError("an engine runs on the TensorRT that built it: provider and threads are for bundles")
+            from iwp_export.runtime.trt import load_plan
+
+            return cls(load_plan(path, verify))
         from iwp_export.runtime.ort import OrtSession
 
         bundle = Bundle.open(path, verify)

@@ -1,0 +1,285 @@
+"""TensorRT and TensorRT-RTX behind the session interface, with caches that stay on the device.
+
+Prompts run on one optimisation profile, decode steps on another. Each step writes a layer's keys and values, old and
+new, into another block than it reads them from, since they are laid out head by head, and a cache grows with every
+step: shapes and addresses are new each time. A captured CUDA graph could never be replayed, so none is captured.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from iwp_export.bundle.manifest import Manifest
+from iwp_export.bundle.store import Verify
+from iwp_export.engine.flavour import load_flavour
+from iwp_export.engine.kernels import PLUGIN_VARIABLE, KernelLibrary, NoKernels, find_kernels
+from iwp_export.engine.log import make_logger
+from iwp_export.engine.network import register_plugin
+from iwp_export.engine.plan import PlanInfo, check_fingerprint, read_plan
+from iwp_export.engine.profiles import DECODE, PREFILL, Limits
+from iwp_export.errors import RequestError
+from iwp_export.pruning.onnx_function import VERSION
+from iwp_export.runtime.model import LoadedModel
+from iwp_export.runtime.processor import Processor
+from iwp_export.runtime.session import Cache, Features, Floats, StepInputs, StepOutput
+from iwp_export.runtime.trt_device import Block, CudaDevice, Device, Pool
+from iwp_export.runtime.trt_engine import Placed, Runner, Shape, deserialize
+
+ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+HOST_OUTPUTS: dict[str, Any] = {"logits": np.float32, "kept_index": np.int64}
+SPARE_BLOCKS = 8
+"""Free blocks kept beyond those of one cache: inputs, outputs and an image's features."""
+
+
+@dataclass
+class TrtFeatures:
+    """One image's features [n, D] on the device."""
+
+    address: int
+    count: int
+    nbytes: int
+
+
+class TrtCache:
+    """Keys and values on the device: key and value [1, Hkv, P_i, d] of layer 0, 1, ..."""
+
+    def __init__(self, layers: int, token_bytes: int) -> None:
+        self.blocks: list[Block] = []
+        self.lengths: tuple[int, ...] = (0,) * layers
+        self._token_bytes = token_bytes
+
+    @property
+    def nbytes(self) -> int:
+        return 2 * sum(self.lengths) * self._token_bytes
+
+
+class TrtSession:
+    """A bundle's two engines.
+
+    Args:
+        manifest: the bundle's.
+        limits: what the engines can hold.
+        runners: of the vision tower, and of the decoder's prefill and decode profiles.
+        device: where they run.
+        provider: what to call this backend.
+        owners: what must live as long as the runners do.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        limits: Limits,
+        runners: Mapping[str, Runner],
+        device: Device,
+        provider: str,
+        owners: Sequence[object] = (),
+    ) -> None:
+        self.provider = provider
+        self._owners = owners
+        self._manifest, self._limits, self._device = manifest, limits, device
+        self._runners = dict(runners)
+        decoder = manifest.decoder
+        self._item = ITEM_BYTES[decoder.dtype]
+        self._token_bytes = decoder.kv_heads * decoder.head_dim * self._item
+        self._past = [t.name for t in manifest.graphs["decoder"].inputs if t.name.startswith("past_key_values.")]
+        self._pool = Pool(device, len(self._past) + SPARE_BLOCKS)
+        self._scratch: dict[str, Block] = {}
+        weakref.finalize(self, _give_all, self._pool, self._scratch)
+        device.activate()
+        self._no_image = Placed(self._scratch_block("no_image", self._row_bytes), (1, manifest.vision.feature_size))
+        device.upload(self._no_image.address, np.zeros(self._row_bytes, np.uint8))
+
+    @property
+    def _row_bytes(self) -> int:
+        return self._manifest.vision.feature_size * self._item
+
+    def encode(self, pixel_values: Floats) -> Features:
+        """See `Session.encode`."""
+        self._device.activate()
+        pixels = self._upload("pixel_values", np.ascontiguousarray(pixel_values, np.float32))
+        blocks: list[Block] = []
+
+        def place(name: str, shape: Shape) -> int:
+            blocks.append(self._pool.take(shape[0] * self._row_bytes))
+            return blocks[-1].address
+
+        try:
+            shapes = self._runners["vision"].run({"pixel_values": pixels}, {}, place)
+            self._device.synchronize()
+        except BaseException:
+            self._pool.give(blocks)
+            raise
+        count = shapes["image_features"][0]
+        features = TrtFeatures(blocks[0].address, count, count * self._row_bytes)
+        self._pool.lend(features, blocks)
+        return features
+
+    def new_cache(self) -> Cache:
+        """See `Session.new_cache`."""
+        cache = TrtCache(self._manifest.decoder.layers, self._token_bytes)
+        self._pool.lend(cache, cache.blocks)
+        return cache
+
+    def step(self, inputs: StepInputs, features: Sequence[Features], cache: Cache) -> StepOutput:
+        """See `Session.step`.
+
+        Raises:
+            RequestError: the call is beyond what the engine was built for.
+        """
+        if not isinstance(cache, TrtCache):
+            raise TypeError(f"a cache of {type(cache).__name__} does not belong to TensorRT")
+        tokens = inputs.input_ids.shape[1]
+        self._check(tokens, features, cache)
+        self._device.activate()
+        decode = tokens == 1 and not features and min(cache.lengths) >= 1
+        runner = self._runners["decode" if decode else "prefill"]
+        placed = {
+            name: self._upload(name, np.ascontiguousarray(getattr(inputs, name)))
+            for name in ("input_ids", "feature_index", "query_weights", "position_ids")
+        }
+        placed["image_features"] = self._joined(features)
+        placed.update(self._past_tensors(cache))
+        num_kept = np.array([inputs.num_kept], np.int64)
+        lengths = {}
+        if "num_kept" in runner.host_inputs:
+            lengths["num_kept"] = num_kept
+        else:
+            placed["num_kept"] = self._upload("num_kept", num_kept)
+        return self._execute(runner, placed, lengths, cache)
+
+    def _execute(
+        self, runner: Runner, placed: Mapping[str, Placed], lengths: Mapping[str, Any], cache: TrtCache
+    ) -> StepOutput:
+        new: dict[str, Block] = {}
+        addresses: dict[str, int] = {}
+
+        def place(name: str, shape: Shape) -> int:
+            count = int(np.prod(shape, dtype=np.int64))
+            if name in HOST_OUTPUTS:
+                addresses[name] = self._scratch_block(name, count * np.dtype(HOST_OUTPUTS[name]).itemsize)
+                return addresses[name]
+            new[name] = self._pool.take(count * self._item)
+            return new[name].address
+
+        try:
+            shapes = runner.run(placed, lengths, place)
+            results = {name: np.empty(shapes[name], dtype) for name, dtype in HOST_OUTPUTS.items()}
+            for name, array in results.items():
+                self._device.download(addresses[name], array)
+            self._device.synchronize()
+        except BaseException:
+            self._pool.give(list(new.values()))
+            raise
+        present = [name.replace("past_key_values.", "present.") for name in self._past]
+        self._pool.give(cache.blocks)
+        cache.blocks.extend(new[name] for name in present)  # the list itself is what comes back when the cache is gone
+        cache.lengths = tuple(shapes[name][2] for name in present[::2])
+        return StepOutput(results["logits"].reshape(-1), results["kept_index"].reshape(-1))
+
+    def _past_tensors(self, cache: TrtCache) -> dict[str, Placed]:
+        decoder = self._manifest.decoder
+        empty = self._no_image.address  # an address that is valid; nothing is read there
+        return {
+            name: Placed(
+                cache.blocks[index].address if cache.blocks else empty,
+                (1, decoder.kv_heads, cache.lengths[index // 2], decoder.head_dim),
+            )
+            for index, name in enumerate(self._past)
+        }
+
+    def _joined(self, features: Sequence[Features]) -> Placed:
+        """The call's features as one tensor [N, D]; several images are joined on the device."""
+        images = [image for image in features if isinstance(image, TrtFeatures)]
+        size = self._manifest.vision.feature_size
+        if not images:
+            return self._no_image
+        if len(images) == 1:
+            return Placed(images[0].address, (images[0].count, size))
+        address = self._scratch_block("image_features", sum(image.nbytes for image in images))
+        offset = 0
+        for image in images:
+            self._device.copy(address + offset, image.address, image.nbytes)
+            offset += image.nbytes
+        return Placed(address, (sum(image.count for image in images), size))
+
+    def _upload(self, name: str, array: np.ndarray[Any, Any]) -> Placed:
+        address = self._scratch_block(name, array.nbytes)
+        self._device.upload(address, array)
+        return Placed(address, array.shape)
+
+    def _scratch_block(self, name: str, nbytes: int) -> int:
+        """Memory that one tensor keeps from call to call and that grows with it."""
+        held = self._scratch.get(name)
+        if held is None or held.nbytes < nbytes:
+            if held is not None:
+                self._pool.give([self._scratch.pop(name)])
+            held = self._scratch[name] = self._pool.take(nbytes)
+        return held.address
+
+    def _check(self, tokens: int, features: Sequence[Features], cache: TrtCache) -> None:
+        limits, per_image = self._limits, self._manifest.vision.tokens_per_image
+        rows = sum(image.count for image in features)
+        for what, wanted, most, option in (
+            ("tokens in one call", tokens, limits.max_prompt, "--max-prompt"),
+            ("tokens in all", max(cache.lengths) + tokens, limits.max_context, "--max-context"),
+            ("visual tokens in one call", rows, limits.max_images * per_image, "--max-images"),
+        ):
+            if wanted > most:
+                raise RequestError(
+                    f"the request has {wanted} {what}, the engine takes {most}: "
+                    f"shorten it, or build with a larger {option}"
+                )
+
+
+def load_plan(path: Path | str, verify: Verify = "quick", kernels: KernelLibrary | None = None) -> LoadedModel:
+    """Load NAME.plan with what lies beside it.
+
+    Args:
+        path: NAME.plan, as `iwp-export build` wrote it.
+        verify: see `iwp_export.engine.plan.read_plan`.
+        kernels: the pruning kernels; found if left out.
+
+    Raises:
+        BundleError: a file is missing or changed.
+        BackendError: TensorRT, a GPU or the kernels are missing, or the engine is for another machine.
+    """
+    paths, info = read_plan(path, verify)
+    flavour = load_flavour(info.fingerprint.flavour)
+    device = CudaDevice()
+    check_fingerprint(paths, info, flavour, device.gpu, str(VERSION))
+    logger = make_logger(flavour.trt)
+    report: list[str] = []
+    library = os.environ.get(PLUGIN_VARIABLE)
+    if library is not None:
+        creator = register_plugin(flavour, NoKernels(), report.append, Path(library))
+    else:
+        creator = register_plugin(flavour, kernels or find_kernels(), report.append)
+    runners: dict[str, Runner] = {}
+    owners = [creator]
+    for file, roles in ((paths.vision, {"vision": 0}), (paths.decoder, {"prefill": PREFILL, "decode": DECODE})):
+        runtime, engine = deserialize(flavour.trt, logger, file)
+        owners += [runtime, engine]
+        for role, profile in roles.items():
+            runners[role] = Runner(flavour.trt, engine, logger, profile, device.stream, f"{role} engine", report)
+    manifest = _within(info)
+    session = TrtSession(manifest, info.limits, runners, device, flavour.title, owners)
+    return LoadedModel(manifest, Processor(paths.processor, manifest.vision), session)
+
+
+def _give_all(pool: Pool, scratch: dict[str, Block]) -> None:
+    pool.give(list(scratch.values()))
+    scratch.clear()
+
+
+def _within(info: PlanInfo) -> Manifest:
+    """The manifest with the engine's context as the model's: conversations end there."""
+    decoder = info.manifest.decoder
+    positions = min(decoder.max_positions, info.limits.max_context)
+    return replace(info.manifest, decoder=replace(decoder, max_positions=positions))

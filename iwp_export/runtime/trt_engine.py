@@ -1,0 +1,130 @@
+"""A deserialised engine, and running it on one of its profiles."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from iwp_export.engine.log import first_error
+from iwp_export.errors import BackendError
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A tensor on the device."""
+
+    address: int
+    shape: Shape
+
+
+def deserialize(trt: Any, logger: Any, path: Path) -> tuple[Any, Any]:
+    """Load an engine. The file is mapped, so that its pages need not all be in memory at once.
+
+    Returns:
+        TensorRT's runtime, which must live as long as the engine, and the engine.
+
+    Raises:
+        BackendError: TensorRT refuses it.
+    """
+    runtime = trt.Runtime(logger)
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        engine = runtime.deserialize_cuda_engine(content)
+    if engine is None:
+        raise BackendError(f"{trt.__name__} does not load {path}: {first_error(logger)}")
+    return runtime, engine
+
+
+class Runner:
+    """An execution context of an engine on one profile.
+
+    Args:
+        trt: the module.
+        engine: a deserialised engine.
+        logger: its logger, for messages.
+        profile: index of the optimisation profile.
+        stream: the stream that everything runs on.
+        title: what to call the engine in errors.
+        report: lines that the plugin said went wrong.
+
+    Raises:
+        BackendError: there is no memory for it.
+    """
+
+    def __init__(
+        self, trt: Any, engine: Any, logger: Any, profile: int, stream: int, title: str, report: list[str] | None = None
+    ) -> None:
+        self._engine, self._logger, self._stream, self._title = engine, logger, stream, title
+        self._report = [] if report is None else report
+        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+        self.outputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.OUTPUT]
+        self.host_inputs = {
+            name
+            for name in names
+            if name not in self.outputs and engine.get_tensor_location(name) == trt.TensorLocation.HOST
+        }
+        # Memory for this profile only: the decode profile needs little, and both contexts exist at once.
+        self._context = engine.create_execution_context(trt.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE)
+        if self._context is None or not self._context.set_optimization_profile_async(profile, stream):
+            raise self._failed("gives no execution context")
+        self._held: list[npt.NDArray[Any]] = []
+
+    def run(
+        self,
+        inputs: Mapping[str, Placed],
+        lengths: Mapping[str, npt.NDArray[np.int64]],
+        place: Callable[[str, Shape], int],
+    ) -> dict[str, Shape]:
+        """Enqueue one execution.
+
+        Args:
+            inputs: the tensors on the device.
+            lengths: inputs on the host that decide shapes; kept until the next call.
+            place: gives the address of an output, by name and shape.
+
+        Returns:
+            The outputs' shapes.
+
+        Raises:
+            BackendError: a shape is beyond the profile, or the execution failed.
+        """
+        context = self._context
+        for name, tensor in inputs.items():
+            if not context.set_input_shape(name, tensor.shape):
+                raise self._failed(f"refuses shape {list(tensor.shape)} of {name}")
+            self._address(name, tensor.address)
+        self._held = [np.ascontiguousarray(value, np.int64) for value in lengths.values()]
+        for name, value in zip(lengths, self._held, strict=True):
+            context.set_input_shape(name, value.shape)
+            self._address(name, value.ctypes.data)
+        missing = context.infer_shapes()
+        if missing:
+            raise self._failed(f"lacks the shapes of {', '.join(missing)}")
+        shapes = {}
+        for name in self.outputs:
+            shapes[name] = tuple(context.get_tensor_shape(name))
+            if min(shapes[name], default=0) < 0:
+                raise self._failed(f"does not tell the shape of {name}")
+            self._address(name, place(name, shapes[name]))
+        if not context.execute_async_v3(self._stream):
+            raise self._failed("did not run")
+        if self._report:
+            raise self._failed("ran, but its pruning plugin failed")
+        return shapes
+
+    def _address(self, name: str, address: int) -> None:
+        if not self._context.set_tensor_address(name, address):
+            raise self._failed(f"refuses the address of {name}")
+
+    def _failed(self, what: str) -> BackendError:
+        reason = self._report[0] if self._report else first_error(self._logger)
+        self._report.clear()
+        self._logger.errors.clear()
+        return BackendError(f"the {self._title} {what}: {reason}")

@@ -1,0 +1,204 @@
+"""A GPU in host memory and TensorRT engines that ONNX Runtime computes: a session's bindings show in its answers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import onnxruntime
+
+from iwp_export.bundle.manifest import Manifest
+from iwp_export.bundle.store import Bundle
+from iwp_export.engine.profiles import DECODE, PREFILL, Limits, Profile
+from iwp_export.errors import BackendError
+from iwp_export.runtime.trt import TrtSession
+from iwp_export.runtime.trt_engine import Runner
+
+TRT = SimpleNamespace(
+    __name__="fake",
+    TensorIOMode=SimpleNamespace(INPUT=0, OUTPUT=1),
+    TensorLocation=SimpleNamespace(DEVICE=0, HOST=1),
+    ExecutionContextAllocationStrategy=SimpleNamespace(ON_PROFILE_CHANGE=1),
+)
+DTYPES = {"bfloat16": ml_dtypes.bfloat16}
+POISON = 0xA5
+PAGE = 1 << 32
+
+
+class FakeDevice:
+    """Memory that is poisoned when it is new and gone when it is freed."""
+
+    stream = 7
+
+    def __init__(self, capacity: int = 1 << 40) -> None:
+        self.capacity = capacity
+        self.memory: dict[int, np.ndarray[Any, Any]] = {}
+        self.allocations = 0
+
+    def activate(self) -> None:
+        pass
+
+    def synchronize(self) -> None:
+        pass
+
+    def allocate(self, nbytes: int) -> int:
+        if self.used + nbytes > self.capacity:
+            raise BackendError("the fake GPU is full")
+        self.allocations += 1
+        address = self.allocations * PAGE
+        self.memory[address] = np.full(nbytes, POISON, np.uint8)
+        return address
+
+    def free(self, address: int) -> None:
+        del self.memory[address]
+
+    def upload(self, address: int, array: np.ndarray[Any, Any]) -> None:
+        assert array.flags.c_contiguous
+        self.at(address, array.nbytes)[:] = array.reshape(-1).view(np.uint8)
+
+    def download(self, address: int, array: np.ndarray[Any, Any]) -> None:
+        array.reshape(-1).view(np.uint8)[:] = self.at(address, array.nbytes)
+
+    def copy(self, target: int, source: int, nbytes: int) -> None:
+        self.at(target, nbytes)[:] = self.at(source, nbytes)
+
+    def at(self, address: int, nbytes: int) -> np.ndarray[Any, Any]:
+        base, offset = address // PAGE * PAGE, address % PAGE
+        block = self.memory[base]
+        assert offset + nbytes <= block.nbytes, "beyond the block"
+        return block[offset : offset + nbytes]
+
+    @property
+    def used(self) -> int:
+        return sum(block.nbytes for block in self.memory.values())
+
+
+@dataclass
+class FakeEngine:
+    """An engine of one of a bundle's graphs; `profiles` bound its shapes where they are given."""
+
+    device: FakeDevice
+    bundle: Bundle
+    role: str
+    profiles: tuple[Profile, ...] = ()
+    num_kept_on_host: bool = True
+    runs: Counter[int] = field(default_factory=Counter)
+    fail: bool = False
+
+    def __post_init__(self) -> None:
+        path = self.bundle.path(self.bundle.manifest.graphs[self.role].file)
+        self.session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        spec = self.bundle.manifest.graphs[self.role]
+        self.inputs, self.outputs = list(spec.inputs), list(spec.outputs)
+        self.names = [tensor.name for tensor in (*self.inputs, *self.outputs)]
+        self.num_io_tensors = len(self.names)
+
+    def get_tensor_name(self, index: int) -> str:
+        return self.names[index]
+
+    def get_tensor_mode(self, name: str) -> int:
+        return int(name in {tensor.name for tensor in self.outputs})
+
+    def get_tensor_location(self, name: str) -> int:
+        return int(name == "num_kept" and self.num_kept_on_host)
+
+    def create_execution_context(self, strategy: int) -> FakeContext:
+        assert strategy == TRT.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE
+        return FakeContext(self)
+
+
+class FakeContext:
+    """Computes when shapes are asked for, since they may follow from values, and writes when it is executed."""
+
+    def __init__(self, engine: FakeEngine) -> None:
+        self.engine = engine
+        self.profile = -1
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.addresses: dict[str, int] = {}
+        self.results: dict[str, np.ndarray[Any, Any]] = {}
+
+    def set_optimization_profile_async(self, profile: int, stream: int) -> bool:
+        assert stream == self.engine.device.stream
+        self.profile = profile
+        return True
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        if self.engine.profiles and name in self.engine.profiles[self.profile].shapes:
+            least, _, greatest = self.engine.profiles[self.profile].shapes[name]
+            if not all(a <= n <= b for a, n, b in zip(least, shape, greatest, strict=True)):
+                return False
+        self.shapes[name] = shape
+        return True
+
+    def set_tensor_address(self, name: str, address: int) -> bool:
+        self.addresses[name] = address
+        return address != 0
+
+    def infer_shapes(self) -> list[str]:
+        missing = [tensor.name for tensor in self.engine.inputs if tensor.name not in self.shapes]
+        if missing:
+            return missing
+        feeds = {tensor.name: self._read(tensor.name, tensor.dtype) for tensor in self.engine.inputs}
+        found = self.engine.session.run(None, feeds)
+        names = [output.name for output in self.engine.session.get_outputs()]
+        self.results = dict(zip(names, found, strict=True))
+        return []
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return self.results[name].shape
+
+    def execute_async_v3(self, stream: int) -> bool:
+        assert stream == self.engine.device.stream
+        if self.engine.fail:
+            return False
+        read = {self.addresses[t.name] for t in self.engine.inputs if 0 not in self.shapes[t.name]}
+        written = [self.addresses[t.name] for t in self.engine.outputs]
+        assert read.isdisjoint(written) and len(set(written)) == len(written), "a tensor is written over"
+        for tensor in self.engine.outputs:
+            self.engine.device.upload(self.addresses[tensor.name], np.ascontiguousarray(self.results[tensor.name]))
+        self.engine.runs[self.profile] += 1
+        return True
+
+    def _read(self, name: str, dtype: str) -> np.ndarray[Any, Any]:
+        kind, shape = np.dtype(DTYPES.get(dtype, dtype)), self.shapes[name]
+        count = int(np.prod(shape))
+        if self.engine.get_tensor_location(name):
+            import ctypes
+
+            return np.ctypeslib.as_array((ctypes.c_int64 * count).from_address(self.addresses[name])).copy()
+        return self.engine.device.at(self.addresses[name], count * kind.itemsize).view(kind).reshape(shape).copy()
+
+
+class Log:
+    """What of a logger error messages use."""
+
+    def __init__(self) -> None:
+        self.errors: list[str] = []
+
+
+def make_session(
+    path: Path,
+    device: FakeDevice | None = None,
+    limits: Limits | None = None,
+    profiles: tuple[Profile, ...] = (),
+    num_kept_on_host: bool = True,
+) -> tuple[TrtSession, FakeEngine, FakeDevice, Manifest]:
+    """A session over fake engines of a bundle."""
+    bundle, device = Bundle.open(path), device or FakeDevice()
+    vision = FakeEngine(device, bundle, "vision")
+    decoder = FakeEngine(device, bundle, "decoder", profiles, num_kept_on_host)
+    runners = {
+        name: Runner(TRT, engine, Log(), profile, device.stream, f"{name} engine")
+        for name, engine, profile in (
+            ("vision", vision, 0),
+            ("prefill", decoder, PREFILL),
+            ("decode", decoder, DECODE),
+        )
+    }
+    limits = limits or Limits(bundle.manifest.decoder.max_positions, bundle.manifest.decoder.max_positions, 4)
+    return TrtSession(bundle.manifest, limits, runners, device, "fake"), decoder, device, bundle.manifest

@@ -1,0 +1,145 @@
+"""The pool of device memory, and the driver's calls against a driver in Python."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import numpy as np
+import pytest
+
+from iwp_export.engine import gpu
+from iwp_export.engine.gpu import Gpu, find_gpu, load_driver
+from iwp_export.errors import BackendError
+from iwp_export.runtime import trt_device
+from iwp_export.runtime.trt_device import CudaDevice, Pool
+from tests.runtime.fake_trt import FakeDevice
+
+
+class FakeDriver:
+    """Enough of libcuda: memory is host memory; `fail` is the code of the next call of a name."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, tuple[Any, ...]]] = []
+        self.fail: dict[str, int] = {}
+        self.buffers: dict[int, Any] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        if not name.startswith("cu"):
+            raise AttributeError(name)
+
+        def call(*arguments: Any) -> int:
+            self.calls.append((name, arguments))
+            return self.fail.pop(name, 0) or getattr(self, f"do_{name}", lambda *_: 0)(*arguments)
+
+        return call
+
+    def do_cuGetErrorName(self, code: int, name: Any) -> int:  # noqa: N802
+        name._obj.value = b"CUDA_ERROR_FAKE"
+        return 0
+
+    def do_cuDeviceGetAttribute(self, value: Any, attribute: int, device: Any) -> int:  # noqa: N802
+        value._obj.value = {75: 8, 76: 7}[attribute]
+        return 0
+
+    def do_cuDeviceGetName(self, name: Any, size: int, device: Any) -> int:  # noqa: N802
+        name.value = b"Orin"
+        return 0
+
+    def do_cuStreamCreate(self, stream: Any, flags: int) -> int:  # noqa: N802
+        stream._obj.value = 42
+        return 0
+
+    def do_cuMemAlloc_v2(self, address: Any, nbytes: Any) -> int:  # noqa: N802
+        buffer = ctypes.create_string_buffer(nbytes.value)
+        address._obj.value = ctypes.addressof(buffer)
+        self.buffers[ctypes.addressof(buffer)] = buffer
+        return 0
+
+    def do_cuMemFree_v2(self, address: Any) -> int:  # noqa: N802
+        del self.buffers[address.value]
+        return 0
+
+    def do_cuMemcpyHtoDAsync_v2(self, target: Any, source: Any, nbytes: Any, stream: Any) -> int:  # noqa: N802
+        assert stream.value == 42
+        ctypes.memmove(target.value, source.value, nbytes.value)
+        return 0
+
+    do_cuMemcpyDtoHAsync_v2 = do_cuMemcpyDtoDAsync_v2 = do_cuMemcpyHtoDAsync_v2  # noqa: N815
+
+
+@pytest.fixture
+def driver(monkeypatch: pytest.MonkeyPatch) -> FakeDriver:
+    fake = FakeDriver()
+    monkeypatch.setattr(trt_device, "load_driver", lambda: fake)
+    return fake
+
+
+def test_bytes_go_there_and_back(driver: FakeDriver) -> None:
+    device = CudaDevice()
+    assert (device.gpu, device.stream) == (Gpu("Orin", "87"), 42)
+    array, found = np.arange(10, dtype=np.float32), np.zeros(10, np.float32)
+    one, other = device.allocate(array.nbytes), device.allocate(array.nbytes)
+    device.upload(one, array)
+    device.copy(other, one, array.nbytes)
+    device.download(other, found)
+    device.synchronize()
+    np.testing.assert_array_equal(found, array)
+    device.free(one)
+    device.free(other)
+    assert not driver.buffers
+
+
+def test_a_failing_call_is_named_with_the_drivers_word(driver: FakeDriver) -> None:
+    device = CudaDevice()
+    driver.fail["cuStreamSynchronize"] = 700
+    with pytest.raises(BackendError, match=r"cuStreamSynchronize gave CUDA_ERROR_FAKE \(700\)"):
+        device.synchronize()
+
+
+def test_a_full_gpu_is_named(driver: FakeDriver) -> None:
+    device = CudaDevice()
+    driver.fail["cuMemAlloc_v2"] = trt_device.OUT_OF_MEMORY
+    with pytest.raises(BackendError, match="the GPU has no 2 MiB of memory left"):
+        device.allocate(2 << 20)
+
+
+def test_without_a_driver_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "LIBRARY", "libcuda-that-is-not-there.so.1")
+    assert find_gpu() is None
+    with pytest.raises(BackendError, match="no NVIDIA driver is here"):
+        load_driver()
+
+
+def test_pool_takes_a_free_block_of_about_the_size() -> None:
+    device = FakeDevice()
+    pool = Pool(device, spare=4)
+    small, large = pool.take(300), pool.take(5000)
+    assert (small.nbytes, large.nbytes) == (512, 5120)
+    pool.give([small, large])
+    assert pool.take(400) == small
+    assert pool.take(1000) != large  # five times too large
+    assert pool.take(4000) == large
+
+
+def test_pool_rounds_large_blocks_to_megabytes() -> None:
+    assert Pool(FakeDevice(), 4).take((2 << 20) + 1).nbytes == 4 << 20
+
+
+def test_pool_frees_the_smallest_beyond_its_spare() -> None:
+    device = FakeDevice()
+    pool = Pool(device, spare=2)
+    pool.give([pool.take(n) for n in (256, 512, 1024)])
+    assert sorted(block.nbytes for block in device.memory.values()) == [512, 1024]
+
+
+def test_a_full_gpu_gives_up_spare_blocks_first() -> None:
+    device = FakeDevice(capacity=4096)
+    pool = Pool(device, spare=4)
+    pool.give([pool.take(1024), pool.take(1024)])
+    block = pool.take(4096)
+    assert device.used == 4096
+    with pytest.raises(BackendError, match="full"):
+        pool.take(256)
+    pool.give([block])
+    assert pool.take(4096) == block
