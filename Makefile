@@ -28,7 +28,7 @@ test: $(STAMP)  ## run the tests
 check: $(STAMP)  ## lint, formatting and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/mypy --explicit-package-bases
+	$(BIN)/mypy
 
 clean:  ## remove what make and the tools made, but for .venv
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -38,5 +38,5 @@ $(STAMP): pyproject.toml constraints.txt
 		{ echo "$(PYTHON) is older than Python 3.10: make PYTHON=/path/to/python3.10 or newer" >&2; exit 1; }
 	@echo "Setting up $(VENV): a few minutes on the first run"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[ort,export,train,dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[ort,export,rtx,train,dev]'
 	@touch $@

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from iwp_export.errors import CheckpointError
-from iwp_export.graph.weights import StoredTensor, read_header, renamed
+from iwp_export.graph.weights import DTYPES, StoredTensor, read_header, renamed
 from iwp_export.models import ALIASES, Family, family
 
 INDEX = "model.safetensors.index.json"
@@ -59,6 +61,21 @@ class Checkpoint:
             tensors.update(read_header(file))
         return renamed(tensors, self.family.RENAMES)
 
+    def size(self) -> tuple[int, bool]:
+        """Number of parameters, and whether they have 16 bits; from the index while the weights are not here.
+
+        Raises:
+            CheckpointError: as `weights`.
+        """
+        index = self.folder / INDEX
+        if index.is_file() and not any(self.folder.glob("*.safetensors")):
+            half = str(getattr(self.config, "dtype", None)).removeprefix("torch.") in ("float16", "bfloat16")
+            return _index(index)["metadata"]["total_size"] // (2 if half else 4), half
+        tensors = self.weights()
+        embedding = tensors.get("model.language_model.embed_tokens.weight")
+        count = sum(tensor.nbytes // np.dtype(DTYPES[tensor.dtype]).itemsize for tensor in tensors.values())
+        return count, embedding is not None and embedding.dtype in ("F16", "BF16")
+
     def processor_files(self) -> list[Path]:
         return [path for name in PROCESSOR_FILES if (path := self.folder / name).is_file()]
 
@@ -98,11 +115,7 @@ def weight_files(folder: Path) -> list[Path]:
     """
     index = folder / INDEX
     if index.is_file():
-        try:
-            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"{index} is damaged ({error}); download it again") from error
-        files = [folder / name for name in names]
+        files = [folder / name for name in sorted(set(_index(index)["weight_map"].values()))]
     else:
         files = sorted(folder.glob("*.safetensors"))
     missing = [file.name for file in files if not file.is_file()]
@@ -117,6 +130,17 @@ def weight_files(folder: Path) -> list[Path]:
             )
         raise CheckpointError(f"{folder} has no weights: expected {SINGLE} or {INDEX}")
     return files
+
+
+def _index(path: Path) -> dict[str, Any]:
+    """The index of a sharded checkpoint."""
+    try:
+        index: dict[str, Any] = json.loads(path.read_text())
+        assert isinstance(index["weight_map"], dict)
+        assert isinstance(index["metadata"]["total_size"], int)
+    except (ValueError, KeyError, TypeError, AssertionError) as error:
+        raise CheckpointError(f"{path} is damaged ({error!r}); download it again") from error
+    return index
 
 
 def _read_config(folder: Path, model: str) -> Any:

@@ -67,7 +67,7 @@ def plan_export(
         CheckpointError: the checkpoint cannot be found, read or supported.
         SettingsError: the model has too few layers for `settings.layer`.
     """
-    return _plan(open_checkpoint(model, revision=revision), settings, dtype)
+    return _plan(open_checkpoint(model, revision=revision, weights=False), settings, dtype)
 
 
 def export_bundle(
@@ -148,9 +148,7 @@ def _plan(checkpoint: Checkpoint, settings: PruningSettings, dtype: Dtype) -> Ex
             f"choose --layer 0 to {text.num_hidden_layers - 1}"
         )
     generation = _generation_config(checkpoint)
-    weights = checkpoint.weights()
-    stored = weights.get("model.language_model.embed_tokens.weight")
-    half = stored is not None and stored.dtype in ("F16", "BF16")
+    parameters, half = checkpoint.size()
     name = ("float16" if half else "float32") if dtype == "auto" else dtype
     heads = text.num_attention_heads
     decoder = DecoderInfo(
@@ -166,8 +164,7 @@ def _plan(checkpoint: Checkpoint, settings: PruningSettings, dtype: Dtype) -> Ex
         eos_token_ids=generation["eos"],
         pad_token_id=generation["pad"],
     )
-    item = {"float16": 2, "float32": 4}[name]
-    size = sum(t.nbytes // _item_size(t.dtype) * item for t in weights.values())
+    size = parameters * {"float16": 2, "float32": 4}[name]
     architecture = (config.architectures or ["unknown"])[0]
     info = ModelInfo(checkpoint.name, checkpoint.source, checkpoint.model_type, architecture, checkpoint.revision)
     return ExportPlan(info, settings, decoder, checkpoint.family.vision_info(config), size)
@@ -195,14 +192,6 @@ def _generation_config(checkpoint: Checkpoint) -> dict[str, Any]:
     eos = source.eos_token_id
     eos = () if eos is None else (eos,) if isinstance(eos, int) else tuple(eos)
     return {"bos": source.bos_token_id, "eos": eos, "pad": source.pad_token_id}
-
-
-def _item_size(dtype: str) -> int:
-    import numpy as np
-
-    from iwp_export.graph.weights import DTYPES
-
-    return np.dtype(DTYPES[dtype]).itemsize
 
 
 def _save(model: ir.Model, folder: Path, name: str) -> GraphSpec:

@@ -28,13 +28,24 @@ class OrtFeatures:
     value: Any
     count: int
     nbytes: int
+    binding: Any  # holds the value's memory, see OrtCache
 
 
 class OrtCache:
-    """Keys and values as OrtValues: key and value [1, Hkv, P_i, d] of layer 0, 1, ..."""
+    """Keys and values as OrtValues: key and value [1, Hkv, P_i, d] of layer 0, 1, ...
 
-    def __init__(self, values: list[Any]) -> None:
-        self.values = values
+    Args:
+        values: the tensors.
+        binding: what holds their memory. ONNX Runtime before 1.30 frees a binding's outputs with the binding, even
+            while they are in use elsewhere.
+    """
+
+    def __init__(self, values: list[Any], binding: Any = None) -> None:
+        self.replace(values, binding)
+
+    def replace(self, values: list[Any], binding: Any) -> None:
+        """Hold other tensors; the old ones' memory is free from here on."""
+        self.values, self._binding = values, binding
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -74,7 +85,6 @@ class OrtSession:
             _check_names(session, graphs[name], f"{name} graph of {bundle.folder}")
         self._past = [tensor.name for tensor in graphs["decoder"].inputs if tensor.name.startswith("past_key_values.")]
         self._present = [name.replace("past_key_values.", "present.") for name in self._past]
-        self._binding = self._decoder.io_binding()
         self._manifest = bundle.manifest
         self._no_image = _zeros((1, bundle.manifest.vision.feature_size), bundle.manifest.decoder.dtype)
 
@@ -85,7 +95,7 @@ class OrtSession:
         binding.bind_output("image_features", *self._device)
         _run(self._vision, binding)
         value = binding.get_outputs()[0]
-        return OrtFeatures(value, value.shape()[0], value.tensor_size_in_bytes())
+        return OrtFeatures(value, value.shape()[0], value.tensor_size_in_bytes(), binding)
 
     def new_cache(self) -> Cache:
         """See `Session.new_cache`."""
@@ -97,7 +107,7 @@ class OrtSession:
         """See `Session.step`."""
         if not isinstance(cache, OrtCache):
             raise TypeError(f"a cache of {type(cache).__name__} does not belong to ONNX Runtime")
-        binding = self._binding
+        binding = self._decoder.io_binding()
         for name in ("input_ids", "feature_index", "query_weights", "position_ids"):
             binding.bind_cpu_input(name, np.ascontiguousarray(getattr(inputs, name)))
         binding.bind_cpu_input("num_kept", np.array([inputs.num_kept], np.int64))
@@ -108,13 +118,10 @@ class OrtSession:
         binding.bind_output("kept_index")
         for name in self._present:
             binding.bind_output(name, *self._device)
-        try:
-            _run(self._decoder, binding)
-            logits, kept, *present = binding.get_outputs()
-        finally:  # the binding would hold the old cache, and a dropped conversation's
-            binding.clear_binding_inputs()
-            binding.clear_binding_outputs()
-        cache.values = present
+        _run(self._decoder, binding)
+        logits, kept, *present = binding.get_outputs()
+        binding.clear_binding_inputs()  # it would hold the old cache
+        cache.replace(present, binding)
         return StepOutput(logits.numpy().reshape(-1), kept.numpy().reshape(-1))
 
     def _joined(self, features: Sequence[Features]) -> Any:

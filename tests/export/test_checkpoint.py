@@ -88,7 +88,7 @@ def test_no_weights_and_no_config(folder: Path) -> None:
 
 
 def test_a_missing_shard_is_named(folder: Path) -> None:
-    index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
+    index = {"metadata": {"total_size": 8}, "weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     (folder / "model.safetensors").rename(folder / "model-1.safetensors")
     with pytest.raises(CheckpointError, match=r"model-2\.safetensors"):
@@ -96,6 +96,15 @@ def test_a_missing_shard_is_named(folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text("{")
     with pytest.raises(CheckpointError, match="damaged"):
         weight_files(folder)
+
+
+def test_size_comes_from_the_index_while_the_weights_are_not_here(folder: Path) -> None:
+    whole = open_checkpoint(str(folder)).size()
+    (folder / "model.safetensors").unlink()
+    index = {"metadata": {"total_size": 1000}, "weight_map": {"a": "model-1.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert whole[1] is True
+    assert open_checkpoint(str(folder), weights=False).size() == (500, True)
 
 
 def test_revision_is_for_the_hub(folder: Path) -> None:

@@ -53,13 +53,20 @@ def test_outputs_become_inputs_without_a_copy(bundle: Path) -> None:
     assert cache.lengths == (66, 18)
     before = [value.data_ptr() for value in cache.values]
     seen: list[int] = []
-    bind = session._binding.bind_ortvalue_input
+    make = session._decoder.io_binding
 
-    def watch(name: str, value: Any) -> None:
-        seen.append(value.data_ptr())
-        bind(name, value)
+    def watched() -> Any:
+        binding = make()
+        bind = binding.bind_ortvalue_input
 
-    session._binding.bind_ortvalue_input = watch
+        def watch(name: str, value: Any) -> None:
+            seen.append(value.data_ptr())
+            bind(name, value)
+
+        binding.bind_ortvalue_input = watch
+        return binding
+
+    session._decoder.io_binding = watched
     session.step(build_decode(9, 66), [], cache)
     assert seen[1:] == before and cache.lengths == (67, 19)
 
