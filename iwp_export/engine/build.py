@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from iwp_export.bundle.manifest import DecoderInfo, VisionInfo
 from iwp_export.bundle.store import Bundle
 from iwp_export.engine.flavour import INSTALL, TITLES, Flavour, is_installed, load_flavour
 from iwp_export.engine.gpu import Gpu, find_gpu
 from iwp_export.engine.kernels import KernelLibrary, NoKernels, find_kernels
 from iwp_export.engine.memory import estimate_build_bytes, require_memory
+from iwp_export.engine.network import EngineBuilder, check_architectures
 from iwp_export.engine.plan import Fingerprint, PlanInfo
 from iwp_export.engine.plan_writer import PlanWriter
 from iwp_export.engine.profiles import Limits, choose_limits, decoder_profiles, vision_profile
@@ -50,26 +52,48 @@ class BuildSettings:
     plugin_library: Path | None = None
     check_memory: bool = True
 
+    def limits(self, decoder: DecoderInfo, vision: VisionInfo) -> Limits:
+        """The limits for a model.
+
+        Raises:
+            SettingsError: they contradict each other or the model.
+        """
+        return choose_limits(decoder, vision, self.max_context, self.max_prompt, self.max_images)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What builds here, and for what.
+
+    Attributes:
+        flavour: the TensorRT that is installed.
+        target: what its parser takes.
+        sms: architectures that the engine will hold code for.
+        gpu: this machine's GPU where the engine is for it; None for TensorRT-RTX.
+    """
+
+    flavour: Flavour
+    target: Target
+    sms: tuple[str, ...]
+    gpu: Gpu | None
+
+    @property
+    def loads_on(self) -> str:
+        """On what the engine will load, in words."""
+        if self.gpu is None:
+            return f"{self.flavour.title} and a GPU of SM {', '.join(self.sms)}"
+        return f"{self.flavour.title} and a {self.gpu.name} (SM {self.gpu.sm}), as here"
+
 
 @dataclass(frozen=True)
 class BuildPlan:
     """What a build would make."""
 
     bundle: Bundle
-    flavour: Flavour
-    target: Target
-    sms: tuple[str, ...]
-    gpu: Gpu | None
+    machine: Machine
     limits: Limits
     keep: float
     weight_bytes: int
-
-    @property
-    def loads_on(self) -> str:
-        """On what the engine will load, in words."""
-        if self.flavour.name == "rtx":
-            return f"{self.flavour.title} and a GPU of SM {', '.join(self.sms)}"
-        return f"{self.flavour.title} and this machine's {self.gpu.name if self.gpu else 'GPU'} (SM {self.sms[0]})"
 
     @property
     def memory_bytes(self) -> int:
@@ -80,14 +104,14 @@ class BuildPlan:
         """JSON values."""
         return {
             "bundle": str(self.bundle.folder),
-            "target": self.flavour.name,
-            "version": self.flavour.version,
-            "sms": list(self.sms),
+            "target": self.machine.flavour.name,
+            "version": self.machine.flavour.version,
+            "sms": list(self.machine.sms),
+            "loads_on": self.machine.loads_on,
             **vars(self.limits),
             "keep": self.keep,
             "weight_bytes": self.weight_bytes,
             "memory_bytes": self.memory_bytes,
-            "loads_on": self.loads_on,
         }
 
 
@@ -97,10 +121,12 @@ def choose_target(wanted: FlavourName | None = None) -> FlavourName:
     Raises:
         BackendError: neither can build; the message names the two ways on.
     """
-    if wanted == "rtx" or (wanted is None and not _full_tensorrt_here() and is_installed("rtx")):
-        return "rtx"
-    if wanted == "tensorrt" or _full_tensorrt_here():
+    if wanted is not None:
+        return wanted
+    if is_installed("tensorrt") and find_gpu() is not None:
         return "tensorrt"
+    if is_installed("rtx"):
+        return "rtx"
     missing = "has no GPU" if is_installed("tensorrt") else "has no TensorRT"
     raise BackendError(
         f"no engine can be built here: this machine {missing}, and TensorRT-RTX, which needs no GPU to build, is not "
@@ -109,27 +135,39 @@ def choose_target(wanted: FlavourName | None = None) -> FlavourName:
     )
 
 
+def choose_machine(settings: BuildSettings) -> Machine:
+    """Check what can be checked without a model.
+
+    Raises:
+        BackendError: TensorRT is missing, too old, or does not build for the architecture.
+    """
+    name = choose_target(settings.target)
+    flavour = load_flavour(name)
+    target = target_for(name, flavour.version)
+    gpu = find_gpu() if name == "tensorrt" else None
+    sms = _architectures(name, settings.sms, gpu)
+    if name == "rtx":
+        check_architectures(flavour, sms)
+    return Machine(flavour, target, sms, gpu)
+
+
 def plan_build(bundle: Path | str, settings: BuildSettings | None = None) -> BuildPlan:
     """Check everything that can be checked before a build; nothing is written.
 
     Raises:
         BundleError: the bundle is damaged.
         SettingsError: limits contradict each other or the model.
-        BackendError: TensorRT is missing, too old, or does not build for the architecture.
+        BackendError: see `choose_machine`.
     """
     settings = settings or BuildSettings()
-    name = choose_target(settings.target)
+    machine = choose_machine(settings)
     opened = Bundle.open(bundle)
     manifest = opened.manifest
-    limits = choose_limits(manifest, settings.max_context, settings.max_prompt, settings.max_images)
+    limits = settings.limits(manifest.decoder, manifest.vision)
     keep = manifest.pruning.keep if settings.keep is None else settings.keep
     check_keep(keep)
-    flavour = load_flavour(name)
-    target = target_for(name, flavour.version)
-    gpu = find_gpu() if name == "tensorrt" else None
-    sms = _architectures(name, settings.sms, gpu)
     weight_bytes = max(opened.path(graph.weights).stat().st_size for graph in manifest.graphs.values())
-    return BuildPlan(opened, flavour, target, sms, gpu, limits, keep, weight_bytes)
+    return BuildPlan(opened, machine, limits, keep, weight_bytes)
 
 
 def build_engine(
@@ -153,15 +191,14 @@ def build_engine(
         OutputError: the output exists or cannot be written.
         BundleError, SettingsError, BackendError: see `plan_build`, and `EngineBuilder.build`.
     """
-    from iwp_export.engine.network import EngineBuilder
-
     settings = settings or BuildSettings()
     writer = PlanWriter(output, force)  # refuses an existing output before any work
     plan = plan_build(bundle, settings)
     if settings.check_memory:
         require_memory("engine", plan.weight_bytes)
-    ahead = plan.sms if plan.flavour.name == "rtx" else ()
-    builder = EngineBuilder(plan.flavour, ahead, _kernels(), settings.plugin_library, settings.timing_cache)
+    flavour, sms = plan.machine.flavour, plan.machine.sms
+    ahead = sms if flavour.name == "rtx" else ()
+    builder = EngineBuilder(flavour, ahead, _kernels(), settings.plugin_library, settings.timing_cache)
     manifest = plan.bundle.manifest
     profiles = {
         "decoder": decoder_profiles(manifest, plan.limits, plan.keep),
@@ -173,7 +210,7 @@ def build_engine(
             path: Path = getattr(writer.paths, role)
             _build_graph(builder, plan, role, profiles[role], title, writer.staged(path))
         shutil.copytree(plan.bundle.path(manifest.processor), writer.staged(writer.paths.processor))
-        fingerprint = Fingerprint(plan.flavour.name, plan.flavour.version, plan.sms, str(VERSION))
+        fingerprint = Fingerprint(flavour.name, flavour.version, sms, str(VERSION))
         made_from = source or f"build {shlex.quote(str(bundle))}"
         return writer.commit(PlanInfo(fingerprint, plan.limits, plan.keep, made_from, manifest, {}))
 
@@ -184,7 +221,9 @@ def _build_graph(builder: Any, plan: BuildPlan, role: str, profiles: Any, title:
     spec = plan.bundle.manifest.graphs[role]
     folder = output.with_name(f"{role}.lowered")
     folder.mkdir()
-    graph, plugins = write_lowered(plan.bundle.path(spec.file), plan.bundle.path(spec.weights), folder, plan.target)
+    graph, plugins = write_lowered(
+        plan.bundle.path(spec.file), plan.bundle.path(spec.weights), folder, plan.machine.target
+    )
     engine = builder.build(graph, plugins, profiles, title)
     try:
         output.write_bytes(memoryview(engine))
@@ -199,10 +238,6 @@ def _kernels() -> KernelLibrary:
         return find_kernels()
     except BackendError:
         return NoKernels()
-
-
-def _full_tensorrt_here() -> bool:
-    return is_installed("tensorrt") and find_gpu() is not None
 
 
 def _architectures(name: FlavourName, wanted: Sequence[str] | None, gpu: Gpu | None) -> tuple[str, ...]:

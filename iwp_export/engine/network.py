@@ -29,7 +29,7 @@ class EngineBuilder:
         timing_cache: file of measured kernels, read if it is there and written after each build.
 
     Raises:
-        BackendError: an architecture is not accepted, or the plugin cannot be registered.
+        BackendError: the plugin cannot be registered.
     """
 
     def __init__(
@@ -48,7 +48,6 @@ class EngineBuilder:
         self._builder = flavour.trt.Builder(self.logger)
         if self._builder is None:
             raise BackendError(f"{self._title} gives no builder: {first_error(self.logger)}")
-        self._config()  # refuses a wrong architecture before any work
         self._plugin_errors: list[str] = []
         self._creator = register_plugin(flavour, kernels, self._plugin_errors.append, plugin_library)
 
@@ -115,17 +114,8 @@ class EngineBuilder:
     def _config(self) -> Any:
         config = self._builder.create_builder_config()
         config.clear_flag(self._trt.BuilderFlag.TF32)  # float32 in the graph is float32 in the engine
-        if not self._sms:
-            return config
-        config.num_compute_capabilities = len(self._sms)
-        for index, sm in enumerate(self._sms):
-            capability = getattr(self._trt.ComputeCapability, f"SM{sm}", None)
-            if capability is None or not config.set_compute_capability(capability, index):
-                accepted = ", ".join(accepted_sms(self._trt))
-                raise BackendError(
-                    f"{self._title} cannot build for SM {sm}; it accepts {accepted}. "
-                    "For Jetson and data-centre GPUs build with --target tensorrt on that machine"
-                )
+        if self._sms and (refused := _set_architectures(self._trt, config, self._sms)):
+            raise _wrong_architecture(self._trt, self._title, refused)
         return config
 
     def _add_profile(self, config: Any, profile: Profile, title: str) -> None:
@@ -202,7 +192,31 @@ def check_plugin_layers(trt: Any, network: Any, expected: int, title: str) -> No
         )
 
 
-def accepted_sms(trt: Any) -> list[str]:
-    """Architectures that TensorRT-RTX can be asked to compile for, such as `86`."""
+def check_architectures(flavour: Flavour, sms: Sequence[str]) -> None:
+    """Refuse architectures that TensorRT-RTX does not compile for.
+
+    Raises:
+        BackendError: one of them is refused; the message lists those that are not.
+    """
+    builder = flavour.trt.Builder(make_logger(flavour.trt))
+    if refused := _set_architectures(flavour.trt, builder.create_builder_config(), sms):
+        raise _wrong_architecture(flavour.trt, flavour.title, refused)
+
+
+def _set_architectures(trt: Any, config: Any, sms: Sequence[str]) -> str:
+    """Set what to compile for; returns the first architecture that is refused, or an empty string."""
+    config.num_compute_capabilities = len(sms)
+    for index, sm in enumerate(sms):
+        capability = getattr(trt.ComputeCapability, f"SM{sm}", None)
+        if capability is None or not config.set_compute_capability(capability, index):
+            return sm
+    return ""
+
+
+def _wrong_architecture(trt: Any, title: str, sm: str) -> BackendError:
     names = getattr(trt.ComputeCapability, "__members__", {})
-    return sorted((name[2:] for name in names if name.startswith("SM")), key=int)
+    accepted = sorted((name[2:] for name in names if name.startswith("SM")), key=int)
+    return BackendError(
+        f"{title} cannot build for SM {sm}; it accepts {', '.join(accepted)}. "
+        "For Jetson and data-centre GPUs build with --target tensorrt on that machine"
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from iwp_export.bundle.manifest import GraphSpec, Manifest
+from iwp_export.bundle.manifest import DecoderInfo, GraphSpec, Manifest, VisionInfo
 from iwp_export.errors import SettingsError
 
 DEFAULT_CONTEXT = 4096
@@ -60,14 +60,18 @@ class Profile:
 
 
 def choose_limits(
-    manifest: Manifest, max_context: int | None = None, max_prompt: int | None = None, max_images: int = 1
+    decoder: DecoderInfo,
+    vision: VisionInfo,
+    max_context: int | None = None,
+    max_prompt: int | None = None,
+    max_images: int = 1,
 ) -> Limits:
-    """Limits of an engine for a bundle; None is the default.
+    """Limits of an engine for a model; None is the default.
 
     Raises:
         SettingsError: they contradict each other or the model.
     """
-    positions, per_image = manifest.decoder.max_positions, manifest.vision.tokens_per_image
+    positions, per_image = decoder.max_positions, vision.tokens_per_image
     visual = max_images * per_image
     context = min(positions, DEFAULT_CONTEXT) if max_context is None else max_context
     prompt = min(context, visual + PROMPT_TEXT) if max_prompt is None else max_prompt

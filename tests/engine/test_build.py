@@ -19,7 +19,7 @@ from iwp_export.engine.lowering.lower import write_lowered
 from iwp_export.engine.memory import BuildMemoryError
 from iwp_export.engine.network import EngineBuilder, check_plugin_layers, register_plugin
 from iwp_export.engine.plan import read_plan
-from iwp_export.engine.profiles import choose_limits, decoder_profiles, vision_profile
+from iwp_export.engine.profiles import decoder_profiles, vision_profile
 from iwp_export.engine.target import RTX, TENSORRT_10_3, Target
 from iwp_export.errors import BackendError, OutputError
 
@@ -36,7 +36,7 @@ def build_decoder(rtx: Flavour, folder: Path, bundle_path: Path, target: Target)
     bundle = Bundle.open(bundle_path)
     graph, plugins = write_lowered(bundle.path("decoder.onnx"), bundle.path("decoder.weights"), folder, target)
     assert plugins == 1
-    limits = choose_limits(bundle.manifest, SMALL.max_context, SMALL.max_prompt)
+    limits = SMALL.limits(bundle.manifest.decoder, bundle.manifest.vision)
     builder = EngineBuilder(rtx, SMS, NoKernels())
     return builder.build(graph, plugins, decoder_profiles(bundle.manifest, limits), "language model")
 
@@ -148,7 +148,7 @@ def test_memory_that_runs_out_during_a_build_is_named(
 
 def test_a_plan_says_what_it_loads_on(rtx: Flavour, half_bundle: Path) -> None:
     plan = plan_build(half_bundle, SMALL)
-    assert plan.loads_on == f"TensorRT-RTX {rtx.version} and a GPU of SM 86, 89, 120"
+    assert plan.machine.loads_on == f"TensorRT-RTX {rtx.version} and a GPU of SM 86, 89, 120"
     assert plan.to_dict()["max_context"] == 160
 
 

@@ -59,7 +59,7 @@ def test_answers_equal_the_numpy_session(tmp_path: Path, dtype: str, num_kept_on
 
 def test_a_real_model_within_its_profiles_equals_onnx_runtime(tiny_bundle: Path) -> None:
     manifest = Bundle.open(tiny_bundle).manifest
-    limits = choose_limits(manifest, max_context=100, max_prompt=90)
+    limits = choose_limits(manifest.decoder, manifest.vision, max_context=100, max_prompt=90)
     session, engine, _, _ = make_session(tiny_bundle, limits=limits, profiles=decoder_profiles(manifest, limits))
     reference = OrtSession(Bundle.open(tiny_bundle), threads=1)
     pixels = np.random.default_rng(0).standard_normal((1, 3, 112, 112), np.float32)
@@ -151,7 +151,9 @@ def test_requests_beyond_the_engine_name_the_option(bundle: Path, limits: Limits
 
 def test_a_shape_beyond_the_profile_is_named(tiny_bundle: Path) -> None:
     manifest = Bundle.open(tiny_bundle).manifest
-    profiles = decoder_profiles(manifest, choose_limits(manifest, max_context=80, max_prompt=70))
+    profiles = decoder_profiles(
+        manifest, choose_limits(manifest.decoder, manifest.vision, max_context=80, max_prompt=70)
+    )
     session, *_ = make_session(tiny_bundle, profiles=profiles)
     with pytest.raises(BackendError, match=r"prefill engine refuses shape \[1, 75\] of input_ids"):
         session.step(build_prompt([5] * 75, 4, manifest.pruning, None), (), session.new_cache())
