@@ -1,0 +1,112 @@
+"""What an export would make: settings and shapes checked, sizes counted, nothing written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from iwp_export.bundle.manifest import DecoderInfo, ModelInfo, VisionInfo
+from iwp_export.errors import CheckpointError, SettingsError
+from iwp_export.export.checkpoint import Checkpoint, open_checkpoint
+from iwp_export.pruning.settings import PruningSettings
+
+Dtype = Literal["auto", "float32", "float16"]
+
+DECODERS = ("llama", "mistral", "qwen2")
+"""Language models of the plain shape that `PrunedDecoder` runs: pre-norm, gated MLP, full attention."""
+
+ROPE_TYPES = ("default", "linear", "llama3", "yarn")
+"""Rotary embeddings whose frequencies do not depend on the length of the prompt."""
+
+
+@dataclass(frozen=True)
+class ExportPlan:
+    """What an export would make, from the configuration and the weights' headers alone."""
+
+    model: ModelInfo
+    settings: PruningSettings
+    decoder: DecoderInfo
+    vision: VisionInfo
+    weight_bytes: int
+
+    @property
+    def num_visual(self) -> int:
+        return self.vision.tokens_per_image
+
+    @property
+    def num_kept(self) -> int:
+        return self.settings.num_keep(self.num_visual)
+
+    def cache_bytes(self, text_tokens: int, pruned: bool = True) -> int:
+        """Bytes of the key/value cache after a prompt of one image and `text_tokens` text tokens."""
+        full, kept = self.num_visual + text_tokens, self.num_kept + text_tokens
+        below = self.settings.layer if pruned else self.decoder.layers
+        return self.decoder.cache_bytes([full] * below + [kept] * (self.decoder.layers - below))
+
+
+def plan_export(
+    model: str, settings: PruningSettings, *, dtype: Dtype = "auto", revision: str | None = None
+) -> ExportPlan:
+    """Read what is needed to say what `export_bundle` would do; nothing is written.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be found, read or supported.
+        SettingsError: the model has too few layers for `settings.layer`.
+    """
+    return make_plan(open_checkpoint(model, revision=revision, weights=False), settings, dtype)
+
+
+def make_plan(checkpoint: Checkpoint, settings: PruningSettings, dtype: Dtype) -> ExportPlan:
+    """The plan of a checkpoint that is open already; see `plan_export`."""
+    config, text = checkpoint.config, checkpoint.config.text_config
+    _check_decoder(text)
+    if settings.layer >= text.num_hidden_layers:
+        raise SettingsError(
+            f"layer {settings.layer} is not below the {text.num_hidden_layers} layers of {checkpoint.name}; "
+            f"choose --layer 0 to {text.num_hidden_layers - 1}"
+        )
+    generation = _generation_config(checkpoint)
+    parameters, half = checkpoint.size()
+    name = ("float16" if half else "float32") if dtype == "auto" else dtype
+    heads = text.num_attention_heads
+    decoder = DecoderInfo(
+        layers=text.num_hidden_layers,
+        hidden_size=text.hidden_size,
+        heads=heads,
+        kv_heads=text.num_key_value_heads,
+        head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
+        vocab_size=text.vocab_size,
+        max_positions=text.max_position_embeddings,
+        dtype=name,
+        bos_token_id=generation["bos"],
+        eos_token_ids=generation["eos"],
+        pad_token_id=generation["pad"],
+    )
+    size = parameters * {"float16": 2, "float32": 4}[name]
+    architecture = (config.architectures or ["unknown"])[0]
+    info = ModelInfo(checkpoint.name, checkpoint.source, checkpoint.model_type, architecture, checkpoint.revision)
+    return ExportPlan(info, settings, decoder, checkpoint.family.vision_info(config), size)
+
+
+def _check_decoder(text: Any) -> None:
+    if text.model_type not in DECODERS:
+        raise CheckpointError(f"language model {text.model_type!r} is not supported; supported: {', '.join(DECODERS)}")
+    rope = (getattr(text, "rope_parameters", None) or {}).get("rope_type", "default")
+    if rope not in ROPE_TYPES:
+        raise CheckpointError(f"rope_type {rope!r} is not supported; supported: {', '.join(ROPE_TYPES)}")
+    windows = [kind for kind in getattr(text, "layer_types", None) or [] if kind != "full_attention"]
+    if windows or (text.model_type == "mistral" and text.sliding_window is not None):
+        raise CheckpointError(f"sliding-window attention is not supported ({text.model_type} with a window)")
+
+
+def _generation_config(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Special tokens as transformers' `generate` takes them: generation_config.json, then the configuration."""
+    from transformers import GenerationConfig
+
+    if (checkpoint.folder / "generation_config.json").is_file():
+        source = GenerationConfig.from_pretrained(checkpoint.folder)
+    else:
+        source = checkpoint.config.text_config
+    eos = source.eos_token_id
+    eos = () if eos is None else (eos,) if isinstance(eos, int) else tuple(eos)
+    return {"bos": source.bos_token_id, "eos": eos, "pad": source.pad_token_id}
