@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +14,9 @@ from iwp_export.cli.text import human_bytes, pairs
 from iwp_export.errors import SettingsError
 
 if TYPE_CHECKING:
-    from iwp_export.engine.build import BuildPlan, BuildSettings
+    from iwp_export.engine.build import BuildPlan, BuildSettings, Machine
+    from iwp_export.engine.plan import PlanInfo
+    from iwp_export.pruning.settings import PruningSettings
 
 DESCRIPTION = (
     "Build TensorRT engines from a bundle, for this machine's TensorRT or, with TensorRT-RTX, for RTX cards\n"
@@ -34,12 +38,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--force", action="store_true", help="replace an engine that is there already")
     add("--dry-run", action="store_true", help="check everything, print sizes, build nothing")
     add("--json", action="store_true", help="print the result, or the dry run, as JSON")
-    configure_build(parser)
+    keep = "keep ratio that kernels are chosen for (default: the bundle's); a request may choose another"
+    add("--keep", metavar="RATIO", type=float, help=keep)
+    configure_build(parser, "engine")
 
 
-def configure_build(parser: argparse.ArgumentParser) -> None:
-    """Declare what a build may choose; also used by the export to a plan."""
-    group = parser.add_argument_group("engine")
+def configure_build(parser: argparse.ArgumentParser, title: str) -> None:
+    """Declare what a build may choose; the export to NAME.plan has the same options."""
+    group = parser.add_argument_group(title)
     group.add_argument("--target", choices=TARGETS, help="rtx: TensorRT-RTX; tensorrt: this machine's TensorRT and GPU")
     group.add_argument("--sm", metavar="LIST", help="with rtx: architectures to compile for (default: 86,89,120)")
     for name, text in (
@@ -51,9 +57,6 @@ def configure_build(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--timing-cache", metavar="FILE", type=Path, help="measured kernels, kept from build to build")
     group.add_argument("--plugin", metavar="LIBRARY", type=Path, help="the C++ plugin, in place of the one in Python")
     group.add_argument("--skip-memory-check", action="store_true", help="build even if memory seems too small")
-    if not any(action.dest == "keep" for action in parser._actions):
-        keep = "keep ratio that kernels are chosen for (default: the bundle's); a request may choose another"
-        group.add_argument("--keep", metavar="RATIO", type=float, help=keep)
 
 
 def execute(args: argparse.Namespace) -> None:
@@ -62,13 +65,43 @@ def execute(args: argparse.Namespace) -> None:
 
     settings = build_settings(args)
     output = args.output or Path(f"{args.bundle.resolve().name.removesuffix('.bundle')}.plan")
+    plan = plan_build(args.bundle, settings)
     if args.dry_run:
-        plan = plan_build(args.bundle, settings)
         print(json.dumps(plan.to_dict(), indent=2) if args.json else describe(plan))
         return
-    announce(plan_build(args.bundle, settings))
-    build_engine(args.bundle, output, settings, force=args.force)
-    print(json.dumps({"engine": str(output)}) if args.json else f"wrote {output}")
+    announce(plan.machine)
+    info = build_engine(args.bundle, output, settings, force=args.force)
+    print(json.dumps(result(output, info)) if args.json else f"wrote {output}")
+
+
+def export_engine(args: argparse.Namespace, pruning: PruningSettings, output: Path, options: str) -> PlanInfo:
+    """Export a checkpoint to a bundle that is kept no longer than it takes to build an engine from it.
+
+    Whether an engine can be built here, and whether the model fits, is checked before the export.
+
+    Args:
+        args: the arguments of the export and of `configure_build`.
+        pruning: where and how to prune.
+        output: NAME.plan.
+        options: arguments of `iwp-export` that repeat this export.
+    """
+    from iwp_export.engine.build import build_engine, choose_machine
+    from iwp_export.engine.memory import require_memory
+    from iwp_export.engine.plan_writer import PlanWriter
+    from iwp_export.export.exporter import export_bundle, plan_export
+
+    settings = build_settings(args)
+    PlanWriter(output, args.force)
+    machine = choose_machine(settings)
+    plan = plan_export(args.model, pruning, dtype=args.dtype, revision=args.revision)
+    settings.limits(plan.decoder, plan.vision)
+    if settings.check_memory:
+        require_memory("engine", plan.weight_bytes)
+    announce(machine)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as folder:
+        bundle = export_bundle(args.model, Path(folder) / "bundle", pruning, dtype=args.dtype, revision=args.revision)
+        return build_engine(bundle, output, settings, force=args.force, source=options)
 
 
 def build_settings(args: argparse.Namespace) -> BuildSettings:
@@ -95,9 +128,9 @@ def build_settings(args: argparse.Namespace) -> BuildSettings:
     )
 
 
-def announce(plan: BuildPlan) -> None:
+def announce(machine: Machine) -> None:
     """Say, before the work, on what the engine will load: engines are not portable."""
-    print(f"building for {plan.loads_on}; it loads on nothing else", file=sys.stderr)
+    print(f"the engine will load on {machine.loads_on}, and on nothing else", file=sys.stderr)
 
 
 def describe(plan: BuildPlan) -> str:
@@ -106,7 +139,7 @@ def describe(plan: BuildPlan) -> str:
     visual = manifest.vision.tokens_per_image
     rows: list[tuple[str, Any]] = [
         ("model", f"{manifest.model.name} ({manifest.decoder.layers} layers, {manifest.decoder.dtype})"),
-        ("loads on", plan.loads_on),
+        ("loads on", plan.machine.loads_on),
         ("context", f"{limits.max_context} tokens, {limits.max_prompt} a call with up to {limits.max_images} image(s)"),
         (
             "tuned for",
@@ -116,3 +149,8 @@ def describe(plan: BuildPlan) -> str:
         ("memory", f"about {human_bytes(plan.memory_bytes)} to build"),
     ]
     return pairs(rows)
+
+
+def result(output: Path, info: PlanInfo) -> dict[str, Any]:
+    """What was written, as JSON values."""
+    return {"engine": str(output), "fingerprint": asdict(info.fingerprint), "limits": asdict(info.limits)}

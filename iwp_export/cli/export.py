@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from iwp_export.cli.build import configure_build, export_engine, result
 from iwp_export.cli.text import human_bytes, pairs
-from iwp_export.errors import BackendError, OutputError
+from iwp_export.errors import BackendError
 from iwp_export.models import ALIASES
 from iwp_export.pruning.settings import Heads, PruningSettings, Query
 
@@ -24,6 +26,7 @@ EXAMPLES = """\
   iwp-export tiny-llava --keep 0.3                      write tiny-llava.bundle
   iwp-export llava --keep 0.3 --dry-run                 print sizes, export nothing
   iwp-export ./my-llava --dtype float16 -o my.bundle    export a local checkpoint
+  iwp-export llava --keep 0.3 -o engine.plan            a TensorRT engine for what is here, else for RTX cards
   iwp-export run tiny-llava.bundle --image photo.png --prompt "how many digits ?"
 """
 SETTINGS = ("keep", "layer", "chunk", "growth", "penalty", "query", "heads")
@@ -38,8 +41,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     aliases = ", ".join(ALIASES)
     parser.add_argument("model", metavar="MODEL", help=f"a folder, a Hub id (owner/name) or one of: {aliases}")
     out = parser.add_argument_group("output")
-    out.add_argument("-o", "--output", metavar="NAME", type=Path, help="folder to write (default: MODEL.bundle here)")
-    out.add_argument("--force", action="store_true", help="replace a bundle that is there already")
+    out.add_argument(
+        "-o",
+        "--output",
+        metavar="NAME",
+        type=Path,
+        help="bundle, or NAME.plan: an engine (default: MODEL.bundle)",
+    )
+    out.add_argument("--force", action="store_true", help="replace what is there already")
     out.add_argument("--dtype", choices=DTYPES, default="auto", help="auto is the checkpoint's own (default: auto)")
     out.add_argument("--revision", metavar="REV", help="branch, tag or commit of a Hub id")
     out.add_argument("--dry-run", action="store_true", help="print sizes and stop before any weight is read")
@@ -56,17 +65,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     ):
         help_text = f"{text} (default: {default[name]})"
         prune.add_argument(f"--{name}", type=kind, default=default[name], metavar=unit, help=help_text)
+    configure_build(parser, "engine (with -o NAME.plan)")
 
 
 def execute(args: argparse.Namespace) -> None:
     """Export, or with `--dry-run` say what an export would write."""
     settings = PruningSettings(**{name: getattr(args, name) for name in SETTINGS})
     output = args.output or Path(f"{default_name(args.model)}.bundle")
-    if output.suffix == ".plan":
-        raise OutputError(
-            f"cannot write {output}: an export writes a bundle, and an engine is built from that: use "
-            f"-o {output.with_suffix('.bundle')}, then iwp-export build {output.with_suffix('.bundle')} -o {output}"
-        )
     try:
         from iwp_export.export.exporter import export_bundle, plan_export
     except ModuleNotFoundError as error:
@@ -78,8 +83,20 @@ def execute(args: argparse.Namespace) -> None:
         plan = plan_export(args.model, settings, dtype=args.dtype, revision=args.revision)
         print(json.dumps(summarise(plan), indent=2) if args.json else describe(plan))
         return
+    if output.suffix == ".plan":
+        info = export_engine(args, settings, output, repeat(args))
+        print(json.dumps(result(output, info)) if args.json else f"wrote {output}")
+        return
     path = export_bundle(args.model, output, settings, dtype=args.dtype, force=args.force, revision=args.revision)
     print(json.dumps({"bundle": str(path)}) if args.json else f"wrote {path}")
+
+
+def repeat(args: argparse.Namespace) -> str:
+    """The arguments that repeat an export, without its output."""
+    default = {field.name: field.default for field in fields(PruningSettings)} | {"dtype": "auto", "revision": None}
+    chosen = {name: getattr(args, name) for name in default if name in (*SETTINGS, "dtype", "revision")}
+    options = [f"--{name} {shlex.quote(str(value))}" for name, value in chosen.items() if value != default[name]]
+    return " ".join([shlex.quote(args.model), *options])
 
 
 def default_name(model: str) -> str:

@@ -146,9 +146,10 @@ def test_force_never_replaces_what_is_no_bundle(capsys, tmp_path):
     assert (tmp_path / "thesis" / "chapter.tex").read_text() == "years"
 
 
-def test_a_plan_is_refused_before_any_work(capsys, tmp_path):
+def test_a_plan_that_cannot_be_built_is_refused_before_any_work(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("iwp_export.engine.build.is_installed", lambda name: False)
     line = fails(capsys, "nobody/no-such-model", "-o", "engine.plan")
-    assert "-o engine.bundle" in line and "iwp-export build engine.bundle -o engine.plan" in line
+    assert "iwp-export build NAME.bundle -o NAME.plan" in line and "pip install 'iwp-export[rtx]'" in line
 
 
 @pytest.mark.parametrize("verb", [["inspect"], ["run", "--prompt", "what ?"]])
