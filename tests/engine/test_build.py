@@ -12,7 +12,7 @@ from iwp_export.bundle.store import Bundle
 from iwp_export.engine import build as engine_build
 from iwp_export.engine.build import BuildSettings, build_engine, choose_target, plan_build
 from iwp_export.engine.flavour import Flavour
-from iwp_export.engine.gpu import Gpu
+from iwp_export.engine.gpu import Gpu, find_gpu
 from iwp_export.engine.kernels import NoKernels
 from iwp_export.engine.log import make_logger
 from iwp_export.engine.lowering.lower import write_lowered
@@ -22,6 +22,7 @@ from iwp_export.engine.plan import read_plan
 from iwp_export.engine.profiles import decoder_profiles, vision_profile
 from iwp_export.engine.target import RTX, TENSORRT_10_3, Target
 from iwp_export.errors import BackendError, OutputError
+from iwp_export.runtime.trt_engine import deserialize
 
 SMS = ["86", "89", "120"]
 SMALL = BuildSettings(target="rtx", sms=SMS, max_context=160, max_prompt=128)
@@ -58,6 +59,9 @@ def test_a_bundle_becomes_an_engine(rtx: Flavour, half_bundle: Path, tmp_path: P
     assert read.source == f"build {half_bundle}"
     with pytest.raises(OutputError, match=r"exists\. Give --force"):
         build_engine(half_bundle, tmp_path / "tiny.plan", SMALL)
+    if find_gpu() is None:
+        with pytest.raises(BackendError, match=r"tensorrt_rtx does not load .*tiny\.plan: .*CUDA driver version"):
+            deserialize(rtx.trt, make_logger(rtx.trt), tmp_path / "tiny.plan")
 
 
 def test_llava_heads_build_with_one_plugin_layer(rtx: Flavour, llava_heads_bundle: Path, tmp_path: Path) -> None:

@@ -1,0 +1,162 @@
+"""What the engine's modules know of a machine: versions, libraries, memory, progress."""
+
+from __future__ import annotations
+
+import ctypes.util
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from iwp_export.engine import flavour as flavour_module
+from iwp_export.engine import memory
+from iwp_export.engine.flavour import Flavour, load_flavour
+from iwp_export.engine.kernels import (
+    NoKernels,
+    SelectionAddresses,
+    SelectionOptions,
+    SelectionShape,
+    SharedKernels,
+    find_kernels,
+    largest_workspace,
+)
+from iwp_export.engine.log import first_error, ran_out_of_memory
+from iwp_export.engine.memory import MemoryWatch, available_bytes, estimate_build_bytes
+from iwp_export.engine.monitor import make_monitor
+from iwp_export.engine.target import RTX, TENSORRT_10_3, TENSORRT_10_14, TENSORRT_10_15, Target, target_for
+from iwp_export.errors import BackendError
+
+SHAPE = SelectionShape(1, 32, 8, 600, 128, 200, "float16")
+OPTIONS = SelectionOptions(2, 2, 5.0, "softmax", "none")
+
+
+@pytest.mark.parametrize(
+    ("flavour", "version", "target"),
+    [
+        ("rtx", "1.7.1.116", RTX),
+        ("tensorrt", "10.3.0.30", TENSORRT_10_3),
+        ("tensorrt", "10.13.3.9", TENSORRT_10_3),
+        ("tensorrt", "10.14.1", TENSORRT_10_14),
+        ("tensorrt", "10.15.0", TENSORRT_10_15),
+        ("tensorrt", "11.1.0.106", TENSORRT_10_15),
+    ],
+)
+def test_target_of_a_version(flavour: Any, version: str, target: Target) -> None:
+    assert target_for(flavour, version) is target
+
+
+@pytest.mark.parametrize(("flavour", "version"), [("tensorrt", "8.6.1"), ("rtx", "1.0.0")])
+def test_old_versions_are_refused(flavour: Any, version: str) -> None:
+    with pytest.raises(BackendError, match=f"{version} is too old"):
+        target_for(flavour, version)
+
+
+def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flavour_module, "is_installed", lambda name: False)
+    with pytest.raises(
+        BackendError, match=r"TensorRT-RTX is not installed\. To get it: pip install 'iwp-export\[rtx\]'"
+    ):
+        load_flavour.__wrapped__("rtx")
+    with pytest.raises(BackendError, match="it comes with JetPack"):
+        load_flavour.__wrapped__("tensorrt")
+
+
+def test_a_broken_install_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flavour_module, "is_installed", lambda name: True)
+    monkeypatch.setitem(flavour_module.MODULES, "tensorrt", "no_such_tensorrt_module")
+    with pytest.raises(BackendError, match=r"TensorRT does not load \(No module named"):
+        load_flavour.__wrapped__("tensorrt")
+
+
+def test_rtx_imported_by_others_first_is_refused_not_aborted(rtx: Flavour) -> None:
+    """The wheel alone cannot import plugins: its parser would abort the process."""
+    code = "import tensorrt_rtx; from iwp_export.engine.flavour import load_flavour; load_flavour('rtx')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "was imported before iwp_export could prepare it" in done.stderr
+
+
+def test_kernels_that_are_not_there_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("IWP_SELECT_TOKENS", raising=False)
+    with pytest.raises(BackendError, match=r"libiwp_select_tokens\.so is not found\. Build it with"):
+        find_kernels()
+    monkeypatch.setenv("IWP_SELECT_TOKENS", str(tmp_path / "none.so"))
+    with pytest.raises(BackendError, match="is not a usable libiwp_select_tokens"):
+        find_kernels()
+    with pytest.raises(BackendError, match="is not a usable"):
+        SharedKernels(Path(ctypes.util.find_library("c") or "libc.so.6"))
+
+
+def test_the_stand_in_refuses_to_run() -> None:
+    with pytest.raises(BackendError, match="the pruning kernels are not loaded"):
+        NoKernels().enqueue(SHAPE, OPTIONS, SelectionAddresses(*range(7)), 0, 0)
+
+
+def test_scratch_memory_covers_shorter_prompts() -> None:
+    sizes = {4096: 1000, 8000: 10}
+    kernels = SimpleNamespace(workspace_bytes=lambda shape, options: sizes[shape.tokens])
+    shape = SelectionShape(1, 32, 8, 8000, 128, 200, "float16")
+    assert largest_workspace(kernels, shape, OPTIONS) == 1000  # type: ignore[arg-type]
+
+
+def test_memory_is_estimated_and_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert estimate_build_bytes(10 << 30) > 10 << 30
+    assert (available_bytes() or 1) > 0
+    with MemoryWatch() as watch:
+        assert not watch.low
+    monkeypatch.setattr(memory, "available_bytes", lambda: 1 << 20)
+    with MemoryWatch() as watch:
+        for _ in range(100):
+            if watch.low:
+                break
+            time.sleep(0.02)
+    assert watch.low
+
+
+def test_logs_tell_of_memory() -> None:
+    assert ran_out_of_memory(SimpleNamespace(errors=["[x] Error Code 2: OutOfMemory (Requested 5 GiB)"], warnings=[]))
+    assert not ran_out_of_memory(SimpleNamespace(errors=["Error Code 4"], warnings=[]))
+    assert "IWP_EXPORT_DEBUG" in first_error(SimpleNamespace(errors=[]))
+
+
+class Base:
+    """Stands in for `trt.IProgressMonitor`."""
+
+    def __init__(self) -> None:
+        pass
+
+
+def test_progress_adds_up_to_one() -> None:
+    shares: list[float] = []
+    monitor = make_monitor(SimpleNamespace(IProgressMonitor=Base), shares.append, lambda: False)
+    monitor.phase_start("build", None, 2)
+    monitor.phase_start("part", "build", 4)
+    assert all(monitor.step_complete("part", step) for step in range(4))
+    monitor.phase_finish("part")
+    assert sum(shares) == pytest.approx(0.5)
+    for step in range(2):
+        monitor.step_complete("build", step)
+    assert sum(shares) == pytest.approx(1)
+
+
+def test_a_build_can_be_stopped() -> None:
+    stop: list[int] = []
+    monitor = make_monitor(SimpleNamespace(IProgressMonitor=Base), lambda share: None, lambda: bool(stop))
+    monitor.phase_start("build", None, 2)
+    assert monitor.step_complete("build", 0)
+    stop.append(1)
+    assert not monitor.step_complete("build", 1)
+
+
+def test_ctrl_c_stops_a_build_without_an_exception_in_tensorrt() -> None:
+    def interrupt(share: float) -> None:
+        raise KeyboardInterrupt
+
+    monitor = make_monitor(SimpleNamespace(IProgressMonitor=Base), interrupt, lambda: False)
+    monitor.phase_start("build", None, 2)
+    assert not monitor.step_complete("build", 0)
+    assert monitor.interrupted
