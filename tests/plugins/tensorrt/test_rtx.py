@@ -94,6 +94,17 @@ def test_num_kept_must_be_a_shape_input(plugin_library: Path, build_in_rtx: Buil
     assert any("tensorrt_plugin_shape_input_indices = [5]" in line for line in answer["errors"])
 
 
+def test_a_bundle_becomes_an_engine(plugin_library: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    if not is_installed("rtx"):
+        pytest.skip("TensorRT-RTX is not installed: pip install 'iwp-export[rtx]' runs these tests, with no GPU")
+    plan = tmp_path / "engine.plan"
+    settings = ["--target", "rtx", "--sm", "86", "--max-context", "256", "--plugin", str(plugin_library)]
+    command = [sys.executable, "-m", "iwp_export.cli.main", "build", str(tiny_bundle), "-o", str(plan), *settings]
+    done = subprocess.run(command, cwd=PLUGINS.parent, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert b"dual_weight" in _fields_of(plan.read_bytes())
+
+
 def _fields_of(plan: bytes) -> bytes:
     """The plugin's fields as they stand in a plan, from the first name to the last value."""
     begin, end = plan.index(b"chunk"), plan.index(b"duplication_norm")
