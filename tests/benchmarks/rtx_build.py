@@ -1,0 +1,112 @@
+"""Time, size and memory of building TensorRT-RTX engines on a CPU, for a language model of 12 layers of 768.
+
+python tests/benchmarks/rtx_build.py -o docs/benchmarks/rtx_build.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+COMMAND = "python tests/benchmarks/rtx_build.py -o docs/benchmarks/rtx_build.json"
+SMS = (("86", "89", "120"), ("89",))
+
+
+def make_bundle(folder: Path) -> Path:
+    """A LLaVA of random float16 weights: 12 layers of 768, 12 heads of 64, 32,000 words; a small vision tower."""
+    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
+
+    from calibration.random_checkpoint import write_checkpoint
+    from iwp_export.export.exporter import export_bundle
+    from iwp_export.pruning.settings import PruningSettings
+
+    vision = CLIPVisionConfig(
+        hidden_size=128,
+        intermediate_size=512,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        image_size=336,
+        patch_size=14,
+        projection_dim=64,
+    )
+    text = LlamaConfig(
+        hidden_size=768,
+        intermediate_size=2048,
+        num_hidden_layers=12,
+        num_attention_heads=12,
+        num_key_value_heads=12,
+        vocab_size=32000,
+        max_position_embeddings=4096,
+    )
+    architectures = ["LlavaForConditionalGeneration"]
+    config = LlavaConfig(vision_config=vision, text_config=text, image_token_index=31999, architectures=architectures)
+    write_checkpoint(folder / "checkpoint", config)
+    return export_bundle(str(folder / "checkpoint"), folder / "bundle", PruningSettings(), dtype="float16")
+
+
+def measure(bundle: Path, folder: Path, sms: tuple[str, ...]) -> dict[str, Any]:
+    """Build in a process of its own, which reports its seconds, its processor time and its peak memory."""
+    code = f"""
+import json, resource, time
+from iwp_export.engine.build import BuildSettings, build_engine
+start, cpu = time.perf_counter(), time.process_time()
+build_engine({str(bundle)!r}, {str(folder / "engine.plan")!r}, BuildSettings(target="rtx", sms={sms!r}), force=True)
+usage = resource.getrusage(resource.RUSAGE_SELF)
+print(json.dumps([time.perf_counter() - start, time.process_time() - cpu, usage.ru_maxrss * 1024]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    seconds, cpu, peak = json.loads(done.stdout.splitlines()[-1])
+    return {
+        "sms": list(sms),
+        "seconds": round(seconds, 1),
+        "cpu_seconds": round(cpu, 1),
+        "peak_rss_bytes": peak,
+        "plan_bytes": (folder / "engine.plan").stat().st_size,
+        "vision_plan_bytes": (folder / "engine.vision.plan").stat().st_size,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        bundle = make_bundle(folder)
+        load_before = os.getloadavg()[0]
+        builds = [measure(bundle, folder, sms) for sms in SMS]
+        weights = (bundle / "decoder.weights").stat().st_size
+    report = {
+        "command": COMMAND,
+        "date": time.strftime("%Y-%m-%d"),
+        "model": "12 layers of 768, 12 heads of 64, 32000 words, float16, random weights; pruned at layer 4, keep 0.3",
+        "decoder_weights_bytes": weights,
+        "profiles": "prefill up to 1088 tokens, decode, context 4096",
+        "builds": builds,
+        "versions": {n: importlib.metadata.version(n) for n in ("tensorrt-rtx", "onnx", "onnx-ir", "torch")},
+        "machine": {
+            "cpu": platform.machine(),
+            "cpus": os.cpu_count(),
+            "gpu": None,
+            "python": platform.python_version(),
+        },
+        "load_average_before": round(load_before, 1),
+        "exporting_peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    args.output.write_text(json.dumps(report, indent=2) + "\n")
+    print(json.dumps(report, indent=2))
+
+
+if __name__ == "__main__":
+    main()
