@@ -53,8 +53,8 @@ def test_an_answer_is_one_word_and_the_end(checkpoint: Loaded) -> None:
 
 def test_visual_tokens_matter_at_the_pruning_layer(checkpoint: Loaded) -> None:
     model, processor = checkpoint
-    questions = load(limit=60)
-    every, none = torch.ones(60, 64, dtype=torch.bool), torch.zeros(60, 64, dtype=torch.bool)
+    questions = load(limit=30)
+    every, none = torch.ones(30, 64, dtype=torch.bool), torch.zeros(30, 64, dtype=torch.bool)
     seeing = answers_with_kept(model, processor, questions, every, PRUNING_LAYER)
     assert seeing == generated_answers(model, processor, questions)
     blind = answers_with_kept(model, processor, questions, none, PRUNING_LAYER)
