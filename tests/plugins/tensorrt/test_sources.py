@@ -53,7 +53,7 @@ def test_missing_headers_are_an_error_with_the_remedy(tmp_path: Path) -> None:
     assert done.returncode != 0
     message = " ".join(done.stderr.split())
     assert f"NvInferRuntime.h is not under TENSORRT_ROOT ('{tmp_path}')" in message
-    assert "-DTENSORRT_ROOT=/path/to/TensorRT" in message and "-DIWP_TENSORRT_PLUGIN=OFF" in message
+    assert "-DTENSORRT_ROOT=/path/to/TensorRT" in message and "-DIWP_BUILD_TENSORRT_PLUGIN=OFF" in message
 
 
 @needs_cmake
@@ -61,7 +61,7 @@ def test_missing_headers_are_an_error_with_the_remedy(tmp_path: Path) -> None:
 def test_default_architectures_stay_from_one_configuration_to_the_next(tmp_path: Path) -> None:
     found = []
     for _ in range(2):
-        done = configure(tmp_path, "-DIWP_TENSORRT_PLUGIN=OFF")
+        done = configure(tmp_path, "-DIWP_BUILD_TENSORRT_PLUGIN=OFF")
         assert done.returncode == 0, done.stderr
         cache = (tmp_path / "CMakeCache.txt").read_text()
         found += re.findall(r"CMAKE_CUDA_ARCHITECTURES:STRING=(.*)", cache)
