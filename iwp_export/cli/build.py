@@ -54,6 +54,8 @@ def configure_build(parser: argparse.ArgumentParser, title: str) -> None:
         ("images", "images of one call (default: 1)"),
     ):
         group.add_argument(f"--max-{name}", metavar="N", type=int, help=text)
+    profiles = "1: weights once; 2: kernels of their own for decode steps (default: 1 with rtx, else 2)"
+    group.add_argument("--profiles", metavar="N", type=int, help=profiles)
     group.add_argument("--timing-cache", metavar="FILE", type=Path, help="measured kernels, kept from build to build")
     group.add_argument("--plugin", metavar="LIBRARY", type=Path, help="the C++ plugin, in place of the one in Python")
     group.add_argument("--skip-memory-check", action="store_true", help="build even if memory seems too small")
@@ -85,7 +87,7 @@ def export_engine(args: argparse.Namespace, pruning: PruningSettings, output: Pa
         output: NAME.plan.
         options: arguments of `iwp-export` that repeat this export.
     """
-    from iwp_export.engine.build import build_engine, choose_machine
+    from iwp_export.engine.build import build_engine, choose_machine, choose_profiles
     from iwp_export.engine.memory import require_memory
     from iwp_export.engine.plan_writer import PlanWriter
     from iwp_export.export.exporter import export_bundle, plan_export
@@ -96,7 +98,7 @@ def export_engine(args: argparse.Namespace, pruning: PruningSettings, output: Pa
     plan = plan_export(args.model, pruning, dtype=args.dtype, revision=args.revision)
     settings.limits(plan.decoder, plan.vision)
     if settings.check_memory:
-        require_memory("engine", plan.weight_bytes)
+        require_memory("engine", plan.weight_bytes, choose_profiles(machine, settings))
     announce(machine)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as folder:
@@ -121,6 +123,7 @@ def build_settings(args: argparse.Namespace) -> BuildSettings:
         max_context=args.max_context,
         max_prompt=args.max_prompt,
         max_images=1 if args.max_images is None else args.max_images,
+        profiles=args.profiles,
         keep=args.keep,
         timing_cache=args.timing_cache,
         plugin_library=args.plugin,
@@ -145,6 +148,7 @@ def describe(plan: BuildPlan) -> str:
             "tuned for",
             f"keep {plan.keep:.2f}: {manifest.pruning.num_keep(visual, plan.keep)} of {visual} visual tokens",
         ),
+        ("profiles", plan.profiles),
         ("weights", human_bytes(plan.weight_bytes)),
         ("memory", f"about {human_bytes(plan.memory_bytes)} to build"),
     ]

@@ -18,9 +18,9 @@ from iwp_export.engine.memory import estimate_build_bytes, require_memory
 from iwp_export.engine.network import EngineBuilder, check_architectures
 from iwp_export.engine.plan import Fingerprint, PlanInfo
 from iwp_export.engine.plan_writer import PlanWriter
-from iwp_export.engine.profiles import Limits, choose_limits, decoder_profiles, vision_profile
+from iwp_export.engine.profiles import Limits, choose_limits, profiles_for, vision_profile
 from iwp_export.engine.target import FlavourName, Target, target_for
-from iwp_export.errors import BackendError, OutputError
+from iwp_export.errors import BackendError, OutputError, SettingsError
 from iwp_export.pruning.onnx_function import VERSION
 from iwp_export.pruning.settings import check_keep
 
@@ -36,6 +36,8 @@ class BuildSettings:
         target: `rtx` or `tensorrt`.
         sms: architectures for `rtx`, such as `86`.
         max_context, max_prompt, max_images: see `iwp_export.engine.profiles.Limits`.
+        profiles: 1 serves prompts and decode steps with the same kernels; 2 chooses kernels for each, and TensorRT-RTX
+            then holds the weights twice. None is 1 for `rtx` and 2 for `tensorrt`.
         keep: keep ratio that kernels are chosen for; requests may use another.
         timing_cache: file of measured kernels that makes the next build on the same machine fast.
         plugin_library: the C++ plugin, taken instead of the one in Python.
@@ -47,6 +49,7 @@ class BuildSettings:
     max_context: int | None = None
     max_prompt: int | None = None
     max_images: int = 1
+    profiles: int | None = None
     keep: float | None = None
     timing_cache: Path | None = None
     plugin_library: Path | None = None
@@ -92,13 +95,14 @@ class BuildPlan:
     bundle: Bundle
     machine: Machine
     limits: Limits
+    profiles: int
     keep: float
     weight_bytes: int
 
     @property
     def memory_bytes(self) -> int:
         """Estimate of the host memory that the build takes."""
-        return estimate_build_bytes(self.weight_bytes)
+        return estimate_build_bytes(self.weight_bytes, self.profiles)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
@@ -109,6 +113,7 @@ class BuildPlan:
             "sms": list(self.machine.sms),
             "loads_on": self.machine.loads_on,
             **vars(self.limits),
+            "profiles": self.profiles,
             "keep": self.keep,
             "weight_bytes": self.weight_bytes,
             "memory_bytes": self.memory_bytes,
@@ -167,7 +172,21 @@ def plan_build(bundle: Path | str, settings: BuildSettings | None = None) -> Bui
     keep = manifest.pruning.keep if settings.keep is None else settings.keep
     check_keep(keep)
     weight_bytes = max(opened.path(graph.weights).stat().st_size for graph in manifest.graphs.values())
-    return BuildPlan(opened, machine, limits, keep, weight_bytes)
+    return BuildPlan(opened, machine, limits, choose_profiles(machine, settings), keep, weight_bytes)
+
+
+def choose_profiles(machine: Machine, settings: BuildSettings) -> int:
+    """How many optimisation profiles the language model's engine has.
+
+    Raises:
+        SettingsError: neither 1 nor 2.
+    """
+    count = settings.profiles
+    if count is None:
+        return 1 if machine.flavour.name == "rtx" else 2
+    if count not in (1, 2):
+        raise SettingsError(f"--profiles must be 1 or 2, got {count}")
+    return count
 
 
 def build_engine(
@@ -195,13 +214,13 @@ def build_engine(
     writer = PlanWriter(output, force)  # refuses an existing output before any work
     plan = plan_build(bundle, settings)
     if settings.check_memory:
-        require_memory("engine", plan.weight_bytes)
+        require_memory("engine", plan.weight_bytes, plan.profiles)
     flavour, sms = plan.machine.flavour, plan.machine.sms
     ahead = sms if flavour.name == "rtx" else ()
     builder = EngineBuilder(flavour, ahead, _kernels(), settings.plugin_library, settings.timing_cache)
     manifest = plan.bundle.manifest
     profiles = {
-        "decoder": decoder_profiles(manifest, plan.limits, plan.keep),
+        "decoder": profiles_for(manifest, plan.limits, plan.keep, plan.profiles),
         "vision": (vision_profile(manifest),),
     }
     titles = {"decoder": "language model", "vision": "vision tower"}
@@ -212,7 +231,7 @@ def build_engine(
         shutil.copytree(plan.bundle.path(manifest.processor), writer.staged(writer.paths.processor))
         fingerprint = Fingerprint(flavour.name, flavour.version, sms, str(VERSION))
         made_from = source or f"build {shlex.quote(str(bundle))}"
-        return writer.commit(PlanInfo(fingerprint, plan.limits, plan.keep, made_from, manifest, {}))
+        return writer.commit(PlanInfo(fingerprint, plan.limits, plan.profiles, plan.keep, made_from, manifest, {}))
 
 
 def _build_graph(builder: Any, plan: BuildPlan, role: str, profiles: Any, title: str, output: Path) -> None:

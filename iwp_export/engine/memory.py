@@ -8,10 +8,10 @@ from types import TracebackType
 
 from iwp_export.errors import BackendError
 
-BASE_BYTES = 1200 << 20
+BASE_BYTES = 600 << 20
 """Host memory that TensorRT takes for a small model."""
-COPIES_OF_WEIGHTS = 4.0
-"""Host memory per byte of weights, measured; docs/tensorrt.md has the figures."""
+COPIES_OF_WEIGHTS = {1: 3.2, 2: 6.0}
+"""Host memory per byte of weights by number of profiles, measured; docs/tensorrt.md has the figures."""
 RESERVE_BYTES = 256 << 20
 """Free memory below which a build is stopped: the system would end the process soon, with no word."""
 POLL_SECONDS = 0.1
@@ -24,9 +24,9 @@ class BuildMemoryError(BackendError):
     """A build needs more memory than the machine has."""
 
 
-def estimate_build_bytes(weight_bytes: int) -> int:
+def estimate_build_bytes(weight_bytes: int, profiles: int = 1) -> int:
     """Host memory that building an engine takes at its peak."""
-    return BASE_BYTES + int(COPIES_OF_WEIGHTS * weight_bytes)
+    return BASE_BYTES + int(COPIES_OF_WEIGHTS[profiles] * weight_bytes)
 
 
 def available_bytes() -> int | None:
@@ -53,13 +53,13 @@ def available_bytes() -> int | None:
         return available
 
 
-def require_memory(what: str, weight_bytes: int) -> None:
+def require_memory(what: str, weight_bytes: int, profiles: int = 1) -> None:
     """Refuse a build that would not fit.
 
     Raises:
         BuildMemoryError: the estimate exceeds what is available.
     """
-    needed, available = estimate_build_bytes(weight_bytes), available_bytes()
+    needed, available = estimate_build_bytes(weight_bytes, profiles), available_bytes()
     if available is not None and needed > available:
         raise BuildMemoryError(
             f"building the {what} needs about {needed / 2**30:.1f} GiB of memory, {available / 2**30:.1f} GiB are "

@@ -49,6 +49,7 @@ class PlanInfo:
     Attributes:
         fingerprint: what the engine needs.
         limits: what it can hold.
+        profiles: optimisation profiles of the language model; with 2 the second is for decode steps.
         keep: keep ratio that its kernels were chosen for.
         source: the arguments of `iwp-export` that name what it was made from, such as `build my.bundle`.
         manifest: the bundle's.
@@ -57,6 +58,7 @@ class PlanInfo:
 
     fingerprint: Fingerprint
     limits: Limits
+    profiles: int
     keep: float
     source: str
     manifest: Manifest
@@ -67,6 +69,7 @@ class PlanInfo:
         body = {
             "fingerprint": asdict(self.fingerprint),
             "limits": asdict(self.limits),
+            "profiles": self.profiles,
             "keep": self.keep,
             "source": self.source,
             "files": {name: asdict(entry) for name, entry in self.files.items()},
@@ -95,6 +98,7 @@ class PlanInfo:
             return cls(
                 Fingerprint(**{**fingerprint, "sms": tuple(map(str, fingerprint["sms"]))}),
                 Limits(**data["limits"]),
+                int(data["profiles"]),
                 float(data["keep"]),
                 str(data["source"]),
                 Manifest.from_dict(data["manifest"], where),
@@ -210,6 +214,8 @@ def rebuild_command(paths: PlanPaths, info: PlanInfo, gpu: Gpu) -> str:
     target = f"--target rtx --sm {gpu.sm}" if rtx else "--target tensorrt"
     limits = info.limits
     sizes = f"--max-context {limits.max_context} --max-prompt {limits.max_prompt} --max-images {limits.max_images}"
+    if info.profiles != (1 if rtx else 2):
+        sizes += f" --profiles {info.profiles}"
     return f"iwp-export {info.source} -o {shlex.quote(str(paths.decoder))} {target} {sizes} --force"
 
 

@@ -129,6 +129,14 @@ def decoder_profiles(manifest: Manifest, limits: Limits, keep: float | None = No
     return _profile(graph, prefill), _profile(graph, decode)
 
 
+def profiles_for(manifest: Manifest, limits: Limits, keep: float | None, count: int) -> tuple[Profile, ...]:
+    """The decoder's profiles: prefill and decode, or with `count` 1 the prefill one, whose ranges hold decode steps.
+
+    TensorRT-RTX stores the weights of every linear layer once a profile: two profiles nearly double an engine.
+    """
+    return decoder_profiles(manifest, limits, keep)[:count]
+
+
 def vision_profile(manifest: Manifest) -> Profile:
     """The vision tower's profile: one image a call, as the runtime runs it."""
     return _profile(manifest.graphs["vision"], {"tiles": Range(1, 1, 1)})

@@ -1,8 +1,9 @@
 """TensorRT and TensorRT-RTX behind the session interface, with caches that stay on the device.
 
-Prompts run on one optimisation profile, decode steps on another. Each step writes a layer's keys and values, old and
-new, into another block than it reads them from, since they are laid out head by head, and a cache grows with every
-step: shapes and addresses are new each time. A captured CUDA graph could never be replayed, so none is captured.
+Prompts run on one optimisation profile, decode steps on another if the engine has two. Each step writes a layer's keys
+and values, old and new, into another block than it reads them from, since they are laid out head by head, and a cache
+grows with every step: shapes and addresses are new each time. A captured CUDA graph could never be replayed, so none is
+captured.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ class TrtSession:
     Args:
         manifest: the bundle's.
         limits: what the engines can hold.
-        runners: of the vision tower, and of the decoder's prefill and decode profiles.
+        runners: `vision`, and the decoder's `prefill` and, if it has a profile for that, `decode`.
         device: where they run.
         provider: what to call this backend.
         owners: what must live as long as the runners do.
@@ -139,7 +140,7 @@ class TrtSession:
         self._check(tokens, features, cache)
         self._device.activate()
         decode = tokens == 1 and not features and min(cache.lengths) >= 1
-        runner = self._runners["decode" if decode else "prefill"]
+        runner = self._runners["decode" if decode and "decode" in self._runners else "prefill"]
         placed = {
             name: self._upload(name, np.ascontiguousarray(getattr(inputs, name)))
             for name in ("input_ids", "feature_index", "query_weights", "position_ids")
@@ -263,7 +264,7 @@ def load_plan(path: Path | str, verify: Verify = "quick", kernels: KernelLibrary
         creator = register_plugin(flavour, kernels or find_kernels(), report.append)
     runners: dict[str, Runner] = {}
     owners = [creator]
-    for file, roles in ((paths.vision, {"vision": 0}), (paths.decoder, {"prefill": PREFILL, "decode": DECODE})):
+    for file, roles in ((paths.vision, {"vision": 0}), (paths.decoder, _decoder_roles(info))):
         runtime, engine = deserialize(flavour.trt, logger, file)
         owners += [runtime, engine]
         for role, profile in roles.items():
@@ -271,6 +272,11 @@ def load_plan(path: Path | str, verify: Verify = "quick", kernels: KernelLibrary
     manifest = _within(info)
     session = TrtSession(manifest, info.limits, runners, device, flavour.title, owners)
     return LoadedModel(manifest, Processor(paths.processor, manifest.vision), session)
+
+
+def _decoder_roles(info: PlanInfo) -> dict[str, int]:
+    """The decoder's runners and their profiles; without a profile of their own, decode steps are short prompts."""
+    return {"prefill": PREFILL, "decode": DECODE} if info.profiles == 2 else {"prefill": PREFILL}
 
 
 def _give_all(pool: Pool, scratch: dict[str, Block]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from iwp_export.engine.network import EngineBuilder, check_plugin_layers, regist
 from iwp_export.engine.plan import read_plan
 from iwp_export.engine.profiles import decoder_profiles, vision_profile
 from iwp_export.engine.target import RTX, TENSORRT_10_3, Target
-from iwp_export.errors import BackendError, OutputError
+from iwp_export.errors import BackendError, OutputError, SettingsError
 from iwp_export.runtime.trt_engine import deserialize
 
 SMS = ["86", "89", "120"]
@@ -154,6 +155,13 @@ def test_a_plan_says_what_it_loads_on(rtx: Flavour, half_bundle: Path) -> None:
     plan = plan_build(half_bundle, SMALL)
     assert plan.machine.loads_on == f"TensorRT-RTX {rtx.version} and a GPU of SM 86, 89, 120"
     assert plan.to_dict()["max_context"] == 160
+    assert plan.profiles == 1  # TensorRT-RTX holds the weights once a profile
+
+
+def test_two_profiles_are_a_choice(rtx: Flavour, half_bundle: Path) -> None:
+    assert plan_build(half_bundle, replace(SMALL, profiles=2)).profiles == 2
+    with pytest.raises(SettingsError, match="--profiles must be 1 or 2, got 3"):
+        plan_build(half_bundle, replace(SMALL, profiles=3))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from iwp_export.engine.profiles import Limits
 from iwp_export.errors import OutputError
 from tests.runtime.toy import toy_manifest
 
-INFO = PlanInfo(Fingerprint("rtx", "1.7", ("86",), "1"), Limits(256, 200, 1), 0.3, "build x", toy_manifest(), {})
+INFO = PlanInfo(Fingerprint("rtx", "1.7", ("86",), "1"), Limits(256, 200, 1), 2, 0.3, "build x", toy_manifest(), {})
 
 
 def write(path: Path, content: bytes = b"engine", force: bool = False, stop: bool = False) -> PlanInfo | None:

@@ -187,6 +187,7 @@ def make_session(
     limits: Limits | None = None,
     profiles: tuple[Profile, ...] = (),
     num_kept_on_host: bool = True,
+    roles: tuple[str, ...] = ("vision", "prefill", "decode"),
 ) -> tuple[TrtSession, FakeEngine, FakeDevice, Manifest]:
     """A session over fake engines of a bundle."""
     bundle, device = Bundle.open(path), device or FakeDevice()
@@ -199,6 +200,7 @@ def make_session(
             ("prefill", decoder, PREFILL),
             ("decode", decoder, DECODE),
         )
+        if name in roles
     }
     limits = limits or Limits(bundle.manifest.decoder.max_positions, bundle.manifest.decoder.max_positions, 4)
     return TrtSession(bundle.manifest, limits, runners, device, "fake"), decoder, device, bundle.manifest

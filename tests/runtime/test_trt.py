@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from iwp_export.bundle.store import Bundle
-from iwp_export.engine.profiles import DECODE, PREFILL, Limits, choose_limits, decoder_profiles
+from iwp_export.engine.profiles import DECODE, PREFILL, Limits, choose_limits, decoder_profiles, profiles_for
 from iwp_export.errors import BackendError, RequestError
 from iwp_export.runtime.model import LoadedModel
 from iwp_export.runtime.ort import OrtSession
@@ -87,6 +87,18 @@ def test_decode_steps_use_their_profile(bundle: Path) -> None:
     session.step(build_prompt([5, 6], 4, Bundle.open(bundle).manifest.pruning, None, 2), (), cache)
     assert engine.runs == {PREFILL: 2, DECODE: 1}
     assert cache.lengths == (4, 4)
+
+
+def test_one_profile_serves_decode_steps_too(tiny_bundle: Path) -> None:
+    manifest = Bundle.open(tiny_bundle).manifest
+    limits = choose_limits(manifest.decoder, manifest.vision)
+    profiles = profiles_for(manifest, limits, None, 1)
+    roles = ("vision", "prefill")
+    session, engine, *_ = make_session(tiny_bundle, limits=limits, profiles=profiles, roles=roles)
+    cache = session.new_cache()
+    session.step(build_prompt([5, 6], 4, manifest.pruning, None), (), cache)
+    session.step(build_decode(7, 2), (), cache)
+    assert engine.runs == {PREFILL: 2} and cache.lengths == (3,) * 8
 
 
 def test_memory_is_reused_from_step_to_step(bundle: Path) -> None:

@@ -32,7 +32,7 @@ def write_plan(path: Path, version: str = "1.7.1.116", sms: tuple[str, ...] = ("
         for name in PROCESSOR_FILES:
             shutil.copy(ASSETS / name, processor)
         fingerprint = Fingerprint("rtx", version, sms, "1")
-        writer.commit(PlanInfo(fingerprint, Limits(256, 200, 1), 0.3, "build toy.bundle", toy_manifest(), {}))
+        writer.commit(PlanInfo(fingerprint, Limits(256, 200, 1), 1, 0.3, "build toy.bundle", toy_manifest(), {}))
     return path
 
 
