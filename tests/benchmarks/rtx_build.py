@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 COMMAND = "python tests/benchmarks/rtx_build.py -o docs/benchmarks/rtx_build.json"
-SMS = (("86", "89", "120"), ("89",))
+BUILDS = ((("86", "89", "120"), 1), (("89",), 1), (("89",), 2))
+"""Architectures, and optimisation profiles of the language model."""
 
 
 def make_bundle(folder: Path) -> Path:
@@ -54,13 +55,14 @@ def make_bundle(folder: Path) -> Path:
     return export_bundle(str(folder / "checkpoint"), folder / "bundle", PruningSettings(), dtype="float16")
 
 
-def measure(bundle: Path, folder: Path, sms: tuple[str, ...]) -> dict[str, Any]:
+def measure(bundle: Path, folder: Path, sms: tuple[str, ...], profiles: int) -> dict[str, Any]:
     """Build in a process of its own, which reports its seconds, its processor time and its peak memory."""
     code = f"""
 import json, resource, time
 from iwp_export.engine.build import BuildSettings, build_engine
 start, cpu = time.perf_counter(), time.process_time()
-build_engine({str(bundle)!r}, {str(folder / "engine.plan")!r}, BuildSettings(target="rtx", sms={sms!r}), force=True)
+settings = BuildSettings(target="rtx", sms={sms!r}, profiles={profiles})
+build_engine({str(bundle)!r}, {str(folder / "engine.plan")!r}, settings, force=True)
 usage = resource.getrusage(resource.RUSAGE_SELF)
 print(json.dumps([time.perf_counter() - start, time.process_time() - cpu, usage.ru_maxrss * 1024]))
 """
@@ -68,6 +70,7 @@ print(json.dumps([time.perf_counter() - start, time.process_time() - cpu, usage.
     seconds, cpu, peak = json.loads(done.stdout.splitlines()[-1])
     return {
         "sms": list(sms),
+        "profiles": profiles,
         "seconds": round(seconds, 1),
         "cpu_seconds": round(cpu, 1),
         "peak_rss_bytes": peak,
@@ -84,14 +87,14 @@ def main() -> None:
         folder = Path(name)
         bundle = make_bundle(folder)
         load_before = os.getloadavg()[0]
-        builds = [measure(bundle, folder, sms) for sms in SMS]
+        builds = [measure(bundle, folder, *build) for build in BUILDS]
         weights = (bundle / "decoder.weights").stat().st_size
     report = {
         "command": COMMAND,
         "date": time.strftime("%Y-%m-%d"),
         "model": "12 layers of 768, 12 heads of 64, 32000 words, float16, random weights; pruned at layer 4, keep 0.3",
         "decoder_weights_bytes": weights,
-        "profiles": "prefill up to 1088 tokens, decode, context 4096",
+        "shapes": "prompts up to 1088 tokens, context 4096",
         "builds": builds,
         "versions": {n: importlib.metadata.version(n) for n in ("tensorrt-rtx", "onnx", "onnx-ir", "torch")},
         "machine": {
