@@ -1,8 +1,8 @@
 // iwp::SelectTokens on CUDA: which tokens of a vision-language model's sequence go on past its pruning layer.
 //
-// Method: arXiv:2604.00757 (Eq. 10, Eq. 12, Algorithm 1) with magnitude kappa(q, k) * ||v|| and the squared similarity of
-// dual weights; the paper's ablated metrics are not here, so a caller with such settings must refuse them.
-// No CUDA header is needed to include this file: CUstream_st* is cudaStream_t.
+// Method: arXiv:2604.00757 (Eq. 10, Eq. 12, Algorithm 1) with magnitude kappa(q, k) * ||v|| and the squared similarity
+// of dual weights; the paper's ablated metrics are not here, so a caller with such settings must refuse them. No CUDA
+// header is needed to include this file: CUstream_st* is cudaStream_t.
 #ifndef IWP_SELECT_TOKENS_H_
 #define IWP_SELECT_TOKENS_H_
 
@@ -55,12 +55,12 @@ typedef struct IwpSelectTokensParams {
   float penalty;             // weight of duplication, 0 or more; 0 ranks by magnitude alone
 } IwpSelectTokensParams;
 
-// Bytes of device memory that iwp_select_tokens needs for these parameters, the same on every GPU; 0 if they are invalid.
-// Not monotonic: beyond 4,096 tokens less is needed, so a range of sizes needs the largest value within it.
+// Bytes of device memory that iwp_select_tokens needs for these parameters, the same on every GPU; 0 if they are
+// invalid. Not monotonic: beyond 4,096 tokens less is needed, so a range of sizes needs the largest value within it.
 IWP_API size_t iwp_select_tokens_workspace(const IwpSelectTokensParams* params);
 
-// Enqueues the selection on `stream`; allocates nothing, synchronises nothing, can be captured in a CUDA graph (call it once
-// before a capture, so that the driver has loaded the kernels).
+// Enqueues the selection on `stream`; allocates nothing, synchronises nothing, can be captured in a CUDA graph (call it
+// once before a capture, so that the driver has loaded the kernels).
 //
 //   query [B,H,d]: q_T, the mean query, before RoPE.     key, key_rotated, value [B,Hkv,S,d]: before and after RoPE.
 //   is_visual [B,S]: 0 for text.                         kept_index [B,num_kept]: ascending.

@@ -81,7 +81,8 @@ struct Workspace {
   unsigned* tiles_done;       // [kMaxPartialTiles] blocks that parked their share of a tile
 };
 
-// One round of Algorithm 1 as the host knows it: it cannot know the number of visual tokens, so a round may turn out empty.
+// One round of Algorithm 1 as the host knows it: it cannot know the number of visual tokens, so a round may turn out
+// empty.
 struct Round {
   int index;
   int chosen_before;  // visual tokens that earlier rounds chose, if there are that many to choose

@@ -1,4 +1,5 @@
-// What a block does in a round besides choosing: normalise, look duplication up in the matrix, penalise, write the output.
+// What a block does in a round besides choosing: normalise, look duplication up in the matrix, penalise, write the
+// output.
 #pragma once
 
 #include "problem.h"
@@ -81,8 +82,8 @@ __device__ inline void LookUpLikeness(const Problem& problem, const float* matri
   }
 }
 
-// Writes the positions of text and of chosen visual tokens, ascending. `priority` is by visual rank; the first sum's barrier
-// orders it before the reads here, which are not by its owners.
+// Writes the positions of text and of chosen visual tokens, ascending. `priority` is by visual rank; the first sum's
+// barrier orders it before the reads here, which are not by its owners.
 __device__ inline void WriteKept(const Problem& problem, const uint8_t* is_visual, const float* priority,
                                  int64_t* kept_index, RoundsShared& shared) {
   int visual_before = 0;

@@ -123,8 +123,8 @@ __global__ void __launch_bounds__(kSelectThreads, 1)
   }
 }
 
-// The choice of one round by one block, for more tokens than shared memory or the matrix takes: priorities stay in global
-// memory, and the similarity kernel then fills in the likeness that the next round's launch applies.
+// The choice of one round by one block, for more tokens than shared memory or the matrix takes: priorities stay in
+// global memory, and the similarity kernel then fills in the likeness that the next round's launch applies.
 __global__ void __launch_bounds__(kSelectThreads, 1)
     LargeRoundKernel(Problem problem, Workspace workspace, const uint8_t* is_visual, Round round,
                      int64_t* kept_index) {

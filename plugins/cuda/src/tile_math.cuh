@@ -1,8 +1,9 @@
-// A block's tile of dot products, rows x columns of tokens, from stages of shared memory: on tensor cores or on plain FMA.
+// A block's tile of dot products, rows x columns of tokens, from stages of shared memory: on tensor cores or on plain
+// FMA.
 //
-// A stage holds kStageBytes of each token's row, rows of the tile first and columns after them, kStagePitch bytes apart:
-// 16 bytes of padding let eight lanes read eight rows without a bank conflict. Both forms give a thread kRows x kColumns
-// results, and kRowLanes neighbouring lanes hold the same rows.
+// A stage holds kStageBytes of each token's row, rows of the tile first and columns after them, kStagePitch bytes
+// apart: 16 bytes of padding let eight lanes read eight rows without a bank conflict. Both forms give a thread kRows x
+// kColumns results, and kRowLanes neighbouring lanes hold the same rows.
 #pragma once
 
 #include "device.cuh"

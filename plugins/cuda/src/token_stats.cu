@@ -1,4 +1,5 @@
-// First pass over the inputs: each token's logits and norms, each stretch's softmax terms, and the list of visual tokens.
+// First pass over the inputs: each token's logits and norms, each stretch's softmax terms, and the list of visual
+// tokens.
 #include "block_ops.cuh"
 #include "launch.h"
 #include "problem.h"

@@ -19,8 +19,8 @@ struct TopKScratch {
   int still_needed;
 };
 
-// Priorities are within [0, 1], so two bits of a float are 0 and its order is that of the other 30 as an integer. What no
-// finite input gives, a NaN, ranks above all rather than breaking the search.
+// Priorities are within [0, 1], so two bits of a float are 0 and its order is that of the other 30 as an integer. What
+// no finite input gives, a NaN, ranks above all rather than breaking the search.
 __device__ __forceinline__ unsigned PriorityKey(float priority) {
   constexpr unsigned kLargest = (1u << (3 * kDigitBits)) - 1;
   const unsigned bits = __float_as_uint(priority);

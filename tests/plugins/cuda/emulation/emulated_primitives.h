@@ -1,5 +1,5 @@
-// The PTX instructions that device.cuh wraps, in plain C++, after the fragment layouts of the PTX ISA (ldmatrix .m8n8.x4,
-// mma.m16n8k16 for .f16 and .bf16).
+// The PTX instructions that device.cuh wraps, in plain C++, after the fragment layouts of the PTX ISA (ldmatrix
+// .m8n8.x4, mma.m16n8k16 for .f16 and .bf16).
 #pragma once
 
 #include <cstring>
@@ -57,7 +57,8 @@ void MultiplyAdd(float& c0, float& c1, float& c2, float& c3, const unsigned (&a)
   const int group = emulation::Lane() / 4;
   const int in_group = emulation::Lane() % 4;
   float* const c[2][2] = {{&c0, &c1}, {&c2, &c3}};
-  // Register 2 * h + r of a lane (g, t) holds A[g + 8 r][8 h + 2 t + {0, 1}]; register h of B holds B[8 h + 2 t + {0, 1}][g].
+  // Register 2 * h + r of a lane (g, t) holds A[g + 8 r][8 h + 2 t + {0, 1}]; register h of B holds B[8 h + 2 t + {0,
+  // 1}][g].
   for (int half = 0; half < 2; ++half) {
     for (int t = 0; t < 4; ++t) {
       for (int row = 0; row < 2; ++row) {

@@ -121,8 +121,8 @@ bool RunWarp(int warp) {
   return ran;
 }
 
-// Lets threads run until all are done. A warp runs as far ahead of the others as barriers allow, in an order that changes at
-// each barrier: that is what shows a barrier to be missing.
+// Lets threads run until all are done. A warp runs as far ahead of the others as barriers allow, in an order that
+// changes at each barrier: that is what shows a barrier to be missing.
 void RunBlock() {
   std::vector<int> order(warps.size());
   std::iota(order.begin(), order.end(), 0);

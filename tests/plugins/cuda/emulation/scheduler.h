@@ -1,10 +1,11 @@
-// Runs CUDA kernels on the CPU: a thread of a block is a fiber, blocks run one after another. For tests, where there is no GPU.
+// Runs CUDA kernels on the CPU: a thread of a block is a fiber, blocks run one after another. For tests, where there is
+// no GPU.
 //
-// What it checks that a GPU does not: threads that leave others waiting at a barrier, warps whose lanes meet in different
-// collectives, reads of shared memory that nothing wrote (it starts as a pattern of NaNs), writes beyond the dynamic
-// shared memory. Blocks and threads run in an order drawn from a seed, so that a missing barrier changes results
-// from seed to seed. What it cannot check: the memory model between barriers, timing, and that the PTX instructions do what
-// emulated_primitives.h says.
+// What it checks that a GPU does not: threads that leave others waiting at a barrier, warps whose lanes meet in
+// different collectives, reads of shared memory that nothing wrote (it starts as a pattern of NaNs), writes beyond the
+// dynamic shared memory. Blocks and threads run in an order drawn from a seed, so that a missing barrier changes
+// results from seed to seed. What it cannot check: the memory model between barriers, timing, and that the PTX
+// instructions do what emulated_primitives.h says.
 #pragma once
 
 #include <csetjmp>
@@ -48,8 +49,8 @@ const Payload* WarpCollective(int operation, const void* bytes, size_t size);
 
 int Lane();
 
-// Asynchronous copies of 16 bytes (zeros where `from` is null) of the current thread. They land at once for an even seed, and
-// for an odd one as late as allowed: in the call that waits for their group.
+// Asynchronous copies of 16 bytes (zeros where `from` is null) of the current thread. They land at once for an even
+// seed, and for an odd one as late as allowed: in the call that waits for their group.
 void QueueCopy(void* to, const void* from);
 void CommitCopies();
 void WaitCopies(size_t pending_groups);
