@@ -225,10 +225,13 @@ def build_engine(
     }
     titles = {"decoder": "language model", "vision": "vision tower"}
     with writer:
-        for role, title in titles.items():
-            path: Path = getattr(writer.paths, role)
-            _build_graph(builder, plan, role, profiles[role], title, writer.staged(path))
-        shutil.copytree(plan.bundle.path(manifest.processor), writer.staged(writer.paths.processor))
+        try:
+            for role, title in titles.items():
+                path: Path = getattr(writer.paths, role)
+                _build_graph(builder, plan, role, profiles[role], title, writer.staged(path))
+            shutil.copytree(plan.bundle.path(manifest.processor), writer.staged(writer.paths.processor))
+        except OSError as error:  # a full disk, mostly
+            raise OutputError(f"Cannot write {output}: {error.strerror or error}") from error
         fingerprint = Fingerprint(flavour.name, flavour.version, sms, str(VERSION))
         made_from = source or f"build {shlex.quote(str(bundle))}"
         return writer.commit(PlanInfo(fingerprint, plan.limits, plan.profiles, plan.keep, made_from, manifest, {}))
@@ -244,10 +247,7 @@ def _build_graph(builder: Any, plan: BuildPlan, role: str, profiles: Any, title:
         plan.bundle.path(spec.file), plan.bundle.path(spec.weights), folder, plan.machine.target
     )
     engine = builder.build(graph, plugins, profiles, title)
-    try:
-        output.write_bytes(memoryview(engine))
-    except OSError as error:
-        raise OutputError(f"Cannot write {output}: {error.strerror or error}") from error
+    output.write_bytes(memoryview(engine))
     shutil.rmtree(folder)
 
 

@@ -13,7 +13,7 @@ from iwp_export.engine.memory import BuildMemoryError, MemoryWatch
 from iwp_export.engine.monitor import make_monitor
 from iwp_export.engine.plugin import make_creator
 from iwp_export.engine.profiles import Profile
-from iwp_export.errors import BackendError
+from iwp_export.errors import BackendError, OutputError
 from iwp_export.progress import progress
 from iwp_export.pruning.onnx_function import DOMAIN, OP_TYPE, VERSION
 
@@ -83,12 +83,12 @@ class EngineBuilder:
         del parser  # it owns the weights until here
         if monitor.interrupted:
             raise KeyboardInterrupt
-        if engine is None or watch.low:
+        if engine is None:
             raise self._failure(title, watch.low)
         if self._plugin_errors:
             raise BackendError(f"the plugin failed while the {title} was built: {self._plugin_errors[0]}")
-        if cache is not None and self._timing_cache is not None:
-            self._timing_cache.write_bytes(memoryview(config.get_timing_cache().serialize()))
+        if cache is not None:
+            self._save_timing_cache(config)
         return engine
 
     def _parse(self, graph: Path, title: str) -> tuple[Any, Any]:
@@ -137,6 +137,13 @@ class EngineBuilder:
                 f"timing cache {self._timing_cache} is from another TensorRT or GPU: delete it or name another file"
             )
         return cache
+
+    def _save_timing_cache(self, config: Any) -> None:
+        assert self._timing_cache is not None
+        try:
+            self._timing_cache.write_bytes(memoryview(config.get_timing_cache().serialize()))
+        except OSError as error:
+            raise OutputError(f"Cannot write timing cache {self._timing_cache}: {error.strerror or error}") from error
 
     def _failure(self, title: str, memory_low: bool) -> BackendError:
         if memory_low or ran_out_of_memory(self.logger):

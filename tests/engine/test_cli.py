@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from iwp_export.cli.main import main
 from iwp_export.engine import build as engine_build
 from iwp_export.engine.flavour import Flavour
+from iwp_export.pruning.settings import PruningSettings
 
 SMALL = ["--target", "rtx", "--sm", "86", "--max-context", "160", "--max-prompt", "128"]
 
@@ -54,8 +56,17 @@ def test_an_export_to_a_plan_asks_for_tensorrt_first(
 
 
 def test_an_export_to_a_plan_leaves_the_engine_alone(
-    rtx: Flavour, tmp_path: Path, capsys: pytest.CaptureFixture
+    rtx: Flavour,
+    half_bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
 ) -> None:
+    def export(model: str, path: Path, settings: PruningSettings, *, dtype: str, revision: None) -> Path:
+        assert (model, settings.keep, dtype) == ("tiny-llava", 0.25, "float16")
+        return Path(shutil.copytree(half_bundle, path))
+
+    monkeypatch.setattr("iwp_export.export.exporter.export_bundle", export)
     output = tmp_path / "engine.plan"
     assert main(["tiny-llava", "--keep", "0.25", "--dtype", "float16", "-o", str(output), "--json", *SMALL]) == 0
     shown = capsys.readouterr()
