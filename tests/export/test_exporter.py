@@ -51,7 +51,7 @@ def test_bundle_equals_transformers_and_the_reference(tmp_path: Path, decoder: s
         **inputs, max_new_tokens=8, do_sample=False, output_logits=True, return_dict_in_generate=True
     )
     assert ours.token_ids == theirs.sequences[0, len(ids) :].tolist()
-    np.testing.assert_allclose(ours.logits, torch.stack(theirs.logits)[:, 0].numpy(), atol=TOLERANCE)
+    np.testing.assert_allclose(np.array(ours.logits), torch.stack(theirs.logits)[:, 0].numpy(), atol=TOLERANCE)
 
     session = TorchSession(open_checkpoint(str(tmp_path / "model")), LAYER_1, model=model)
     reference = Pipeline(LoadedModel(pipeline.manifest, pipeline.processor, session))

@@ -33,7 +33,10 @@ def run(model: ir.Model, **feeds: np.ndarray) -> list[np.ndarray]:
 
 def test_weights_are_streamed_and_linear_layers_need_no_transpose(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    arrays = {"weight": rng.standard_normal((2, 3)).astype(np.float16), "plain": np.ones((2, 3), np.float32)}
+    arrays: dict[str, np.ndarray] = {
+        "weight": rng.standard_normal((2, 3)).astype(np.float16),
+        "plain": np.ones((2, 3), np.float32),
+    }
     save_file(arrays, tmp_path / "w.safetensors")
     model = ir.serde.deserialize_model(onnx.parser.parse_model(TEXT))
     result = StreamWeights(read_header(tmp_path / "w.safetensors"))(model)

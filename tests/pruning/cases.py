@@ -30,9 +30,10 @@ class Case:
     def num_text(self) -> int:
         return len(self.is_visual) - self.num_visual
 
-    def visual(self) -> tuple[np.ndarray, ...]:
+    def visual(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """The oracle's inputs: query, and key, key_rotated, value of the visual tokens alone."""
-        return self.query, *(x[:, self.is_visual] for x in (self.key, self.key_rotated, self.value))
+        key, rotated, value = (x[:, self.is_visual] for x in (self.key, self.key_rotated, self.value))
+        return self.query, key, rotated, value
 
     def feeds(self, num_keep: int, dtype: Any = np.float32) -> dict[str, np.ndarray]:
         arrays = {name: getattr(self, name)[None].astype(dtype) for name in INPUTS[:4]}

@@ -91,7 +91,8 @@ def test_float16_inputs_are_scored_in_float32() -> None:
     """Logits of 400 overflow exp in float16 and in float32 without a maximum subtracted."""
     case = random_case(4, 40)
     case.query *= 100
-    half = Case(*(x.astype(np.float16) for x in (case.query, case.key, case.key_rotated, case.value)), case.is_visual)
+    query, key, rotated, value = (x.astype(np.float16) for x in (case.query, case.key, case.key_rotated, case.value))
+    half = Case(query, key, rotated, value, case.is_visual)
     kept = run(op_model(half, PruningSettings(), onnx.TensorProto.FLOAT16), half, 12, np.float16)
     chosen = half.chosen(kept[0])
     assert len(chosen) == 12

@@ -46,8 +46,8 @@ def test_all_implementations_agree(seed: int, n: int, text: int, share: float, c
 def test_variants(variant: dict) -> None:
     case = random_case(5, 50)
     options = PruningSettings(chunk=1, growth=3, penalty=3.0, **variant)
-    arrays = [torch.from_numpy(x) for x in case.visual()]
-    chosen = select_in_torch(*arrays, num_keep=17, settings=options).numpy()
+    query, key, rotated, value = (torch.from_numpy(x) for x in case.visual())
+    chosen = select_in_torch(query, key, rotated, value, 17, options).numpy()
     expected = select_tokens(*case.visual(), 17, **options.selection())
     if not np.array_equal(chosen, expected):
         assert selection_gap(chosen, *case.visual(), **options.selection()) < ROUNDING
@@ -71,6 +71,7 @@ def test_an_impossible_budget_is_refused(num_keep: int) -> None:
 
 def test_half_precision_is_scored_in_float32() -> None:
     case = random_case(9, 64)
-    half = [torch.from_numpy(x).half() for x in case.visual()]
-    chosen = select_in_torch(*half, num_keep=20, settings=PruningSettings()).numpy()
-    assert np.array_equal(chosen, select_tokens(*[x.float().numpy() for x in half], 20))
+    query, key, rotated, value = (torch.from_numpy(x).half() for x in case.visual())
+    chosen = select_in_torch(query, key, rotated, value, 20, PruningSettings()).numpy()
+    q, k, r, v = (x.float().numpy() for x in (query, key, rotated, value))
+    assert np.array_equal(chosen, select_tokens(q, k, r, v, 20))
