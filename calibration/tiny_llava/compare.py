@@ -38,8 +38,18 @@ def accuracy(pipeline: Pipeline, questions: Sequence[Question], keep: float) -> 
     return {kind: round(sum(values) / len(values), 4) for kind, values in sorted(right.items())}
 
 
-def run(bundle: Path, layers: Sequence[int], limit: int | None) -> dict[str, Any]:
-    """Accuracy of each method at each layer and budget, by the torch reference and the bundle's own processor."""
+def run(
+    bundle: Path, layers: Sequence[int], limit: int | None, only: Sequence[str] = (), changes: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Accuracy of each method at each layer and budget, by the torch reference and the bundle's own processor.
+
+    Args:
+        bundle: what gives the settings and the processor.
+        layers: where to prune.
+        limit: how many questions; None for all.
+        only: names of methods; empty for all.
+        changes: NAME=VALUE for fields of the settings.
+    """
     pipeline = iwp_export.load(str(bundle))
     manifest = pipeline.manifest
     session = TorchSession(open_checkpoint(manifest.model.source), manifest.pruning)
@@ -52,8 +62,10 @@ def run(bundle: Path, layers: Sequence[int], limit: int | None) -> dict[str, Any
     whole = accuracy(with_method(Method(manifest.pruning)), questions, 1.0)
     rows = []
     for layer in layers:
-        settings = replace(manifest.pruning, layer=layer)
+        settings = replace(manifest.pruning, layer=layer, **dict(map(_parse_change, changes)))
         for name, method in methods(settings).items():
+            if only and name not in only:
+                continue
             for keep in KEEPS:
                 draws = RANDOM_SEEDS if name == "random" else 1
                 variants = [method, *(methods(settings, seed)[name] for seed in range(1, draws))]
@@ -63,6 +75,7 @@ def run(bundle: Path, layers: Sequence[int], limit: int | None) -> dict[str, Any
                 print(f"layer {layer}  {name:15} keep {keep:5}  {mean}", flush=True)
     return {
         "command": "python -m calibration.tiny_llava.compare BUNDLE",
+        "changes": list(changes),
         "questions": len(questions),
         "random": f"mean of {RANDOM_SEEDS} draws",
         "keep 1": whole,
@@ -71,15 +84,25 @@ def run(bundle: Path, layers: Sequence[int], limit: int | None) -> dict[str, Any
     }
 
 
+def _parse_change(text: str) -> tuple[str, Any]:
+    name, _, value = text.partition("=")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--layers", type=int, nargs="+", default=[4], help="pruning layers (default: %(default)s)")
+    parser.add_argument("--methods", nargs="+", default=[], help="names of methods (default: all)")
+    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="other pruning settings")
     parser.add_argument("--questions", type=int, help="how many (default: all)")
     parser.add_argument("-o", "--output", type=Path, help="JSON file for the result")
     args = parser.parse_args()
     torch.set_num_threads(1)  # a model this small is slower with more
-    report = run(args.bundle, args.layers, args.questions)
+    report = run(args.bundle, args.layers, args.questions, args.methods, args.set)
     if args.output:
         args.output.parent.mkdir(parents=True, exist_ok=True)
         args.output.write_text(json.dumps(report, indent=2) + "\n")
