@@ -68,9 +68,10 @@ class Checkpoint:
             CheckpointError: as `weights`.
         """
         index = self.folder / INDEX
-        if index.is_file() and not any(self.folder.glob("*.safetensors")):
+        total = _index(index).get("metadata", {}).get("total_size") if index.is_file() else None
+        if total is not None and not any(self.folder.glob("*.safetensors")):
             half = str(getattr(self.config, "dtype", None)).removeprefix("torch.") in ("float16", "bfloat16")
-            return _index(index)["metadata"]["total_size"] // (2 if half else 4), half
+            return int(total) // (2 if half else 4), half
         tensors = self.weights()
         embedding = tensors.get("model.language_model.embed_tokens.weight")
         count = sum(tensor.nbytes // np.dtype(DTYPES[tensor.dtype]).itemsize for tensor in tensors.values())
@@ -137,7 +138,6 @@ def _index(path: Path) -> dict[str, Any]:
     try:
         index: dict[str, Any] = json.loads(path.read_text())
         assert isinstance(index["weight_map"], dict)
-        assert isinstance(index["metadata"]["total_size"], int)
     except (ValueError, KeyError, TypeError, AssertionError) as error:
         raise CheckpointError(f"{path} is damaged ({error!r}); download it again") from error
     return index
