@@ -40,9 +40,13 @@ def llava_config(layers: int = 32, vision_layers: int = 24) -> Any:
         eos_token_id=2,
         pad_token_id=0,
     )
-    return LlavaConfig(vision_config=vision, text_config=text, image_token_index=32000, architectures=ARCHITECTURES)
+    return LlavaConfig(
+        vision_config=vision, text_config=text, image_token_index=IMAGE_TOKEN, architectures=ARCHITECTURES
+    )
 
 
+IMAGE_TOKEN = 4
+"""The image token of tiny-llava's tokenizer, which these checkpoints borrow."""
 ARCHITECTURES = ["LlavaForConditionalGeneration"]
 
 
