@@ -24,7 +24,8 @@ import iwp_export
 from calibration.tiny_llava.heldout import Question, load
 from iwp_export.export.checkpoint import open_checkpoint
 from iwp_export.pruning.reference import selection_gap
-from iwp_export.pruning.rivals import Method, Select
+from iwp_export.pruning.rivals import Method
+from iwp_export.pruning.torch_select import Select
 from iwp_export.runtime.model import LoadedModel
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.runtime.processor import user_message

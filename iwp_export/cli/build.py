@@ -90,7 +90,8 @@ def export_engine(args: argparse.Namespace, pruning: PruningSettings, output: Pa
     from iwp_export.engine.build import build_engine, choose_machine, choose_profiles
     from iwp_export.engine.memory import require_memory
     from iwp_export.engine.plan_writer import PlanWriter
-    from iwp_export.export.exporter import export_bundle, plan_export
+    from iwp_export.export.exporter import export_bundle
+    from iwp_export.export.plan import plan_export
 
     settings = build_settings(args)
     PlanWriter(output, args.force)

@@ -16,7 +16,7 @@ from iwp_export.models import ALIASES
 from iwp_export.pruning.settings import Heads, PruningSettings, Query
 
 if TYPE_CHECKING:
-    from iwp_export.export.exporter import ExportPlan
+    from iwp_export.export.plan import ExportPlan
 
 DESCRIPTION = (
     "Export a vision-language model as a bundle (ONNX) whose visual tokens are pruned\n"
@@ -73,7 +73,8 @@ def execute(args: argparse.Namespace) -> None:
     settings = PruningSettings(**{name: getattr(args, name) for name in SETTINGS})
     output = args.output or Path(f"{default_name(args.model)}.bundle")
     try:
-        from iwp_export.export.exporter import export_bundle, plan_export
+        from iwp_export.export.exporter import export_bundle
+        from iwp_export.export.plan import plan_export
     except ModuleNotFoundError as error:
         if str(error.name).startswith("iwp_export"):
             raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,10 +9,7 @@ from torch import Tensor, nn
 
 from iwp_export.pruning.onnx_function import DOMAIN, OP_TYPE, VERSION, node_attributes
 from iwp_export.pruning.settings import PruningSettings
-from iwp_export.pruning.torch_select import kept_index
-
-Select = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
-"""`iwp::SelectTokens`: (query, key, key_rotated, value, is_visual, num_kept) -> kept_index [B, K]."""
+from iwp_export.pruning.torch_select import Select, kept_index
 
 
 class PrunedDecoder(nn.Module):

@@ -12,14 +12,12 @@ from iwp_export.bundle.manifest import GraphSpec, Manifest, TensorSpec
 from iwp_export.bundle.store import BundleWriter
 from iwp_export.errors import BackendError
 from iwp_export.export.checkpoint import open_checkpoint
-from iwp_export.export.plan import Dtype, ExportPlan, make_plan, plan_export
+from iwp_export.export.plan import Dtype, make_plan
 from iwp_export.progress import progress
 from iwp_export.pruning.settings import PruningSettings
 
 if TYPE_CHECKING:
     import onnx_ir as ir
-
-__all__ = ["ExportPlan", "export_bundle", "plan_export"]
 
 IN_FLIGHT_BYTES = 64 << 20
 """Weights that may be in memory at once while a graph is written."""
@@ -51,7 +49,7 @@ def export_bundle(
 
     Raises:
         OutputError: the output exists, or cannot be written.
-        CheckpointError, SettingsError: see `plan_export`.
+        CheckpointError, SettingsError: see `iwp_export.export.plan.plan_export`.
         BackendError: torch or another package that exporting needs is not installed.
     """
     settings = settings or PruningSettings()

@@ -10,13 +10,10 @@ import torch
 from torch import Tensor
 
 from iwp_export.pruning.settings import PruningSettings
-from iwp_export.pruning.torch_select import kept_index
+from iwp_export.pruning.torch_select import Select, kept_index
 
 Choose = Callable[[Tensor, int], Tensor]
 """(features [n, D] of the visual tokens, how many) -> indices of the chosen ones, in any order."""
-
-Select = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
-"""`iwp::SelectTokens`, see `iwp_export.pruning.onnx_function`."""
 
 
 @dataclass(frozen=True)

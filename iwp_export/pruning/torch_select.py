@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from iwp_export.pruning.reference import PENALTY_FLOOR
 from iwp_export.pruning.settings import PruningSettings, chunk_schedule
+
+Select = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+"""`iwp::SelectTokens`: (query, key, key_rotated, value, is_visual, num_kept) -> kept_index [B, K]."""
 
 
 def kept_index(

@@ -22,7 +22,8 @@ import iwp_export
 from iwp_export.bundle.store import Bundle
 from iwp_export.errors import BundleError, CheckpointError, OutputError, SettingsError
 from iwp_export.export.checkpoint import open_checkpoint
-from iwp_export.export.exporter import export_bundle, plan_export
+from iwp_export.export.exporter import export_bundle
+from iwp_export.export.plan import plan_export
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.runtime.model import LoadedModel
 from iwp_export.runtime.pipeline import Pipeline
@@ -183,7 +184,9 @@ def test_a_killed_export_leaves_nothing_that_opens(tmp_path: Path) -> None:
         time.sleep(delay)
         os.killpg(process.pid, signal.SIGKILL)
         finished = process.wait() == 0
-        if not finished:
+        if finished:  # a machine fast enough to be done by then has a whole bundle
+            Bundle.open(tmp_path / "out", verify="full")
+        else:
             for folder in (tmp_path / "out", *tmp_path.iterdir()):
                 with pytest.raises(BundleError):
                     Bundle.open(folder)
