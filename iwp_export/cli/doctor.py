@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from iwp_export import __version__
-from iwp_export.cli.machine import Imported, describe_machine, find_gpus, find_nvcc, import_all
+from iwp_export.cli.machine import Imported, describe_machine, find_gpus, find_host_compiler, find_nvcc, import_all
 from iwp_export.cli.text import human_bytes, table
+from iwp_export.engine.kernels import LIBRARY_VARIABLE, PLUGIN_VARIABLE
 from iwp_export.runtime.providers import INSTALL, PROVIDERS
 
 DESCRIPTION = "Show what this machine can export, build and run, and the command that installs what is missing."
@@ -44,7 +46,7 @@ EXTRAS = {"": CORE, "[export]": EXPORT, "[ort]": ORT}
 
 JETPACK = "sudo apt install nvidia-jetpack"
 """On a Jetson, CUDA and TensorRT come from the vendor's metapackage and not from PyPI."""
-CUDA_TOOLKIT = "sudo apt install nvidia-cuda-toolkit"
+NVCC = "pip install 'iwp-export[kernels]'"
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def execute(args: argparse.Namespace) -> None:
 
 
 def examine() -> dict[str, Any]:
-    """The report as JSON values: `machine`, `gpus`, `nvcc`, `packages`, `providers` and, by task, `can`."""
+    """The report as JSON values: `machine`, `gpus`, `nvcc`, `libraries`, `packages`, `providers` and, by task, `can`."""
     machine = describe_machine()
     on_jetson = "jetson" in (machine["board"] or "").lower()
     imported = import_all({**CORE, **EXPORT, **ORT, **ENGINES})
@@ -78,13 +80,18 @@ def examine() -> dict[str, Any]:
         gpus, no_gpu = [{"name": machine["board"]}], None
     gpu_lack = Lack("GPU", no_gpu) if no_gpu else None
     nvcc, no_nvcc = find_nvcc()
-    nvcc_lack = Lack("nvcc", no_nvcc, JETPACK if on_jetson else CUDA_TOOLKIT) if no_nvcc else None
+    _, no_compiler = find_host_compiler()
+    compile_lacks = [
+        Lack("nvcc", no_nvcc, JETPACK if on_jetson else NVCC) if no_nvcc else None,
+        Lack("C++ compiler", no_compiler, "sudo apt install g++") if no_compiler else None,
+    ]
     return {
         "iwp_export": __version__,
         "python": {"version": platform.python_version(), "executable": sys.executable},
         "machine": machine,
         "gpus": gpus,
         "nvcc": nvcc,
+        "libraries": {name: os.environ.get(name) for name in (LIBRARY_VARIABLE, PLUGIN_VARIABLE)},
         "packages": {
             module: {
                 "ok": found.problem is None,
@@ -97,23 +104,30 @@ def examine() -> dict[str, Any]:
         "providers": list(imported["onnxruntime"].providers),
         "can": {
             task: {"ok": not needs, "missing": [vars(need) for need in needs]}
-            for task, needs in _tasks(imported, lacks, gpu_lack, nvcc_lack).items()
+            for task, needs in _tasks(imported, lacks, gpu_lack, compile_lacks).items()
         },
     }
 
 
 def _tasks(
-    imported: Mapping[str, Imported], lacks: Mapping[str, Lack | None], gpu: Lack | None, nvcc: Lack | None
+    imported: Mapping[str, Imported],
+    lacks: Mapping[str, Lack | None],
+    gpu: Lack | None,
+    compilers: Sequence[Lack | None],
 ) -> dict[str, list[Lack]]:
     """What each task lacks; nothing where it can be done."""
     core, export, ort = ([lacks[module] for module in group] for group in (CORE, EXPORT, ORT))
+    lowering = [*core, lacks["onnx"], lacks["onnx_ir"]]
+    named = os.environ.get(LIBRARY_VARIABLE) or os.environ.get(PLUGIN_VARIABLE)
+    kernels = [] if named else compilers  # compiled for the GPU by the first engine that runs
     tasks: dict[str, list[Lack | None]] = {
         "export bundles": [*core, *export],
         "run bundles on the CPU": [*core, *ort, _provider_lack("cpu", imported)],
         "run bundles on CUDA": [*core, *ort, _provider_lack("cuda", imported), gpu],
-        "build TensorRT engines": [*core, lacks["onnx"], lacks["onnx_ir"], lacks["tensorrt"], gpu],
-        "build TensorRT-RTX engines": [*core, lacks["onnx"], lacks["onnx_ir"], lacks["tensorrt_rtx"]],
-        "compile the CUDA kernels": [nvcc],
+        "build and run TensorRT engines": [*lowering, lacks["tensorrt"], gpu, *kernels],
+        "build TensorRT-RTX engines": [*lowering, lacks["tensorrt_rtx"]],
+        "run TensorRT-RTX engines": [*core, lacks["tensorrt_rtx"], gpu, *kernels],
+        "compile the CUDA kernels": [*compilers],
     }
     return {task: [need for need in needs if need is not None] for task, needs in tasks.items()}
 
@@ -152,6 +166,7 @@ def describe(report: Mapping[str, Any]) -> str:
         "GPUs\n" + (table([list(gpu.values()) for gpu in report["gpus"]], "  ") or "  none"),
         "packages\n" + table(packages, "  "),
         f"ONNX Runtime's providers\n  {', '.join(report['providers']) or 'none'}",
+        *(f"{name}\n  {path}" for name, path in report["libraries"].items() if path),
         "this machine can\n" + "\n".join(_task_line(task, found) for task, found in report["can"].items()),
     ]
     return "\n\n".join(sections)

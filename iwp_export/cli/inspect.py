@@ -1,26 +1,33 @@
-"""`iwp-export inspect BUNDLE`: what is in a bundle."""
+"""`iwp-export inspect BUNDLE` or `NAME.plan`: what is in a bundle or an engine."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
-from iwp_export.bundle.manifest import GraphSpec, Manifest, TensorSpec
+from iwp_export.bundle.manifest import FileEntry, GraphSpec, Manifest, TensorSpec
 from iwp_export.bundle.store import Bundle, Verify
 from iwp_export.cli.text import human_bytes, pairs, table
+from iwp_export.engine.flavour import TITLES
+from iwp_export.engine.plan import SUFFIX, PlanInfo, read_plan
 
-DESCRIPTION = "Show what is in a bundle: model, pruning settings, graphs with their inputs and outputs, files."
+DESCRIPTION = (
+    "Show what is in a bundle or an engine: model, pruning settings, inputs and outputs, files; of an engine also\n"
+    "what it loads on and what it holds. Needs no TensorRT."
+)
 EXAMPLES = """\
   iwp-export inspect tiny-llava.bundle             settings, graphs, shapes, sizes
   iwp-export inspect tiny-llava.bundle --verify    also check the SHA-256 of every file
   iwp-export inspect tiny-llava.bundle --json      the same for programs
+  iwp-export inspect engine.plan                   which TensorRT and GPUs it loads on, its limits
 """
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="folder that an export wrote")
+    parser.add_argument("path", metavar="PATH", type=Path, help="folder that an export wrote, or NAME.plan")
     parser.add_argument(
         "--verify", action="store_true", help="hash every file; otherwise sizes, and hashes up to 64 MiB, are checked"
     )
@@ -28,41 +35,74 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(args: argparse.Namespace) -> None:
-    """Print the bundle's manifest."""
+    """Print what the bundle's or the engine's manifest says, after a look at the files."""
     verified: Verify = "full" if args.verify else "quick"
-    bundle = Bundle.open(args.bundle, verify=verified)
-    manifest = bundle.manifest
+    path: Path = args.path
+    if path.suffix == SUFFIX and not path.is_dir():
+        _, info = read_plan(path, verified)
+        content, text, files = info.to_dict(), describe_plan(path, info), info.files
+    else:
+        manifest = Bundle.open(path, verify=verified).manifest
+        content, text, files = manifest.to_dict(), describe(path, manifest), manifest.files
     if args.json:
-        shown = {"folder": str(bundle.folder), "verified": verified, "bytes": _total(manifest), **manifest.to_dict()}
-        print(json.dumps(shown, indent=2))
+        found = {"path": str(path), "verified": verified, "bytes": _total(files)}
+        print(json.dumps({**found, **content}, indent=2))
         return
-    print(describe(args.bundle, manifest))
+    print(text)
     checked = "every file's SHA-256" if args.verify else "sizes of all files, SHA-256 of those up to 64 MiB"
     print(f"\nverified: {checked}")
 
 
 def describe(path: Path, manifest: Manifest) -> str:
-    """The manifest as text for people."""
-    model, decoder, vision = manifest.model, manifest.decoder, manifest.vision
+    """A bundle's manifest as text for people."""
     graphs = manifest.graphs.items()
     sections = [
-        f"{path}  {human_bytes(_total(manifest))}",
-        pairs(
-            [
-                ("model", f"{model.name} ({model.model_type}, {model.architecture})"),
-                ("source", model.source + (f" at {model.revision}" if model.revision else "")),
-                ("decoder", f"{decoder.layers} layers of {decoder.hidden_size}, {decoder.dtype}"),
-                ("heads", f"{decoder.heads} query, {decoder.kv_heads} key/value, size {decoder.head_dim}"),
-                ("positions", f"{decoder.max_positions}, vocabulary {decoder.vocab_size}"),
-                ("image", f"{vision.image_size[0]} x {vision.image_size[1]} pixels -> {_visual(manifest)}"),
-                ("made by", ", ".join(f"{name} {version}" for name, version in manifest.tools.items())),
-            ]
-        ),
+        f"{path}  {human_bytes(_total(manifest.files))}",
+        pairs(_model(manifest)),
         "pruning\n" + pairs(_pruning(manifest), "  "),
         *(f"{role} graph: {graph.file}, opset {graph.opset}\n{_tensors(graph)}" for role, graph in graphs),
-        "files\n" + table([(name, human_bytes(f.bytes), f.sha256[:12]) for name, f in manifest.files.items()], "  "),
+        _files(manifest.files),
     ]
     return "\n\n".join(sections)
+
+
+def describe_plan(path: Path, info: PlanInfo) -> str:
+    """What vouches for an engine as text for people."""
+    wanted, limits = info.fingerprint, info.limits
+    needs: list[tuple[str, object]] = [
+        ("loads on", f"{TITLES[wanted.flavour]} {wanted.version} and a GPU of SM {', '.join(wanted.sms)}"),
+        ("plugin", f"version {wanted.plugin_version}"),
+        ("context", f"{limits.max_context} tokens, {limits.max_prompt} a call with up to {limits.max_images} image(s)"),
+        ("profiles", info.profiles),
+        ("tuned for", f"keep {info.keep:.2f}"),
+        ("built by", f"iwp-export {info.source}"),
+    ]
+    sections = [
+        f"{path}  {human_bytes(_total(info.files))}",
+        pairs(needs),
+        pairs(_model(info.manifest)),
+        "pruning\n" + pairs(_pruning(info.manifest), "  "),
+        f"language model\n{_tensors(info.manifest.graphs['decoder'])}",
+        _files(info.files),
+    ]
+    return "\n\n".join(sections)
+
+
+def _model(manifest: Manifest) -> list[tuple[str, object]]:
+    model, decoder, vision = manifest.model, manifest.decoder, manifest.vision
+    return [
+        ("model", f"{model.name} ({model.model_type}, {model.architecture})"),
+        ("source", model.source + (f" at {model.revision}" if model.revision else "")),
+        ("decoder", f"{decoder.layers} layers of {decoder.hidden_size}, {decoder.dtype}"),
+        ("heads", f"{decoder.heads} query, {decoder.kv_heads} key/value, size {decoder.head_dim}"),
+        ("positions", f"{decoder.max_positions}, vocabulary {decoder.vocab_size}"),
+        ("image", f"{vision.image_size[0]} x {vision.image_size[1]} pixels -> {_visual(manifest)}"),
+        ("made by", ", ".join(f"{name} {version}" for name, version in manifest.tools.items())),
+    ]
+
+
+def _files(files: Mapping[str, FileEntry]) -> str:
+    return "files\n" + table([(name, human_bytes(f.bytes), f.sha256[:12]) for name, f in files.items()], "  ")
 
 
 def _visual(manifest: Manifest) -> str:
@@ -98,5 +138,5 @@ def _span(numbers: list[int]) -> str:
     return f"{{{min(numbers)}..{max(numbers)}}}" if len(numbers) > 1 else "".join(map(str, numbers))
 
 
-def _total(manifest: Manifest) -> int:
-    return sum(file.bytes for file in manifest.files.values())
+def _total(files: Mapping[str, FileEntry]) -> int:
+    return sum(file.bytes for file in files.values())

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from iwp_export.engine import kernel_library
+
 IMPORT_TIMEOUT = 180
 """Seconds for one import: torch takes a minute from a slow SD card."""
 TOOL_TIMEOUT = 20
-CUDA_FOLDERS = ("/usr/local/cuda/bin", "/opt/cuda/bin")
 BOARD_FILE = Path("/proc/device-tree/model")
 """Where Linux on ARM boards (Jetson) names the board."""
 
@@ -97,12 +98,19 @@ def find_gpus() -> tuple[list[dict[str, str]], str | None]:
 
 def find_nvcc() -> tuple[str | None, str | None]:
     """The CUDA compiler's version, and why there is none."""
-    path = shutil.which("nvcc") or shutil.which("nvcc", path=os.pathsep.join(CUDA_FOLDERS))
+    path = kernel_library.find_nvcc()
     if path is None:
-        return None, f"nvcc is neither on PATH nor in {' or '.join(CUDA_FOLDERS)}"
-    output, problem = _tool([path, "--version"])
+        return None, f"not on PATH, nor in CUDA_HOME, {', '.join(kernel_library.CUDA_FOLDERS)} or a Python package"
+    output, problem = _tool([str(path), "--version"])
     version = re.search(r"release ([\d.]+)", output)
     return (version[1], None) if version else (None, f"{path} does not run: {problem}")
+
+
+def find_host_compiler() -> tuple[str | None, str | None]:
+    """The C++ compiler that nvcc calls, and why there is none."""
+    name = os.environ.get("NVCC_CCBIN") or ("cl" if sys.platform == "win32" else "g++")
+    path = shutil.which(name)
+    return (path, None) if path else (None, f"{name} is not on PATH")
 
 
 def _tool(command: list[str]) -> tuple[str, str]:

@@ -13,7 +13,8 @@ from iwp_export.bundle.manifest import DecoderInfo, VisionInfo
 from iwp_export.bundle.store import Bundle
 from iwp_export.engine.flavour import INSTALL, TITLES, Flavour, is_installed, load_flavour
 from iwp_export.engine.gpu import Gpu, find_gpu
-from iwp_export.engine.kernels import KernelLibrary, NoKernels, find_kernels
+from iwp_export.engine.kernel_library import check_kernels, find_kernels
+from iwp_export.engine.kernels import KernelLibrary, NoKernels
 from iwp_export.engine.memory import estimate_build_bytes, require_memory
 from iwp_export.engine.network import EngineBuilder, check_architectures
 from iwp_export.engine.plan import Fingerprint, PlanInfo
@@ -144,7 +145,7 @@ def choose_machine(settings: BuildSettings) -> Machine:
     """Check what can be checked without a model.
 
     Raises:
-        BackendError: TensorRT is missing, too old, or does not build for the architecture.
+        BackendError: TensorRT is missing, too old, or does not build for the architecture, or there are no kernels.
     """
     name = choose_target(settings.target)
     flavour = load_flavour(name)
@@ -153,6 +154,8 @@ def choose_machine(settings: BuildSettings) -> Machine:
     sms = _architectures(name, settings.sms, gpu)
     if name == "rtx":
         check_architectures(flavour, sms)
+    if gpu is not None and settings.plugin_library is None:
+        check_kernels(gpu.sm)
     return Machine(flavour, target, sms, gpu)
 
 
@@ -217,7 +220,9 @@ def build_engine(
         require_memory("engine", plan.weight_bytes, plan.profiles)
     flavour, sms = plan.machine.flavour, plan.machine.sms
     ahead = sms if flavour.name == "rtx" else ()
-    builder = EngineBuilder(flavour, ahead, _kernels(), settings.plugin_library, settings.timing_cache)
+    builder = EngineBuilder(
+        flavour, ahead, _kernels(plan.machine, settings), settings.plugin_library, settings.timing_cache
+    )
     manifest = plan.bundle.manifest
     profiles = {
         "decoder": profiles_for(manifest, plan.limits, plan.keep, plan.profiles),
@@ -251,12 +256,11 @@ def _build_graph(builder: Any, plan: BuildPlan, role: str, profiles: Any, title:
     shutil.rmtree(folder)
 
 
-def _kernels() -> KernelLibrary:
-    """The kernels' own word on scratch memory where they are built, else an upper bound."""
-    try:
-        return find_kernels()
-    except BackendError:
+def _kernels(machine: Machine, settings: BuildSettings) -> KernelLibrary:
+    """What the plugin in Python calls: on a GPU TensorRT may run it while it builds; without one it asks for sizes."""
+    if machine.gpu is None or settings.plugin_library is not None:
         return NoKernels()
+    return find_kernels(machine.gpu.sm)
 
 
 def _architectures(name: FlavourName, wanted: Sequence[str] | None, gpu: Gpu | None) -> tuple[str, ...]:

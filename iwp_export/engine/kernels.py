@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import ctypes
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from iwp_export.errors import BackendError
 
-LIBRARY_NAME = "libiwp_select_tokens.so"
 LIBRARY_VARIABLE = "IWP_SELECT_TOKENS"
+"""Names a library of the kernels that is taken in the place of one that is compiled here."""
 PLUGIN_VARIABLE = "IWP_TENSORRT_PLUGIN"
 """Names a library with the C++ plugin, which is then used to run engines in the place of the plugin in Python."""
-BUILD_COMMAND = f"python plugins/cuda/build.py -o {LIBRARY_NAME}"
 
 MAX_HEAD_DIM = 256
 DATA_TYPES = {"float32": 0, "float16": 1, "bfloat16": 2}
@@ -110,7 +108,8 @@ class SharedKernels:
             self._error_string = library.iwp_select_tokens_error_string
         except (OSError, AttributeError) as error:
             raise BackendError(
-                f"{path} is not a usable {LIBRARY_NAME} ({error}). To build it: {BUILD_COMMAND}"
+                f"{path} is no usable library of the pruning kernels ({error}): "
+                f"remove it or, if {LIBRARY_VARIABLE} names it, unset that, and it is compiled anew"
             ) from error
         self._workspace.restype, self._workspace.argtypes = ctypes.c_size_t, [ctypes.POINTER(_Params)]
         self._select.restype = ctypes.c_int
@@ -161,7 +160,7 @@ class NoKernels:
         stream: int,
     ) -> None:
         """Always refuses."""
-        raise BackendError(f"the pruning kernels are not loaded: {missing_kernels()}")
+        raise BackendError("the pruning kernels are not loaded: this stands in for them while an engine is built")
 
 
 def largest_workspace(kernels: KernelLibrary, shape: SelectionShape, options: SelectionOptions) -> int:
@@ -170,26 +169,6 @@ def largest_workspace(kernels: KernelLibrary, shape: SelectionShape, options: Se
     return max(
         kernels.workspace_bytes(replace(shape, tokens=n, num_kept=min(n, shape.num_kept)), options) for n in lengths
     )
-
-
-def find_kernels(path: Path | None = None) -> SharedKernels:
-    """Load the kernel library: from `path`, from the variable IWP_SELECT_TOKENS, or from beside this package.
-
-    Raises:
-        BackendError: it is not there, or not usable.
-    """
-    named = path or (Path(variable) if (variable := os.environ.get(LIBRARY_VARIABLE)) else None)
-    if named is not None:
-        return SharedKernels(named)
-    packaged = Path(__file__).parent / LIBRARY_NAME
-    if packaged.is_file():
-        return SharedKernels(packaged)
-    raise BackendError(missing_kernels())
-
-
-def missing_kernels() -> str:
-    """What to do where the kernel library is not found."""
-    return f"{LIBRARY_NAME} is not found. Build it with: {BUILD_COMMAND}; then set {LIBRARY_VARIABLE} to its path"
 
 
 def _params(shape: SelectionShape, options: SelectionOptions) -> _Params:

@@ -157,19 +157,23 @@ class EngineBuilder:
 
 
 def register_plugin(flavour: Flavour, kernels: KernelLibrary, report: Any, library: Path | None = None) -> Any:
-    """Put the pruning plugin into TensorRT's registry, in the place of an earlier one of that name.
+    """Put the pruning plugin into TensorRT's registry.
+
+    It takes the place of an earlier one in Python. One that a library brought stays for the rest of the process, as
+    TensorRT has it, and serves whoever asks next: the two mean the same.
 
     Returns:
-        The creator in Python, which must live as long as it is registered; None with a library.
+        The creator in Python, which must live as long as it is registered; None where a library's plugin serves.
 
     Raises:
         BackendError: the library or the registry refuses it.
     """
     registry = flavour.trt.get_plugin_registry()
     earlier = registry.get_creator(OP_TYPE, str(VERSION), DOMAIN)
-    if earlier is not None:
-        registry.deregister_creator(earlier)
+    stays = earlier is not None and not registry.deregister_creator(earlier)
     if library is None:
+        if stays:
+            return None
         creator = make_creator(flavour.trt, kernels, report)
         if not registry.register_creator(creator, DOMAIN):
             raise BackendError(f"{flavour.title} does not register the plugin {DOMAIN}::{OP_TYPE}")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -129,14 +130,9 @@ def _plugin_class(trt: Any, kernels: KernelLibrary, report: Callable[[str], None
             pass
 
         def get_workspace_size(self, inputs: Any, outputs: Any) -> int:
-            try:
-                shape = _shape(
-                    [list(t.max) for t in inputs], [list(t.max) for t in outputs], types[inputs[QUERY].desc.type]
-                )
-                return largest_workspace(kernels, shape, self.options)
-            except Exception as error:
-                report(_line(error))
-                raise
+            with _reporting(report):
+                greatest = [list(tensor.max) for tensor in (*inputs, *outputs)]
+                return largest_workspace(kernels, _shape(greatest, types[inputs[QUERY].desc.type]), self.options)
 
         def get_fields_to_serialize(self) -> Any:
             options = self.options
@@ -154,29 +150,36 @@ def _plugin_class(trt: Any, kernels: KernelLibrary, report: Callable[[str], None
             pass
 
         def enqueue(self, inputs: Any, outputs: Any, sources: Any, results: Any, workspace: int, stream: int) -> None:
-            try:
-                shape = _shape(
-                    [list(t.dims) for t in inputs], [list(t.dims) for t in outputs], types[inputs[QUERY].type]
-                )
+            with _reporting(report):
+                shape = _shape([list(tensor.dims) for tensor in (*inputs, *outputs)], types[inputs[QUERY].type])
                 arrays = zip(ADDRESSES, [*sources, results[0], workspace], strict=True)
                 granted = kernels.workspace_bytes(shape, self.options)  # within what the longest prompt was given
                 kernels.enqueue(shape, self.options, SelectionAddresses(**dict(arrays)), granted, stream)
-            except Exception as error:
-                report(_line(error))
-                raise
 
     return SelectTokensPlugin
 
 
-def _shape(inputs: list[list[int]], outputs: list[list[int]], data_type: str) -> SelectionShape:
-    batch, heads, head_dim = inputs[QUERY]
-    _, kv_heads, tokens, _ = inputs[KEY]
-    if inputs[VALUE][3] != head_dim or not 1 <= head_dim <= MAX_HEAD_DIM or heads % kv_heads:
+@contextlib.contextmanager
+def _reporting(report: Callable[[str], None]) -> Iterator[None]:
+    """Report an exception before TensorRT swallows it."""
+    try:
+        yield
+    except Exception as error:
+        report(_line(error))
+        raise
+
+
+def _shape(dims: list[list[int]], data_type: str) -> SelectionShape:
+    """The sizes of a call from those of the plugin's inputs and its output."""
+    batch, heads, head_dim = dims[QUERY]
+    _, kv_heads, tokens, _ = dims[KEY]
+    value_dim, num_kept = dims[VALUE][3], dims[KEPT_INDEX][1]
+    if value_dim != head_dim or not 1 <= head_dim <= MAX_HEAD_DIM or heads % kv_heads:
         raise BackendError(
             f"the CUDA kernels take heads of one size up to {MAX_HEAD_DIM}, in whole groups; the model has "
-            f"{heads} query heads of {head_dim} and {kv_heads} value heads of {inputs[VALUE][3]}"
+            f"{heads} query heads of {head_dim} and {kv_heads} value heads of {value_dim}"
         )
-    return SelectionShape(batch, heads, kv_heads, tokens, head_dim, min(outputs[0][1], tokens), data_type)
+    return SelectionShape(batch, heads, kv_heads, tokens, head_dim, num_kept, data_type)
 
 
 class _Fields:

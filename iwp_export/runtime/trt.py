@@ -20,7 +20,8 @@ import numpy as np
 from iwp_export.bundle.manifest import Manifest
 from iwp_export.bundle.store import Verify
 from iwp_export.engine.flavour import load_flavour
-from iwp_export.engine.kernels import PLUGIN_VARIABLE, KernelLibrary, NoKernels, find_kernels
+from iwp_export.engine.kernel_library import find_kernels
+from iwp_export.engine.kernels import PLUGIN_VARIABLE, KernelLibrary, NoKernels
 from iwp_export.engine.log import make_logger
 from iwp_export.engine.network import register_plugin
 from iwp_export.engine.plan import PlanInfo, check_fingerprint, read_plan
@@ -261,7 +262,7 @@ def load_plan(path: Path | str, verify: Verify = "quick", kernels: KernelLibrary
     if library is not None:
         creator = register_plugin(flavour, NoKernels(), report.append, Path(library))
     else:
-        creator = register_plugin(flavour, kernels or find_kernels(), report.append)
+        creator = register_plugin(flavour, kernels or find_kernels(device.gpu.sm), report.append)
     runners: dict[str, Runner] = {}
     owners = [creator]
     for file, roles in ((paths.vision, {"vision": 0}), (paths.decoder, _decoder_roles(info))):

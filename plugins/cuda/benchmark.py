@@ -9,7 +9,6 @@ import platform
 import statistics
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from iwp_export.engine.kernel_library import find_kernels
 from iwp_export.engine.kernels import SelectionOptions, SelectionShape
 from iwp_export.pruning.settings import PruningSettings, chunk_schedule
-from plugins.cuda.build import build
 
 WARM_UP = 10
 REPEATS = 100
@@ -167,9 +166,8 @@ def main() -> int:
         "tests": {"exit_code": tests.returncode, "summary": tests.stdout.strip().splitlines()[-1:]},
         "ceilings": ceilings(),
     }
-    with tempfile.TemporaryDirectory() as folder:
-        runner = CudaRunner(build(Path(folder) / "libiwp_select_tokens.so", [f"{major}{minor}"]))
-        report["cases"] = [measure(name, sizes, runner, report["ceilings"]) for name, sizes in FIGURES.items()]
+    runner = CudaRunner(find_kernels(f"{major}{minor}"))
+    report["cases"] = [measure(name, sizes, runner, report["ceilings"]) for name, sizes in FIGURES.items()]
     args.output.parent.mkdir(parents=True, exist_ok=True)
     args.output.write_text(json.dumps(report, indent=1) + "\n")
     for row in report["cases"]:

@@ -18,8 +18,9 @@ TASKS = {
     "export bundles",
     "run bundles on the CPU",
     "run bundles on CUDA",
-    "build TensorRT engines",
+    "build and run TensorRT engines",
     "build TensorRT-RTX engines",
+    "run TensorRT-RTX engines",
     "compile the CUDA kernels",
 }
 
@@ -28,13 +29,16 @@ TASKS = {
 def fake(monkeypatch):
     """Make the doctor find a complete machine, but for the given imports."""
 
-    def install(gpus=({"name": "Fake GPU"},), board=None, **different: Imported) -> None:
+    def install(gpus=({"name": "Fake GPU"},), board=None, nvcc=True, **different: Imported) -> None:
         providers = ("CUDAExecutionProvider", "CPUExecutionProvider")
         found = {name: Imported("1.0", None, providers if name == "onnxruntime" else ()) for name in EVERYTHING}
         real = machine.describe_machine()
         monkeypatch.setattr(doctor, "import_all", lambda modules: {**found, **different})
         monkeypatch.setattr(doctor, "find_gpus", lambda: (list(gpus), None if gpus else "no driver"))
-        monkeypatch.setattr(doctor, "find_nvcc", lambda: ("13.0", None))
+        monkeypatch.setattr(doctor, "find_nvcc", lambda: ("13.0", None) if nvcc else (None, "not on PATH"))
+        monkeypatch.setattr(doctor, "find_host_compiler", lambda: ("/usr/bin/g++", None))
+        for name in ("IWP_SELECT_TOKENS", "IWP_TENSORRT_PLUGIN"):
+            monkeypatch.delenv(name, raising=False)
         monkeypatch.setattr(doctor, "describe_machine", lambda: {**real, "board": board})
 
     return install
@@ -51,7 +55,7 @@ def test_report_of_a_complete_machine(fake, capsys):
     fake()
     report = as_json(capsys)
     assert set(report) == {
-        "iwp_export", "python", "machine", "gpus", "nvcc", "packages", "providers", "can"
+        "iwp_export", "python", "machine", "gpus", "nvcc", "libraries", "packages", "providers", "can"
     }  # fmt: skip
     assert set(report["packages"]) == set(EVERYTHING)
     for found in report["packages"].values():
@@ -101,6 +105,26 @@ def test_a_jetson_has_a_gpu_and_jetpack(fake, capsys):
     report = as_json(capsys)
     assert report["gpus"] == [{"name": "NVIDIA Jetson Orin Nano"}]
     assert report["packages"]["tensorrt"]["install"] == doctor.JETPACK
+
+
+def test_engines_run_where_kernels_can_be_compiled_or_are_named(fake, capsys, monkeypatch):
+    fake(nvcc=False)
+    can = as_json(capsys)["can"]
+    for task in ("build and run TensorRT engines", "run TensorRT-RTX engines", "compile the CUDA kernels"):
+        assert [lack["install"] for lack in can[task]["missing"]] == ["pip install 'iwp-export[kernels]'"]
+    assert can["build TensorRT-RTX engines"]["ok"]
+    monkeypatch.setenv("IWP_TENSORRT_PLUGIN", "/opt/libiwp_plugin.so")
+    report = as_json(capsys)
+    assert report["can"]["run TensorRT-RTX engines"]["ok"]
+    assert not report["can"]["compile the CUDA kernels"]["ok"]
+    assert report["libraries"] == {"IWP_SELECT_TOKENS": None, "IWP_TENSORRT_PLUGIN": "/opt/libiwp_plugin.so"}
+    assert main(["doctor"]) == 0
+    assert "/opt/libiwp_plugin.so" in capsys.readouterr().out
+
+
+def test_a_missing_host_compiler_is_named(monkeypatch):
+    monkeypatch.setenv("NVCC_CCBIN", "no-such-compiler")
+    assert machine.find_host_compiler() == (None, "no-such-compiler is not on PATH")
 
 
 def test_imports_are_tried_for_real(monkeypatch, tmp_path: Path):

@@ -11,12 +11,14 @@ from iwp_export.bundle.manifest import Manifest, TensorSpec
 from iwp_export.bundle.store import Bundle
 from iwp_export.cli.inspect import _merged
 from iwp_export.cli.main import main
+from iwp_export.engine.plan import PlanInfo, read_plan
+from tests.runtime.toy import write_plan
 
 
 def test_json_is_the_manifest(tiny_bundle, capsys):
     assert main(["inspect", str(tiny_bundle), "--json", "--verify"]) == 0
     shown = json.loads(capsys.readouterr().out)
-    assert shown["verified"] == "full" and shown["folder"] == str(tiny_bundle)
+    assert shown["verified"] == "full" and shown["path"] == str(tiny_bundle)
     manifest = Bundle.open(tiny_bundle).manifest
     assert Manifest.from_dict(shown, "output") == manifest
     assert shown["bytes"] == sum(file.bytes for file in manifest.files.values())
@@ -40,6 +42,30 @@ def test_verify_finds_a_changed_byte(tiny_bundle, tmp_path, capsys):
     assert main(["inspect", str(copy), "--verify"]) == 1
     error = capsys.readouterr().err
     assert "decoder.weights" in error and len(error.splitlines()) == 1
+
+
+def test_an_engine_shows_what_it_needs(tmp_path, capsys):
+    path = write_plan(tmp_path / "toy.plan")
+    assert main(["inspect", str(path)]) == 0
+    shown = capsys.readouterr().out
+    for part in (
+        "TensorRT-RTX 1.7.1.116 and a GPU of SM 86, 89",
+        "256 tokens, 200 a call",
+        "num_kept",
+        "toy.vision.plan",
+    ):
+        assert part in shown
+    assert main(["inspect", str(path), "--json", "--verify"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["path"], shown["verified"], shown["fingerprint"]["sms"]) == (str(path), "full", ["86", "89"])
+    assert PlanInfo.from_dict(shown, "output") == read_plan(path)[1]
+
+
+def test_a_damaged_engine_is_one_line(tmp_path, capsys):
+    path = write_plan(tmp_path / "toy.plan")
+    path.write_bytes(b"something else")
+    assert main(["inspect", str(path)]) == 1
+    assert "is not the file that was built" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["past.{}.key", "x"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import onnx_ir as ir
@@ -11,7 +12,8 @@ import pytest
 
 from iwp_export.bundle.store import Bundle
 from iwp_export.engine import build as engine_build
-from iwp_export.engine.build import BuildSettings, build_engine, choose_target, plan_build
+from iwp_export.engine import network
+from iwp_export.engine.build import BuildSettings, build_engine, choose_machine, choose_target, plan_build
 from iwp_export.engine.flavour import Flavour
 from iwp_export.engine.gpu import Gpu, find_gpu
 from iwp_export.engine.kernels import NoKernels
@@ -197,3 +199,67 @@ def test_full_tensorrt_needs_a_gpu_and_no_architectures(monkeypatch: pytest.Monk
     with pytest.raises(BackendError, match="--sm is for --target rtx"):
         engine_build._architectures("tensorrt", ["89"], Gpu("Orin", "87"))
     assert engine_build._architectures("tensorrt", None, Gpu("Orin", "87")) == ("87",)
+
+
+@pytest.fixture
+def board(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A machine with a GPU and full TensorRT 10.3; gives the architectures that kernels were looked for."""
+    asked: list[str] = []
+    monkeypatch.setattr(engine_build, "find_gpu", lambda: Gpu("Orin", "87"))
+    monkeypatch.setattr(engine_build, "load_flavour", lambda name: Flavour(name, "10.3.0.30", None))
+    monkeypatch.setattr(engine_build, "check_kernels", asked.append)
+    return asked
+
+
+def test_full_tensorrt_needs_the_kernels_before_any_work(board: list[str]) -> None:
+    machine = choose_machine(BuildSettings(target="tensorrt"))
+    assert (machine.target, machine.sms, board) == (TENSORRT_10_3, ("87",), ["87"])
+
+
+def test_a_plugin_library_brings_its_own_kernels(board: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = BuildSettings(target="tensorrt", plugin_library=Path("libiwp_plugin.so"))
+    machine = choose_machine(settings)
+    assert board == []
+    monkeypatch.setattr(engine_build, "find_kernels", lambda sm: pytest.fail("kernels were loaded"))
+    assert isinstance(engine_build._kernels(machine, settings), NoKernels)
+
+
+def test_on_a_gpu_the_build_has_the_kernels(board: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = BuildSettings(target="tensorrt")
+    kernels = NoKernels()
+    monkeypatch.setattr(engine_build, "find_kernels", {"87": kernels}.get)
+    assert engine_build._kernels(choose_machine(settings), settings) is kernels
+
+
+class Registry:
+    """TensorRT's plugin registry with one creator, which stays if a library brought it."""
+
+    def __init__(self, creator: object, stays: bool) -> None:
+        self.creator: object | None = creator
+        self.stays = stays
+
+    def get_creator(self, *name: str) -> object | None:
+        return self.creator
+
+    def deregister_creator(self, creator: object) -> bool:
+        if not self.stays:
+            self.creator = None
+        return not self.stays
+
+    def register_creator(self, creator: object, namespace: str) -> bool:
+        if self.creator is not None:
+            return False
+        self.creator = creator
+        return True
+
+
+@pytest.mark.parametrize("stays", [False, True])
+def test_the_plugin_of_a_library_stays_and_one_in_python_is_replaced(
+    monkeypatch: pytest.MonkeyPatch, stays: bool
+) -> None:
+    earlier, mine = object(), object()
+    registry = Registry(earlier, stays)
+    monkeypatch.setattr(network, "make_creator", lambda trt, kernels, report: mine)
+    flavour = Flavour("rtx", "1.7", SimpleNamespace(get_plugin_registry=lambda: registry))
+    assert register_plugin(flavour, NoKernels(), pytest.fail) is (None if stays else mine)
+    assert registry.creator is (earlier if stays else mine)

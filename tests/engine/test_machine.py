@@ -21,7 +21,6 @@ from iwp_export.engine.kernels import (
     SelectionOptions,
     SelectionShape,
     SharedKernels,
-    find_kernels,
     largest_workspace,
 )
 from iwp_export.engine.log import first_error, ran_out_of_memory
@@ -80,14 +79,8 @@ def test_rtx_imported_by_others_first_is_refused_not_aborted(rtx: Flavour) -> No
     assert "was imported before iwp_export could prepare it" in done.stderr
 
 
-def test_kernels_that_are_not_there_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv("IWP_SELECT_TOKENS", raising=False)
-    with pytest.raises(BackendError, match=r"libiwp_select_tokens\.so is not found\. Build it with"):
-        find_kernels()
-    monkeypatch.setenv("IWP_SELECT_TOKENS", str(tmp_path / "none.so"))
-    with pytest.raises(BackendError, match="is not a usable libiwp_select_tokens"):
-        find_kernels()
-    with pytest.raises(BackendError, match="is not a usable"):
+def test_a_library_of_something_else_is_refused() -> None:
+    with pytest.raises(BackendError, match="is no usable library of the pruning kernels"):
         SharedKernels(Path(ctypes.util.find_library("c") or "libc.so.6"))
 
 

@@ -131,6 +131,8 @@ def test_enqueue_hands_shapes_addresses_and_stream_to_the_kernels(rtx: Flavour) 
     assert options == SelectionOptions(2, 2, 5.0, "softmax", "none")
     assert addresses == SelectionAddresses(11, 12, 13, 14, 15, 16, 17)
     assert (granted, stream) == (4096, 18)
+    plugin.enqueue(inputs, [SimpleNamespace(dims=(1, TOKENS + 1), type=rtx.trt.int64)], [1] * 5, [1], 1, 1)
+    assert kernels.calls[1][0].num_kept == TOKENS + 1  # more than there are: for the kernels to refuse
 
 
 def test_formats(rtx: Flavour) -> None:

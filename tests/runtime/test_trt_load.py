@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,27 +12,11 @@ import pytest
 import iwp_export
 from iwp_export.engine.flavour import Flavour
 from iwp_export.engine.gpu import Gpu
-from iwp_export.engine.plan import Fingerprint, PlanInfo, PlanPaths
-from iwp_export.engine.plan_writer import PlanWriter
-from iwp_export.engine.profiles import Limits
+from iwp_export.engine.plan import PlanPaths
 from iwp_export.errors import BackendError, BundleError
 from iwp_export.runtime import trt
 from iwp_export.runtime.trt_engine import deserialize
-from tests.runtime.toy import ASSETS, PROCESSOR_FILES, toy_manifest
-
-
-def write_plan(path: Path, version: str = "1.7.1.116", sms: tuple[str, ...] = ("86", "89")) -> Path:
-    """An engine's files whose engines are a few bytes."""
-    with PlanWriter(path) as writer:
-        for engine in (writer.paths.decoder, writer.paths.vision):
-            writer.staged(engine).write_bytes(b"not an engine")
-        processor = writer.staged(writer.paths.processor)
-        processor.mkdir()
-        for name in PROCESSOR_FILES:
-            shutil.copy(ASSETS / name, processor)
-        fingerprint = Fingerprint("rtx", version, sms, "1")
-        writer.commit(PlanInfo(fingerprint, Limits(256, 200, 1), 1, 0.3, "build toy.bundle", toy_manifest(), {}))
-    return path
+from tests.runtime.toy import write_plan
 
 
 @pytest.fixture
@@ -73,9 +56,13 @@ def test_another_version_is_refused(tmp_path: Path, machine: Any) -> None:
 
 
 def test_a_matching_engine_goes_on_to_the_kernels(tmp_path: Path, machine: Any, monkeypatch: Any) -> None:
+    def no_kernels(sm: str) -> Any:
+        raise BackendError(f"no kernels for {sm}")
+
     monkeypatch.setattr(trt, "make_logger", lambda module: None)
-    monkeypatch.delenv("IWP_SELECT_TOKENS", raising=False)
-    assert "libiwp_select_tokens.so is not found" in rejection(write_plan(tmp_path / "toy.plan"))
+    monkeypatch.delenv("IWP_TENSORRT_PLUGIN", raising=False)
+    monkeypatch.setattr(trt, "find_kernels", no_kernels)
+    assert rejection(write_plan(tmp_path / "toy.plan")) == "no kernels for 89"
 
 
 @pytest.mark.parametrize("name", ["toy.json", "toy.vision.plan", "toy.processor/tokenizer.json"])

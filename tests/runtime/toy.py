@@ -19,6 +19,9 @@ import numpy as np
 import iwp_export
 from iwp_export.bundle.manifest import DecoderInfo, GraphSpec, Manifest, ModelInfo, TensorSpec, VisionInfo
 from iwp_export.bundle.store import BundleWriter
+from iwp_export.engine.plan import Fingerprint, PlanInfo
+from iwp_export.engine.plan_writer import PlanWriter
+from iwp_export.engine.profiles import Limits
 from iwp_export.errors import BackendError
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.runtime.model import LoadedModel
@@ -276,3 +279,17 @@ def _model(graph: Any) -> Any:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     checker.check_model(model)
     return model
+
+
+def write_plan(path: Path, version: str = "1.7.1.116", sms: tuple[str, ...] = ("86", "89")) -> Path:
+    """An engine's files whose engines are a few bytes."""
+    with PlanWriter(path) as writer:
+        for engine in (writer.paths.decoder, writer.paths.vision):
+            writer.staged(engine).write_bytes(b"not an engine")
+        processor = writer.staged(writer.paths.processor)
+        processor.mkdir()
+        for name in PROCESSOR_FILES:
+            shutil.copy(ASSETS / name, processor)
+        fingerprint = Fingerprint("rtx", version, sms, "1")
+        writer.commit(PlanInfo(fingerprint, Limits(256, 200, 1), 1, 0.3, "build toy.bundle", toy_manifest(), {}))
+    return path

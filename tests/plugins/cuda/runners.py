@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from iwp_export.engine.kernel_library import INCLUDES, source_files
 from iwp_export.engine.kernels import ALIGNMENT, SelectionAddresses, SharedKernels
-from plugins.cuda.build import INCLUDES, SOURCES
 from tests.plugins.cuda.cases import Case
 
 EMULATION = Path(__file__).parent / "emulation"
@@ -33,7 +33,7 @@ def build_emulated(output: Path, architecture: int = 900, **thresholds: int) -> 
     values = {"IWP_EMULATED_ARCH": architecture, **thresholds}
     defines = ["-DIWP_EMULATION", *(f"-D{name}={value}" for name, value in values.items())]
     compiler = os.environ.get("CXX", "g++")
-    sources = [word for path in SOURCES for word in ("-x", "c++", str(path))]
+    sources = [word for path in source_files() for word in ("-x", "c++", str(path))]
     command = [compiler, *flags, *defines, *includes, *sources, str(EMULATION / "scheduler.cpp"), "-o", str(output)]
     subprocess.run(command, check=True)
     return output
@@ -74,11 +74,11 @@ class EmulatedRunner:
 class CudaRunner:
     """Runs a case on the current GPU; torch serves as allocator and stream."""
 
-    def __init__(self, library: Path) -> None:
+    def __init__(self, kernels: SharedKernels) -> None:
         import torch
 
         self.torch = torch
-        self.kernels = SharedKernels(library)
+        self.kernels = kernels
 
     def upload(self, case: Case) -> dict[str, Any]:
         """Device buffers of a case, the workspace between canaries."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from iwp_export.engine.kernels import SelectionAddresses, SelectionShape
+from iwp_export.engine.kernels import NoKernels, SelectionAddresses, SelectionShape
 from iwp_export.errors import BackendError
 from tests.plugins.cuda.cases import DEFAULTS, adversarial_cases, make_case, random_cases
 from tests.plugins.cuda.runners import EmulatedRunner, build_emulated, has_emulator
@@ -74,6 +74,24 @@ def test_sizes_that_choose_the_other_forms(default: EmulatedRunner) -> None:
     for visual, keep in ((1600, 0.2), (4200, 0.05)):
         case = make_case(rng, visual=visual, text=9, keep=keep, heads=2, kv_heads=1, head_dim=16, clusters=50)
         assert case.judge(default(case, multiprocessors=132)) == 0
+
+
+def test_the_stand_ins_scratch_memory_is_enough(default: EmulatedRunner) -> None:
+    """An engine that is built without the kernels asks for what the stand-in says, and they must fit into it."""
+    rng = np.random.default_rng(9)
+    for _ in range(300):
+        kv_heads = int(rng.integers(1, 33))
+        tokens = int(rng.choice([1, 31, 33, 577, 1536, 1537, 4096, 4097, 17000]))
+        shape = SelectionShape(
+            batch=int(rng.integers(1, 4)),
+            heads=kv_heads * int(rng.integers(1, 9)),
+            kv_heads=kv_heads,
+            tokens=tokens,
+            head_dim=int(rng.integers(1, 257)),
+            num_kept=int(rng.integers(1, tokens + 1)),
+            data_type=str(rng.choice(["float16", "bfloat16", "float32"])),
+        )
+        assert 0 < default.kernels.workspace_bytes(shape, DEFAULTS) <= NoKernels().workspace_bytes(shape, DEFAULTS)
 
 
 def test_more_text_than_num_kept_stays_within_the_output(default: EmulatedRunner) -> None:

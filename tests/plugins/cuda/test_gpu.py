@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
-
 import numpy as np
 import pytest
 
-from plugins.cuda.build import build
+from iwp_export.engine.kernel_library import check_kernels, find_kernels
+from iwp_export.errors import BackendError
 from tests.plugins.cuda.cases import Case, adversarial_cases, make_case, random_cases
 from tests.plugins.cuda.runners import CudaRunner
 
@@ -19,7 +18,12 @@ def _why_not() -> str:
         return "no torch to hold GPU memory"
     if not torch.cuda.is_available():
         return "no NVIDIA GPU"
-    return "" if shutil.which("nvcc") else "no nvcc to build the kernels for this GPU"
+    major, minor = torch.cuda.get_device_capability()
+    try:
+        check_kernels(f"{major}{minor}")
+    except BackendError as error:
+        return str(error)
+    return ""
 
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(bool(_why_not()), reason=_why_not())]
@@ -28,11 +32,11 @@ REPEATS = 20
 
 
 @pytest.fixture(scope="module")
-def runner(tmp_path_factory: pytest.TempPathFactory) -> CudaRunner:
+def runner() -> CudaRunner:
     import torch
 
     major, minor = torch.cuda.get_device_capability()
-    return CudaRunner(build(tmp_path_factory.mktemp("cuda") / "libiwp_select_tokens.so", [f"{major}{minor}"]))
+    return CudaRunner(find_kernels(f"{major}{minor}"))
 
 
 def _large_cases() -> list[Case]:

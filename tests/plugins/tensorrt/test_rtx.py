@@ -50,6 +50,20 @@ def test_exports_two_functions_and_needs_no_tensorrt(plugin_library: Path) -> No
     assert "nvinfer" not in needed and "cudart" not in needed
 
 
+def test_stays_registered_where_the_plugin_in_python_is_asked_for_next(plugin_library: Path) -> None:
+    code = f"""
+from pathlib import Path
+from iwp_export.engine.flavour import load_flavour
+from iwp_export.engine.kernels import NoKernels
+from iwp_export.engine.network import register_plugin
+rtx = load_flavour("rtx")
+for library in (Path({str(plugin_library)!r}), None, Path({str(plugin_library)!r})):
+    assert register_plugin(rtx, NoKernels(), print, library) is None
+assert rtx.trt.get_plugin_registry().get_creator("SelectTokens", "1", "iwp") is not None
+"""
+    _run(sys.executable, "-c", code)
+
+
 def test_builds_with_the_fields_of_the_graph(plugin_library: Path, build_in_rtx: Build) -> None:
     answer, plan = build_in_rtx(plugin_library, chunk=3, penalty=4.25, heads="raw")
     assert answer["errors"] == []

@@ -1,0 +1,169 @@
+"""Where the kernels' shared library comes from: a file that the user names, or nvcc, once for each GPU architecture.
+
+As a program it compiles the library for machines that have no nvcc:
+python -m iwp_export.engine.kernel_library -o libiwp_select_tokens.so --sm 87
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from iwp_export.engine.kernels import LIBRARY_VARIABLE, SharedKernels
+from iwp_export.errors import BackendError
+from iwp_export.progress import progress
+
+LIBRARY_NAME = "libiwp_select_tokens.so"
+INSTALL_NVCC = "pip install 'iwp-export[kernels]' and a C++ compiler (on Jetson: sudo apt install nvidia-jetpack)"
+
+ARCHITECTURES = ("75", "80", "86", "87", "89", "90", "110", "120")
+"""Turing, A100, Ampere cards, Orin, Ada, Hopper, Thor, Blackwell cards."""
+
+PACKAGED = Path(__file__).parent / "cuda"
+"""The kernels' sources in an installed package; in a checkout they are in plugins/cuda."""
+SOURCES = PACKAGED if PACKAGED.is_dir() else Path(__file__).parents[2] / "plugins" / "cuda"
+INCLUDES = (SOURCES / "include", SOURCES / "src")
+FLAGS = ("--shared", "-std=c++17", "-O3", "-Xcompiler=-Wall,-Wextra,-fPIC,-fvisibility=hidden")
+
+CUDA_FOLDERS = ("/usr/local/cuda/bin", "/opt/cuda/bin")
+CUDA_VARIABLES = ("CUDA_HOME", "CUDA_PATH")
+
+
+def source_files() -> list[Path]:
+    """The kernels' translation units."""
+    return sorted((SOURCES / "src").glob("*.cu"))
+
+
+def find_nvcc() -> Path | None:
+    """The CUDA compiler: CUDACXX, on PATH, in CUDA_HOME, where installers put it, or from NVIDIA's Python packages."""
+    named = os.environ.get("CUDACXX")
+    homes = [str(Path(home) / "bin") for name in CUDA_VARIABLES if (home := os.environ.get(name))]
+    folders = os.pathsep.join([*homes, *CUDA_FOLDERS, *_packaged_toolkits()])
+    found = shutil.which(named) if named else shutil.which("nvcc") or shutil.which("nvcc", path=folders)
+    return Path(found) if found else None
+
+
+def compile_library(output: Path, sms: Sequence[str], nvcc: Path, threads: int = 2) -> str:
+    """Compile and link the kernels for architectures such as `87`.
+
+    Args:
+        threads: compilations at a time.
+
+    Returns:
+        What the compiler said; empty if all is well.
+
+    Raises:
+        BackendError: it failed; the message has its first error.
+    """
+    codes = [f"-gencode=arch=compute_{sm},code=sm_{sm}" for sm in sms]
+    includes = [f"-I{path}" for path in INCLUDES]
+    files = [str(path) for path in source_files()]
+    command = [str(nvcc), *FLAGS, *includes, *codes, f"--threads={threads}", "-o", str(output), *files]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    except OSError as error:
+        raise BackendError(f"{nvcc} does not start ({error.strerror or error}); to get it: {INSTALL_NVCC}") from error
+    said = (done.stdout + done.stderr).strip()
+    if done.returncode:
+        lines = [line for line in said.splitlines() if "error" in line or "fatal" in line] or said.splitlines()[-1:]
+        reason = lines[0].strip() if lines else f"exit code {done.returncode}"
+        raise BackendError(f"{nvcc} does not compile the pruning kernels for SM {', '.join(sms)}: {reason}")
+    return said
+
+
+def find_kernels(sm: str) -> SharedKernels:
+    """The kernels for a GPU: the library that IWP_SELECT_TOKENS names, or one compiled here now or earlier.
+
+    Args:
+        sm: the GPU's architecture, such as `87`.
+
+    Raises:
+        BackendError: the library is not usable, or none can be compiled.
+    """
+    if named := os.environ.get(LIBRARY_VARIABLE):
+        return SharedKernels(Path(named))
+    path = _cached(sm)
+    if not path.is_file():
+        _compile_into_cache(path, sm)
+    return SharedKernels(path)
+
+
+def check_kernels(sm: str) -> None:
+    """Whether `find_kernels` has what it needs, without compiling.
+
+    Raises:
+        BackendError: it has not.
+    """
+    if not (os.environ.get(LIBRARY_VARIABLE) or _cached(sm).is_file()):
+        _require_nvcc()
+
+
+def _require_nvcc() -> Path:
+    nvcc = find_nvcc()
+    if nvcc is None:
+        raise BackendError(
+            "the pruning kernels must be compiled once for this GPU, and nvcc is not found: "
+            f"{INSTALL_NVCC}; or set {LIBRARY_VARIABLE} to a {LIBRARY_NAME} made elsewhere"
+        )
+    return nvcc
+
+
+def _cached(sm: str) -> Path:
+    """Where the library for an architecture is kept; other sources or flags have another place."""
+    digest = hashlib.sha256(" ".join(FLAGS).encode())
+    for path in sorted(file for folder in INCLUDES for file in folder.iterdir()):
+        digest.update(path.read_bytes())
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "iwp-export" / digest.hexdigest()[:16] / f"sm_{sm}" / LIBRARY_NAME
+
+
+def _compile_into_cache(path: Path, sm: str) -> None:
+    nvcc = _require_nvcc()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            tempfile.TemporaryDirectory(dir=path.parent) as folder,
+            progress(f"Compiling the pruning kernels for SM {sm}, once"),
+        ):
+            library = Path(folder) / LIBRARY_NAME
+            compile_library(library, [sm], nvcc)
+            library.replace(path)  # at once, so that another process sees a whole file or none
+    except OSError as error:
+        raise BackendError(
+            f"the pruning kernels cannot be kept in {path.parent} ({error.strerror or error}): "
+            "set XDG_CACHE_HOME to a folder that can be written"
+        ) from error
+
+
+def _packaged_toolkits() -> list[str]:
+    """Folders of the compiler that NVIDIA's Python packages bring (nvidia-cuda-nvcc 13 and later)."""
+    spec = importlib.util.find_spec("nvidia")
+    roots = spec.submodule_search_locations if spec is not None else None
+    return [str(folder) for root in roots or () for folder in sorted(Path(root).glob("cu*/bin"), reverse=True)]
+
+
+def main() -> int:
+    """Compile from the command line; returns the exit code."""
+    parser = argparse.ArgumentParser(description="Compile the CUDA kernels of the pruning step into a shared library.")
+    parser.add_argument("-o", "--output", type=Path, default=Path(LIBRARY_NAME))
+    parser.add_argument("--sm", nargs="+", default=list(ARCHITECTURES), metavar="NN", help="architectures")
+    args = parser.parse_args()
+    try:
+        said = compile_library(args.output, args.sm, _require_nvcc(), threads=os.cpu_count() or 1)
+    except BackendError as error:
+        print(f"kernel_library: {error}", file=sys.stderr)
+        return 1
+    print(said or f"wrote {args.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

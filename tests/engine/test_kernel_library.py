@@ -1,0 +1,171 @@
+"""Where the kernels come from: named, compiled once into the cache, or a line that says what to install."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from iwp_export.engine import kernel_library
+from iwp_export.engine.kernel_library import check_kernels, compile_library, find_kernels, find_nvcc
+from iwp_export.errors import BackendError
+
+FAKE_NVCC = """#!/bin/sh
+echo "$@" >> "{log}"
+while [ "$1" != -o ]; do shift; done
+{action}
+"""
+
+
+@pytest.fixture(autouse=True)
+def bare_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No compiler and an empty cache."""
+    for name in ("IWP_SELECT_TOKENS", "CUDACXX", "CUDA_HOME", "CUDA_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PATH", os.pathsep.join(["/usr/bin", "/bin"]))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(kernel_library, "CUDA_FOLDERS", ())
+    monkeypatch.setattr(kernel_library, "_packaged_toolkits", lambda: [])
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Libraries that were loaded."""
+    paths: list[Path] = []
+    monkeypatch.setattr(kernel_library, "SharedKernels", paths.append)
+    return paths
+
+
+def write_nvcc(folder: Path, action: str = 'echo library > "$2"') -> Path:
+    """A compiler that does `action` and writes its arguments to nvcc.log."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "nvcc"
+    path.write_text(FAKE_NVCC.format(log=folder / "nvcc.log", action=action))
+    path.chmod(0o755)
+    return path
+
+
+def calls(nvcc: Path) -> list[str]:
+    log = nvcc.with_name("nvcc.log")
+    return log.read_text().splitlines() if log.exists() else []
+
+
+def test_compiled_once_for_each_architecture(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, loaded: list[Path]
+) -> None:
+    nvcc = write_nvcc(tmp_path / "cuda")
+    monkeypatch.setenv("CUDACXX", str(nvcc))
+    for sm in ("89", "89", "87"):
+        find_kernels(sm)
+    first, again, other = loaded
+    assert first == again != other
+    assert first.read_text() == "library\n"
+    assert first.is_relative_to(tmp_path / "cache" / "iwp-export")
+    assert [call.count("code=sm_89") for call in calls(nvcc)] == [1, 0]
+    assert "select.cu" in calls(nvcc)[0]
+    assert list(first.parent.iterdir()) == [first]  # nothing else was left there
+    nvcc.unlink()
+    check_kernels("89")
+    with pytest.raises(BackendError, match="nvcc is not found"):
+        check_kernels("120")
+
+
+def test_other_sources_are_compiled_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, loaded: list[Path]) -> None:
+    monkeypatch.setenv("CUDACXX", str(write_nvcc(tmp_path / "cuda")))
+    find_kernels("89")
+    header = tmp_path / "include" / "new.h"
+    header.parent.mkdir()
+    header.write_text("// another version")
+    monkeypatch.setattr(kernel_library, "INCLUDES", (header.parent,))
+    find_kernels("89")
+    assert loaded[0] != loaded[1]
+
+
+def test_a_named_library_comes_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, loaded: list[Path]) -> None:
+    named = tmp_path / "mine.so"
+    monkeypatch.setenv("IWP_SELECT_TOKENS", str(named))
+    check_kernels("89")
+    find_kernels("89")
+    assert loaded == [named]
+
+
+def test_a_named_library_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("IWP_SELECT_TOKENS", str(tmp_path / "none.so"))
+    with pytest.raises(BackendError, match=r"none\.so is no usable library.*unset that"):
+        find_kernels("89")
+
+
+def test_without_a_compiler_the_way_to_one_is_said() -> None:
+    with pytest.raises(
+        BackendError, match=r"nvcc is not found: pip install 'iwp-export\[kernels\]'.*IWP_SELECT_TOKENS"
+    ):
+        find_kernels("89")
+
+
+@pytest.mark.parametrize(
+    ("action", "reason"),
+    [
+        ("echo \"nvcc fatal   : Unsupported gpu architecture 'compute_120'\" >&2; exit 1", "Unsupported gpu arch"),
+        ("echo one >&2; echo 'x.cu(3): error: no such thing' >&2; exit 2", r"x\.cu\(3\): error: no such thing"),
+        ("exit 3", "exit code 3"),
+    ],
+)
+def test_a_failing_compiler_is_one_line_and_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, action: str, reason: str
+) -> None:
+    monkeypatch.setenv("CUDACXX", str(write_nvcc(tmp_path / "cuda", action)))
+    with pytest.raises(BackendError, match=f"does not compile the pruning kernels for SM 120: .*{reason}") as caught:
+        find_kernels("120")
+    assert "\n" not in str(caught.value)
+    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+
+
+def test_a_compiler_that_does_not_start(tmp_path: Path) -> None:
+    with pytest.raises(BackendError, match="does not start"):
+        compile_library(tmp_path / "out.so", ["89"], tmp_path / "nvcc")
+
+
+def test_a_cache_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CUDACXX", str(write_nvcc(tmp_path / "cuda")))
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(BackendError, match="set XDG_CACHE_HOME"):
+        find_kernels("89")
+
+
+def test_the_compiler_is_looked_for_where_cmake_and_installers_have_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert find_nvcc() is None
+    packaged = write_nvcc(tmp_path / "packaged")
+    monkeypatch.setattr(kernel_library, "_packaged_toolkits", lambda: [str(packaged.parent)])
+    assert find_nvcc() == packaged
+    installed = write_nvcc(tmp_path / "installed")
+    monkeypatch.setattr(kernel_library, "CUDA_FOLDERS", (str(installed.parent),))
+    assert find_nvcc() == installed
+    home = write_nvcc(tmp_path / "home" / "bin")
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "home"))
+    assert find_nvcc() == home
+    on_path = write_nvcc(tmp_path / "on_path")
+    monkeypatch.setenv("PATH", str(on_path.parent))
+    assert find_nvcc() == on_path
+    named = write_nvcc(tmp_path / "named")
+    monkeypatch.setenv("CUDACXX", str(named))
+    assert find_nvcc() == named
+    monkeypatch.setenv("CUDACXX", str(tmp_path / "nothing"))
+    assert find_nvcc() is None
+
+
+def test_as_a_program_it_writes_a_library_or_one_line(tmp_path: Path) -> None:
+    nvcc = write_nvcc(tmp_path / "cuda")
+    output = tmp_path / "out.so"
+    command = [sys.executable, "-m", "iwp_export.engine.kernel_library", "-o", str(output), "--sm", "87", "110"]
+    done = subprocess.run(command, env={**os.environ, "CUDACXX": str(nvcc)}, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, f"wrote {output}\n")
+    assert output.read_text() == "library\n"
+    assert "code=sm_87" in calls(nvcc)[0] and "code=sm_110" in calls(nvcc)[0]
+    done = subprocess.run(command, env={**os.environ, "CUDACXX": "/nothing"}, capture_output=True, text=True)
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
