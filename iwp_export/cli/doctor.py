@@ -70,7 +70,7 @@ def execute(args: argparse.Namespace) -> None:
 
 
 def examine() -> dict[str, Any]:
-    """The report as JSON values: `machine`, `gpus`, `nvcc`, `libraries`, `packages`, `providers` and, by task, `can`."""
+    """The report as JSON values: `machine`, `gpus`, `nvcc`, `packages`, `can` by task, and others."""
     machine = describe_machine()
     on_jetson = "jetson" in (machine["board"] or "").lower()
     imported = import_all({**CORE, **EXPORT, **ORT, **ENGINES})

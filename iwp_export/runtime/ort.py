@@ -107,11 +107,12 @@ class OrtSession:
         """See `Session.step`."""
         if not isinstance(cache, OrtCache):
             raise TypeError(f"a cache of {type(cache).__name__} does not belong to ONNX Runtime")
+        images = self._joined(features)  # held until the run is over: before 1.30 a binding does not keep its inputs
         binding = self._decoder.io_binding()
         for name in ("input_ids", "feature_index", "query_weights", "position_ids"):
             binding.bind_cpu_input(name, np.ascontiguousarray(getattr(inputs, name)))
         binding.bind_cpu_input("num_kept", np.array([inputs.num_kept], np.int64))
-        binding.bind_ortvalue_input("image_features", self._joined(features))
+        binding.bind_ortvalue_input("image_features", images)
         for name, value in zip(self._past, cache.values, strict=True):
             binding.bind_ortvalue_input(name, value)
         binding.bind_output("logits")
