@@ -56,7 +56,7 @@ def configure_build(parser: argparse.ArgumentParser, title: str) -> None:
         group.add_argument(f"--max-{name}", metavar="N", type=int, help=text)
     profiles = "1: weights once; 2: kernels of their own for decode steps (default: 1 with rtx, else 2)"
     group.add_argument("--profiles", metavar="N", type=int, help=profiles)
-    group.add_argument("--timing-cache", metavar="FILE", type=Path, help="measured kernels, kept from build to build")
+    group.add_argument("--timing-cache", metavar="FILE", type=Path, help="with tensorrt: kernels measured earlier")
     group.add_argument("--plugin", metavar="LIBRARY", type=Path, help="the C++ plugin, in place of the one in Python")
     group.add_argument("--skip-memory-check", action="store_true", help="build even if memory seems too small")
 

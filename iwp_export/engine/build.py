@@ -40,7 +40,7 @@ class BuildSettings:
         profiles: 1 serves prompts and decode steps with the same kernels; 2 chooses kernels for each, and TensorRT-RTX
             then holds the weights twice. None is 1 for `rtx` and 2 for `tensorrt`.
         keep: keep ratio that kernels are chosen for; requests may use another.
-        timing_cache: file of measured kernels that makes the next build on the same machine fast.
+        timing_cache: file of measured kernels that makes the next build on the same machine fast; for `tensorrt`.
         plugin_library: the C++ plugin, taken instead of the one in Python.
         check_memory: refuse a build whose estimate exceeds the free memory.
     """
@@ -154,6 +154,11 @@ def choose_machine(settings: BuildSettings) -> Machine:
     sms = _architectures(name, settings.sms, gpu)
     if name == "rtx":
         check_architectures(flavour, sms)
+        if settings.timing_cache is not None:
+            raise BackendError(
+                f"--timing-cache is for --target tensorrt: {flavour.title} measures no kernels while it builds; "
+                "it compiles them where the engine runs, and iwp-export keeps them there"
+            )
     if gpu is not None and settings.plugin_library is None:
         check_kernels(gpu.sm)
     return Machine(flavour, target, sms, gpu)

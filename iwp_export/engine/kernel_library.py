@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from iwp_export.cache import cache_folder
 from iwp_export.engine.kernels import LIBRARY_VARIABLE, SharedKernels
 from iwp_export.errors import BackendError
 from iwp_export.progress import progress
@@ -121,8 +122,7 @@ def _cached(sm: str) -> Path:
     digest = hashlib.sha256(" ".join(FLAGS).encode())
     for path in sorted(file for folder in INCLUDES for file in folder.iterdir()):
         digest.update(path.read_bytes())
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "iwp-export" / digest.hexdigest()[:16] / f"sm_{sm}" / LIBRARY_NAME
+    return cache_folder() / "kernels" / f"{digest.hexdigest()[:16]}-sm{sm}" / LIBRARY_NAME
 
 
 def _compile_into_cache(path: Path, sm: str) -> None:

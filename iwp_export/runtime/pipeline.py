@@ -46,7 +46,7 @@ class Pipeline:
         if Path(path).suffix == ".plan":
             if provider != "cpu" or threads is not None:
                 raise BackendError("an engine runs on the TensorRT that built it: provider and threads are for bundles")
-            from iwp_export.runtime.trt import load_plan
+            from iwp_export.runtime.trt_load import load_plan
 
             return cls(load_plan(path, verify))
         from iwp_export.runtime.ort import OrtSession

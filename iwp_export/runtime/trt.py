@@ -8,31 +8,19 @@ captured.
 
 from __future__ import annotations
 
-import os
 import weakref
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from iwp_export.bundle.manifest import Manifest
-from iwp_export.bundle.store import Verify
-from iwp_export.engine.flavour import load_flavour
-from iwp_export.engine.kernel_library import find_kernels
-from iwp_export.engine.kernels import PLUGIN_VARIABLE, KernelLibrary, NoKernels
-from iwp_export.engine.log import make_logger
-from iwp_export.engine.network import register_plugin
-from iwp_export.engine.plan import PlanInfo, check_fingerprint, read_plan
-from iwp_export.engine.profiles import DECODE, PREFILL, Limits
+from iwp_export.engine.profiles import Limits
 from iwp_export.errors import RequestError
-from iwp_export.pruning.onnx_function import VERSION
-from iwp_export.runtime.model import LoadedModel
-from iwp_export.runtime.processor import Processor
 from iwp_export.runtime.session import Cache, Features, Floats, StepInputs, StepOutput
-from iwp_export.runtime.trt_device import Block, CudaDevice, Device, Pool
-from iwp_export.runtime.trt_engine import Placed, Runner, Shape, deserialize
+from iwp_export.runtime.trt_device import Block, Device, Pool
+from iwp_export.runtime.trt_engine import Placed, Runner, Shape
 
 ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 HOST_OUTPUTS: dict[str, Any] = {"logits": np.float32, "kept_index": np.int64}
@@ -72,6 +60,7 @@ class TrtSession:
         device: where they run.
         provider: what to call this backend.
         owners: what must live as long as the runners do.
+        after_first_decode: called once, when a prompt and a decode step have run.
     """
 
     def __init__(
@@ -82,9 +71,10 @@ class TrtSession:
         device: Device,
         provider: str,
         owners: Sequence[object] = (),
+        after_first_decode: Callable[[], None] | None = None,
     ) -> None:
         self.provider = provider
-        self._owners = owners
+        self._owners, self._after_first_decode = owners, after_first_decode
         self._manifest, self._limits, self._device = manifest, limits, device
         self._runners = dict(runners)
         decoder = manifest.decoder
@@ -154,7 +144,11 @@ class TrtSession:
             lengths["num_kept"] = num_kept
         else:
             placed["num_kept"] = self._upload("num_kept", num_kept)
-        return self._execute(runner, placed, lengths, cache)
+        output = self._execute(runner, placed, lengths, cache)
+        if decode and self._after_first_decode is not None:
+            self._after_first_decode()
+            self._after_first_decode = None
+        return output
 
     def _execute(
         self, runner: Runner, placed: Mapping[str, Placed], lengths: Mapping[str, Any], cache: TrtCache
@@ -240,53 +234,6 @@ class TrtSession:
                 )
 
 
-def load_plan(path: Path | str, verify: Verify = "quick", kernels: KernelLibrary | None = None) -> LoadedModel:
-    """Load NAME.plan with what lies beside it.
-
-    Args:
-        path: NAME.plan, as `iwp-export build` wrote it.
-        verify: see `iwp_export.engine.plan.read_plan`.
-        kernels: the pruning kernels; found if left out.
-
-    Raises:
-        BundleError: a file is missing or changed.
-        BackendError: TensorRT, a GPU or the kernels are missing, or the engine is for another machine.
-    """
-    paths, info = read_plan(path, verify)
-    flavour = load_flavour(info.fingerprint.flavour)
-    device = CudaDevice()
-    check_fingerprint(paths, info, flavour, device.gpu, str(VERSION))
-    logger = make_logger(flavour.trt)
-    report: list[str] = []
-    library = os.environ.get(PLUGIN_VARIABLE)
-    if library is not None:
-        creator = register_plugin(flavour, NoKernels(), report.append, Path(library))
-    else:
-        creator = register_plugin(flavour, kernels or find_kernels(device.gpu.sm), report.append)
-    runners: dict[str, Runner] = {}
-    owners = [creator]
-    for file, roles in ((paths.vision, {"vision": 0}), (paths.decoder, _decoder_roles(info))):
-        runtime, engine = deserialize(flavour.trt, logger, file)
-        owners += [runtime, engine]
-        for role, profile in roles.items():
-            runners[role] = Runner(flavour.trt, engine, logger, profile, device.stream, f"{role} engine", report)
-    manifest = _within(info)
-    session = TrtSession(manifest, info.limits, runners, device, flavour.title, owners)
-    return LoadedModel(manifest, Processor(paths.processor, manifest.vision), session)
-
-
-def _decoder_roles(info: PlanInfo) -> dict[str, int]:
-    """The decoder's runners and their profiles; without a profile of their own, decode steps are short prompts."""
-    return {"prefill": PREFILL, "decode": DECODE} if info.profiles == 2 else {"prefill": PREFILL}
-
-
 def _give_all(pool: Pool, scratch: dict[str, Block]) -> None:
     pool.give(list(scratch.values()))
     scratch.clear()
-
-
-def _within(info: PlanInfo) -> Manifest:
-    """The manifest with the engine's context as the model's: conversations end there."""
-    decoder = info.manifest.decoder
-    positions = min(decoder.max_positions, info.limits.max_context)
-    return replace(info.manifest, decoder=replace(decoder, max_positions=positions))

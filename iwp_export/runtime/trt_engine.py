@@ -53,15 +53,25 @@ class Runner:
         stream: the stream that everything runs on.
         title: what to call the engine in errors.
         report: lines that the plugin said went wrong.
+        config: TensorRT-RTX's runtime configuration (`JitCache.config`).
 
     Raises:
         BackendError: there is no memory for it.
     """
 
     def __init__(
-        self, trt: Any, engine: Any, logger: Any, profile: int, stream: int, title: str, report: list[str] | None = None
+        self,
+        trt: Any,
+        engine: Any,
+        logger: Any,
+        profile: int,
+        stream: int,
+        title: str,
+        report: list[str] | None = None,
+        config: Any = None,
     ) -> None:
         self._engine, self._logger, self._stream, self._title = engine, logger, stream, title
+        self._config = config  # as long as the context that is made from it
         self._report = [] if report is None else report
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         self.outputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.OUTPUT]
@@ -71,7 +81,8 @@ class Runner:
             if name not in self.outputs and engine.get_tensor_location(name) == trt.TensorLocation.HOST
         }
         # Memory for this profile only: the decode profile needs little, and both contexts exist at once.
-        self._context = engine.create_execution_context(trt.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE)
+        strategy = trt.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE
+        self._context = engine.create_execution_context(strategy if config is None else config)
         if self._context is None or not self._context.set_optimization_profile_async(profile, stream):
             raise self._failed("gives no execution context")
         self._held: list[npt.NDArray[Any]] = []

@@ -224,6 +224,38 @@ def test_a_plugin_library_brings_its_own_kernels(board: list[str], monkeypatch: 
     assert isinstance(engine_build._kernels(machine, settings), NoKernels)
 
 
+def test_a_timing_cache_is_refused_where_it_would_do_nothing(rtx: Flavour, tmp_path: Path) -> None:
+    with pytest.raises(BackendError, match="--timing-cache is for --target tensorrt"):
+        choose_machine(replace(SMALL, timing_cache=tmp_path / "timing.cache"))
+
+
+def test_a_timing_cache_is_read_and_written(rtx: Flavour, half_bundle: Path, tmp_path: Path) -> None:
+    """TensorRT-RTX has an empty one, but takes and gives it as full TensorRT does."""
+    bundle = Bundle.open(half_bundle)
+    graph, plugins = write_lowered(bundle.path("vision.onnx"), bundle.path("vision.weights"), tmp_path, RTX)
+    cache = tmp_path / "timing.cache"
+
+    def build_vision() -> Any:
+        builder = EngineBuilder(rtx, SMS, NoKernels(), timing_cache=cache)
+        return builder.build(graph, plugins, (vision_profile(bundle.manifest),), "vision tower")
+
+    build_vision()
+    content = cache.read_bytes()
+    assert content
+    build_vision()
+    assert cache.read_bytes() == content
+
+
+@pytest.mark.parametrize("made", [None, object()])
+def test_a_timing_cache_of_another_machine_is_named(rtx: Flavour, tmp_path: Path, made: object) -> None:
+    config = SimpleNamespace(
+        create_timing_cache=lambda content: made, set_timing_cache=lambda cache, ignore_mismatch: False
+    )
+    builder = EngineBuilder(rtx, SMS, NoKernels(), timing_cache=tmp_path / "timing.cache")
+    with pytest.raises(BackendError, match=r"timing\.cache is from another TensorRT or GPU: delete it"):
+        builder._load_timing_cache(config)
+
+
 def test_on_a_gpu_the_build_has_the_kernels(board: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     settings = BuildSettings(target="tensorrt")
     kernels = NoKernels()

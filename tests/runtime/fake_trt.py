@@ -14,6 +14,7 @@ import onnxruntime
 
 from iwp_export.bundle.manifest import Manifest
 from iwp_export.bundle.store import Bundle
+from iwp_export.engine.gpu import Gpu
 from iwp_export.engine.profiles import DECODE, PREFILL, Limits, Profile
 from iwp_export.errors import BackendError
 from iwp_export.runtime.trt import TrtSession
@@ -24,6 +25,7 @@ TRT = SimpleNamespace(
     TensorIOMode=SimpleNamespace(INPUT=0, OUTPUT=1),
     TensorLocation=SimpleNamespace(DEVICE=0, HOST=1),
     ExecutionContextAllocationStrategy=SimpleNamespace(ON_PROFILE_CHANGE=1),
+    DynamicShapesKernelSpecializationStrategy=SimpleNamespace(LAZY=0, NONE=2),
 )
 DTYPES = {"bfloat16": ml_dtypes.bfloat16}
 POISON = 0xA5
@@ -34,6 +36,7 @@ class FakeDevice:
     """Memory that is poisoned when it is new and gone when it is freed."""
 
     stream = 7
+    gpu = Gpu("fake", "89")
 
     def __init__(self, capacity: int = 1 << 40) -> None:
         self.capacity = capacity
@@ -89,6 +92,7 @@ class FakeEngine:
     num_kept_on_host: bool = True
     runs: Counter[int] = field(default_factory=Counter)
     fail: bool = False
+    configs: list[FakeConfig] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         path = self.bundle.path(self.bundle.manifest.graphs[self.role].file)
@@ -107,9 +111,48 @@ class FakeEngine:
     def get_tensor_location(self, name: str) -> int:
         return int(name == "num_kept" and self.num_kept_on_host)
 
-    def create_execution_context(self, strategy: int) -> FakeContext:
-        assert strategy == TRT.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE
+    def create_execution_context(self, how: int | FakeConfig) -> FakeContext:
+        if isinstance(how, FakeConfig):
+            self.configs.append(how)
+            how = how.allocation
+        assert how == TRT.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE
         return FakeContext(self)
+
+    def create_runtime_config(self) -> FakeConfig:
+        return FakeConfig()
+
+
+class FakeJitCache:
+    """TensorRT-RTX's runtime cache: it refuses what it did not write."""
+
+    def __init__(self) -> None:
+        self.content = b"IWP empty"
+
+    def deserialize(self, content: bytes) -> bool:
+        if content.startswith(b"IWP"):
+            self.content = content
+        return content.startswith(b"IWP")
+
+    def serialize(self) -> bytes:
+        return self.content
+
+
+class FakeConfig:
+    """TensorRT-RTX's runtime configuration."""
+
+    allocation = 0
+    dynamic_shapes_kernel_specialization_strategy = 0
+    cache: FakeJitCache | None = None
+
+    def create_runtime_cache(self) -> FakeJitCache:
+        return FakeJitCache()
+
+    def set_runtime_cache(self, cache: FakeJitCache) -> bool:
+        self.cache = cache
+        return True
+
+    def set_execution_context_allocation_strategy(self, strategy: int) -> None:
+        self.allocation = strategy
 
 
 class FakeContext:

@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
+import gc
+import hashlib
 import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 import iwp_export
+from iwp_export.bundle.store import Bundle
 from iwp_export.engine.flavour import Flavour
 from iwp_export.engine.gpu import Gpu
 from iwp_export.engine.plan import PlanPaths
+from iwp_export.engine.profiles import DECODE, PREFILL
 from iwp_export.errors import BackendError, BundleError
-from iwp_export.runtime import trt
+from iwp_export.runtime import trt_load
 from iwp_export.runtime.trt_engine import deserialize
-from tests.runtime.toy import write_plan
+from tests.runtime.fake_trt import TRT, FakeDevice, FakeEngine, Log
+from tests.runtime.toy import toy_pipeline, write_plan, write_toy_bundle
 
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """A machine with TensorRT-RTX and a card of SM 89, which never gets as far as an engine."""
     here = SimpleNamespace(gpu=Gpu("RTX 4090", "89"), stream=1, version="1.7.1.116")
-    monkeypatch.setattr(trt, "CudaDevice", lambda: here)
-    monkeypatch.setattr(trt, "load_flavour", lambda name: Flavour(name, here.version, SimpleNamespace()))
-    monkeypatch.setattr(trt, "make_logger", lambda module: pytest.fail("TensorRT was asked"))
+    monkeypatch.setattr(trt_load, "CudaDevice", lambda: here)
+    monkeypatch.setattr(trt_load, "load_flavour", lambda name: Flavour(name, here.version, SimpleNamespace()))
+    monkeypatch.setattr(trt_load, "make_logger", lambda module: pytest.fail("TensorRT was asked"))
     return here
 
 
@@ -59,9 +65,9 @@ def test_a_matching_engine_goes_on_to_the_kernels(tmp_path: Path, machine: Any, 
     def no_kernels(sm: str) -> Any:
         raise BackendError(f"no kernels for {sm}")
 
-    monkeypatch.setattr(trt, "make_logger", lambda module: None)
+    monkeypatch.setattr(trt_load, "make_logger", lambda module: None)
     monkeypatch.delenv("IWP_TENSORRT_PLUGIN", raising=False)
-    monkeypatch.setattr(trt, "find_kernels", no_kernels)
+    monkeypatch.setattr(trt_load, "find_kernels", no_kernels)
     assert rejection(write_plan(tmp_path / "toy.plan")) == "no kernels for 89"
 
 
@@ -112,3 +118,53 @@ def test_an_engine_that_tensorrt_refuses_is_one_line(tmp_path: Path) -> None:
     )
     with pytest.raises(BackendError, match=r"tensorrt does not load .*x\.plan: Serialization assertion failed"):
         deserialize(module, logger, path)
+
+
+@pytest.fixture
+def fake_card(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, FakeEngine]:
+    """A machine that runs the engines of `toy.bundle`, computed by ONNX Runtime; gives them by role."""
+    bundle = Bundle.open(write_toy_bundle(tmp_path / "toy.bundle"))
+    device = FakeDevice()
+    engines = {role: FakeEngine(device, bundle, role) for role in ("vision", "decoder")}
+
+    def deserialize_fake(module: Any, logger: Any, path: Path) -> tuple[Any, Any]:
+        return object(), engines["vision" if ".vision" in path.name else "decoder"]
+
+    monkeypatch.setattr(trt_load, "CudaDevice", lambda: device)
+    monkeypatch.setattr(trt_load, "load_flavour", lambda name: Flavour(name, "1.7.1.116", TRT))
+    monkeypatch.setattr(trt_load, "make_logger", lambda module: Log())
+    monkeypatch.setattr(trt_load, "register_plugin", lambda *arguments: None)
+    monkeypatch.setattr(trt_load, "find_kernels", lambda sm: None)
+    monkeypatch.setattr(trt_load, "deserialize", deserialize_fake)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return engines
+
+
+@pytest.mark.parametrize("flavour", ["rtx", "tensorrt"])
+@pytest.mark.parametrize("profiles", [1, 2])
+def test_a_loaded_engine_answers(tmp_path: Path, fake_card: Any, flavour: Any, profiles: int) -> None:
+    path = write_plan(tmp_path / "toy.plan", flavour=flavour, profiles=profiles)
+    pipeline, (expected, _) = iwp_export.load(str(path)), toy_pipeline()
+    image = np.full((60, 90, 3), 99, np.uint8)
+    ours, theirs = (p(image, "what colour ?", max_new_tokens=5) for p in (pipeline, expected))
+    assert (ours.token_ids, ours.kept) == (theirs.token_ids, theirs.kept)
+    decoder = fake_card["decoder"]
+    assert decoder.runs == ({PREFILL: 1, DECODE: 4} if profiles == 2 else {PREFILL: 5})
+    strategies = [config.dynamic_shapes_kernel_specialization_strategy for config in decoder.configs]
+    assert strategies == ([0, 2] if flavour == "rtx" else [])  # decode steps have new shapes each time
+    assert pipeline.provider.startswith("TensorRT-RTX" if flavour == "rtx" else "TensorRT 1")
+
+
+def test_compiled_kernels_are_kept_after_the_first_decode_step_and_at_the_end(tmp_path: Path, fake_card: Any) -> None:
+    path = write_plan(tmp_path / "toy.plan")
+    pipeline = iwp_export.load(str(path))
+    kept = tmp_path / "cache" / "iwp-export" / "rtx"
+    pipeline(None, "what colour ?", max_new_tokens=1)
+    assert not kept.exists()
+    pipeline(None, "what colour ?", max_new_tokens=2)
+    vision, decoder = (hashlib.sha256(p.read_bytes()).hexdigest()[:16] for p in (PlanPaths.of(path).vision, path))
+    assert {p.name for p in kept.iterdir()} == {f"{vision}-sm89.cache", f"{decoder}-sm89.cache"}
+    fake_card["decoder"].configs[0].cache.content = b"IWP more"
+    del pipeline
+    gc.collect()
+    assert (kept / f"{decoder}-sm89.cache").read_bytes() == b"IWP more"

@@ -22,6 +22,7 @@ from iwp_export.bundle.store import BundleWriter
 from iwp_export.engine.plan import Fingerprint, PlanInfo
 from iwp_export.engine.plan_writer import PlanWriter
 from iwp_export.engine.profiles import Limits
+from iwp_export.engine.target import FlavourName
 from iwp_export.errors import BackendError
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.runtime.model import LoadedModel
@@ -281,15 +282,21 @@ def _model(graph: Any) -> Any:
     return model
 
 
-def write_plan(path: Path, version: str = "1.7.1.116", sms: tuple[str, ...] = ("86", "89")) -> Path:
+def write_plan(
+    path: Path,
+    version: str = "1.7.1.116",
+    sms: tuple[str, ...] = ("86", "89"),
+    flavour: FlavourName = "rtx",
+    profiles: int = 1,
+) -> Path:
     """An engine's files whose engines are a few bytes."""
     with PlanWriter(path) as writer:
         for engine in (writer.paths.decoder, writer.paths.vision):
-            writer.staged(engine).write_bytes(b"not an engine")
+            writer.staged(engine).write_bytes(f"no engine, {engine.name}".encode())
         processor = writer.staged(writer.paths.processor)
         processor.mkdir()
         for name in PROCESSOR_FILES:
             shutil.copy(ASSETS / name, processor)
-        fingerprint = Fingerprint("rtx", version, sms, "1")
-        writer.commit(PlanInfo(fingerprint, Limits(256, 200, 1), 1, 0.3, "build toy.bundle", toy_manifest(), {}))
+        fingerprint = Fingerprint(flavour, version, sms, "1")
+        writer.commit(PlanInfo(fingerprint, Limits(256, 200, 1), profiles, 0.3, "build toy.bundle", toy_manifest(), {}))
     return path
