@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import re
 import shutil
 import subprocess
 import sys
@@ -101,9 +100,8 @@ def find_nvcc() -> tuple[str | None, str | None]:
     path = kernel_library.find_nvcc()
     if path is None:
         return None, f"not on PATH, nor in CUDA_HOME, {', '.join(kernel_library.CUDA_FOLDERS)} or a Python package"
-    output, problem = _tool([str(path), "--version"])
-    version = re.search(r"release ([\d.]+)", output)
-    return (version[1], None) if version else (None, f"{path} does not run: {problem}")
+    version = kernel_library.nvcc_version(path)
+    return version, None if version else f"{path} does not tell its version"
 
 
 def find_host_compiler() -> tuple[str | None, str | None]:

@@ -160,7 +160,7 @@ def choose_machine(settings: BuildSettings) -> Machine:
                 "it compiles them where the engine runs, and iwp-export keeps them there"
             )
     if gpu is not None and settings.plugin_library is None:
-        check_kernels(gpu.sm)
+        check_kernels(gpu)
     return Machine(flavour, target, sms, gpu)
 
 
@@ -265,7 +265,7 @@ def _kernels(machine: Machine, settings: BuildSettings) -> KernelLibrary:
     """What the plugin in Python calls: on a GPU TensorRT may run it while it builds; without one it asks for sizes."""
     if machine.gpu is None or settings.plugin_library is not None:
         return NoKernels()
-    return find_kernels(machine.gpu.sm)
+    return find_kernels(machine.gpu)
 
 
 def _architectures(name: FlavourName, wanted: Sequence[str] | None, gpu: Gpu | None) -> tuple[str, ...]:

@@ -17,10 +17,14 @@ NAME_BYTES = 256
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU; `sm` is its compute capability as NVIDIA writes architectures: `87` for 8.7."""
+    """A GPU; `sm` is its compute capability as NVIDIA writes architectures: `87` for 8.7.
+
+    `cuda` is the major version of CUDA that its driver runs, and with it all earlier ones.
+    """
 
     name: str
     sm: str
+    cuda: int
 
 
 def load_driver() -> Any:
@@ -52,7 +56,7 @@ def check(driver: Any, code: int, call: str) -> None:
 
 
 def gpu_of(driver: Any, index: int = 0) -> Gpu:
-    """Name and architecture of a GPU.
+    """A GPU by its number.
 
     Raises:
         BackendError: there is none with this index.
@@ -65,7 +69,8 @@ def gpu_of(driver: Any, index: int = 0) -> Gpu:
         numbers.append(value.value)
     name = ctypes.create_string_buffer(NAME_BYTES)
     check(driver, driver.cuDeviceGetName(name, NAME_BYTES, device), "cuDeviceGetName")
-    return Gpu(name.value.decode(errors="replace"), f"{numbers[0]}{numbers[1]}")
+    check(driver, driver.cuDriverGetVersion(ctypes.byref(value)), "cuDriverGetVersion")
+    return Gpu(name.value.decode(errors="replace"), f"{numbers[0]}{numbers[1]}", value.value // 1000)
 
 
 def find_gpu() -> Gpu | None:

@@ -10,6 +10,7 @@ import argparse
 import hashlib
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from iwp_export.cache import cache_folder
+from iwp_export.engine.gpu import Gpu
 from iwp_export.engine.kernels import LIBRARY_VARIABLE, SharedKernels
 from iwp_export.errors import BackendError
 from iwp_export.progress import progress
@@ -80,31 +82,52 @@ def compile_library(output: Path, sms: Sequence[str], nvcc: Path, threads: int =
     return said
 
 
-def find_kernels(sm: str) -> SharedKernels:
-    """The kernels for a GPU: the library that IWP_SELECT_TOKENS names, or one compiled here now or earlier.
+def nvcc_version(nvcc: Path) -> str | None:
+    """The compiler's version of CUDA, such as `12.6`; None if it does not tell."""
+    try:
+        done = subprocess.run([str(nvcc), "--version"], capture_output=True, text=True, errors="replace", check=False)
+    except OSError:
+        return None
+    found = re.search(r"release (\d+\.\d+)", done.stdout)
+    return found[1] if found else None
 
-    Args:
-        sm: the GPU's architecture, such as `87`.
+
+def find_kernels(gpu: Gpu) -> SharedKernels:
+    """The kernels for a GPU: the library that IWP_SELECT_TOKENS names, or one compiled here now or earlier.
 
     Raises:
         BackendError: the library is not usable, or none can be compiled.
     """
     if named := os.environ.get(LIBRARY_VARIABLE):
         return SharedKernels(Path(named))
-    path = _cached(sm)
+    path = _cached(gpu)
     if not path.is_file():
-        _compile_into_cache(path, sm)
+        _compile_into_cache(path, gpu)
     return SharedKernels(path)
 
 
-def check_kernels(sm: str) -> None:
+def check_kernels(gpu: Gpu) -> None:
     """Whether `find_kernels` has what it needs, without compiling.
 
     Raises:
         BackendError: it has not.
     """
-    if not (os.environ.get(LIBRARY_VARIABLE) or _cached(sm).is_file()):
-        _require_nvcc()
+    if not (os.environ.get(LIBRARY_VARIABLE) or _cached(gpu).is_file()):
+        _nvcc_for(gpu)
+
+
+def _nvcc_for(gpu: Gpu) -> Path:
+    """A compiler whose programs the GPU's driver runs."""
+    nvcc = _require_nvcc()
+    version = nvcc_version(nvcc)
+    if version is None:
+        raise BackendError(f"{nvcc} does not tell its version; to get nvcc: {INSTALL_NVCC}")
+    if int(version.split(".")[0]) > gpu.cuda:
+        raise BackendError(
+            f"{nvcc} is of CUDA {version}, and the driver of {gpu.name} runs CUDA {gpu.cuda} at most: update the "
+            f"driver, or install CUDA {gpu.cuda} and set CUDACXX to its nvcc"
+        )
+    return nvcc
 
 
 def _require_nvcc() -> Path:
@@ -117,24 +140,24 @@ def _require_nvcc() -> Path:
     return nvcc
 
 
-def _cached(sm: str) -> Path:
-    """Where the library for an architecture is kept; other sources or flags have another place."""
+def _cached(gpu: Gpu) -> Path:
+    """Where the library for a GPU and its driver is kept; other sources or flags have another place."""
     digest = hashlib.sha256(" ".join(FLAGS).encode())
     for path in sorted(file for folder in INCLUDES for file in folder.iterdir()):
         digest.update(path.read_bytes())
-    return cache_folder() / "kernels" / f"{digest.hexdigest()[:16]}-sm{sm}" / LIBRARY_NAME
+    return cache_folder() / "kernels" / f"{digest.hexdigest()[:16]}-sm{gpu.sm}-cuda{gpu.cuda}" / LIBRARY_NAME
 
 
-def _compile_into_cache(path: Path, sm: str) -> None:
-    nvcc = _require_nvcc()
+def _compile_into_cache(path: Path, gpu: Gpu) -> None:
+    nvcc = _nvcc_for(gpu)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with (
             tempfile.TemporaryDirectory(dir=path.parent) as folder,
-            progress(f"Compiling the pruning kernels for SM {sm}, once"),
+            progress(f"Compiling the pruning kernels for SM {gpu.sm}, once"),
         ):
             library = Path(folder) / LIBRARY_NAME
-            compile_library(library, [sm], nvcc)
+            compile_library(library, [gpu.sm], nvcc)
             library.replace(path)  # at once, so that another process sees a whole file or none
     except OSError as error:
         raise BackendError(

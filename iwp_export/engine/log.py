@@ -41,8 +41,19 @@ def make_logger(trt: Any) -> Any:
     return CollectingLogger()
 
 
+def make_printing_logger(trt: Any) -> Any:
+    """TensorRT's own logger, which prints errors to stderr, and more with IWP_EXPORT_DEBUG set.
+
+    For TensorRT-RTX while an engine runs: it compiles kernels in threads of its own, and one that waits for Python's
+    lock to log a line could stand in the way of a thread that holds the lock and waits for it.
+    """
+    return trt.Logger(trt.Logger.INFO if os.environ.get("IWP_EXPORT_DEBUG") else trt.Logger.ERROR)
+
+
 def first_error(logger: Any) -> str:
     """The first error of a log, or what to do where it has none."""
+    if not hasattr(logger, "errors"):
+        return "its log is above"
     return logger.errors[0] if logger.errors else "it logged no error; set IWP_EXPORT_DEBUG=1 to see its log"
 
 

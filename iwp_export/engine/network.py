@@ -45,11 +45,9 @@ class EngineBuilder:
         self._sms = tuple(sms)
         self._timing_cache = timing_cache
         self.logger = make_logger(flavour.trt)
-        self._builder = flavour.trt.Builder(self.logger)
-        if self._builder is None:
-            raise BackendError(f"{self._title} gives no builder: {first_error(self.logger)}")
+        self._builder = make_builder(flavour, self.logger)
         self._plugin_errors: list[str] = []
-        self._creator = register_plugin(flavour, kernels, self._plugin_errors.append, plugin_library)
+        register_plugin(flavour, kernels, self._plugin_errors.append, plugin_library)
 
     def build(self, graph: Path, plugins: int, profiles: Sequence[Profile], title: str) -> Any:
         """Parse and build one engine.
@@ -120,11 +118,15 @@ class EngineBuilder:
 
     def _add_profile(self, config: Any, profile: Profile, title: str) -> None:
         made = self._builder.create_optimization_profile()
-        for name, shapes in profile.shapes.items():
-            made.set_shape(name, *shapes)
-        for name, values in profile.values.items():
-            made.set_shape_input(name, [values.least], [values.typical], [values.greatest])
-        if config.add_optimization_profile(made) < 0:
+        try:
+            for name, shapes in profile.shapes.items():
+                made.set_shape(name, *shapes)
+            for name, values in profile.values.items():
+                made.set_shape_input(name, [values.least], [values.typical], [values.greatest])
+            accepted = config.add_optimization_profile(made) >= 0
+        except RuntimeError:  # how the bindings say no
+            accepted = False
+        if not accepted:
             raise BackendError(f"{self._title} refuses the shapes of the {title}: {first_error(self.logger)}")
 
     def _load_timing_cache(self, config: Any) -> Any:
@@ -156,14 +158,27 @@ class EngineBuilder:
         return BackendError(f"{self._title} did not build the {title}: {first_error(self.logger)}")
 
 
-def register_plugin(flavour: Flavour, kernels: KernelLibrary, report: Any, library: Path | None = None) -> Any:
+_REGISTERED: list[Any] = []
+"""Creators in Python, and the registry they are in: before TensorRT 10.6 it points to them and does not hold them."""
+
+
+def make_builder(flavour: Flavour, logger: Any) -> Any:
+    """TensorRT's builder.
+
+    Raises:
+        BackendError: it cannot be made, on a machine whose driver is missing or too old, for one.
+    """
+    try:
+        return flavour.trt.Builder(logger)
+    except (TypeError, RuntimeError) as error:  # how the bindings say no
+        raise BackendError(f"{flavour.title} gives no builder: {first_error(logger)}") from error
+
+
+def register_plugin(flavour: Flavour, kernels: KernelLibrary, report: Any, library: Path | None = None) -> None:
     """Put the pruning plugin into TensorRT's registry.
 
     It takes the place of an earlier one in Python. One that a library brought stays for the rest of the process, as
     TensorRT has it, and serves whoever asks next: the two mean the same.
-
-    Returns:
-        The creator in Python, which must live as long as it is registered; None where a library's plugin serves.
 
     Raises:
         BackendError: the library or the registry refuses it.
@@ -173,11 +188,12 @@ def register_plugin(flavour: Flavour, kernels: KernelLibrary, report: Any, libra
     stays = earlier is not None and not registry.deregister_creator(earlier)
     if library is None:
         if stays:
-            return None
+            return
         creator = make_creator(flavour.trt, kernels, report)
         if not registry.register_creator(creator, DOMAIN):
             raise BackendError(f"{flavour.title} does not register the plugin {DOMAIN}::{OP_TYPE}")
-        return creator
+        _REGISTERED.append((registry, creator))
+        return
     if not library.is_file():
         raise BackendError(f"plugin library {library} does not exist")
     registry.load_library(str(library.resolve()))
@@ -186,7 +202,6 @@ def register_plugin(flavour: Flavour, kernels: KernelLibrary, report: Any, libra
             f"{library} brings no plugin {DOMAIN}::{OP_TYPE} version {VERSION} to {flavour.title}: "
             "build it from plugins/tensorrt with this TensorRT's headers"
         )
-    return None
 
 
 def check_plugin_layers(trt: Any, network: Any, expected: int, title: str) -> None:
@@ -209,7 +224,7 @@ def check_architectures(flavour: Flavour, sms: Sequence[str]) -> None:
     Raises:
         BackendError: one of them is refused; the message lists those that are not.
     """
-    builder = flavour.trt.Builder(make_logger(flavour.trt))
+    builder = make_builder(flavour, make_logger(flavour.trt))
     if refused := _set_architectures(flavour.trt, builder.create_builder_config(), sms):
         raise _wrong_architecture(flavour.trt, flavour.title, refused)
 

@@ -131,7 +131,7 @@ def _plugin_class(trt: Any, kernels: KernelLibrary, report: Callable[[str], None
 
         def get_workspace_size(self, inputs: Any, outputs: Any) -> int:
             with _reporting(report):
-                greatest = [list(tensor.max) for tensor in (*inputs, *outputs)]
+                greatest = [list(tensor.max) for tensor in (*inputs[:KEPT_INDEX], outputs[0])]
                 return largest_workspace(kernels, _shape(greatest, types[inputs[QUERY].desc.type]), self.options)
 
         def get_fields_to_serialize(self) -> Any:
@@ -151,8 +151,9 @@ def _plugin_class(trt: Any, kernels: KernelLibrary, report: Callable[[str], None
 
         def enqueue(self, inputs: Any, outputs: Any, sources: Any, results: Any, workspace: int, stream: int) -> None:
             with _reporting(report):
-                shape = _shape([list(tensor.dims) for tensor in (*inputs, *outputs)], types[inputs[QUERY].type])
-                arrays = zip(ADDRESSES, [*sources, results[0], workspace], strict=True)
+                dims = [list(tensor.dims) for tensor in (*inputs[:KEPT_INDEX], outputs[0])]
+                shape = _shape(dims, types[inputs[QUERY].type])
+                arrays = zip(ADDRESSES, [*sources[:KEPT_INDEX], results[0], workspace], strict=True)
                 granted = kernels.workspace_bytes(shape, self.options)  # within what the longest prompt was given
                 kernels.enqueue(shape, self.options, SelectionAddresses(**dict(arrays)), granted, stream)
 

@@ -74,7 +74,7 @@ class TrtSession:
         after_first_decode: Callable[[], None] | None = None,
     ) -> None:
         self.provider = provider
-        self._owners, self._after_first_decode = owners, after_first_decode
+        self._after_first_decode = after_first_decode
         self._manifest, self._limits, self._device = manifest, limits, device
         self._runners = dict(runners)
         decoder = manifest.decoder
@@ -87,6 +87,8 @@ class TrtSession:
         device.activate()
         self._no_image = Placed(self._scratch_block("no_image", self._row_bytes), (1, manifest.vision.feature_size))
         device.upload(self._no_image.address, np.zeros(self._row_bytes, np.uint8))
+        device.synchronize()
+        self._owners = owners  # after the runners, which are the first to go then
 
     @property
     def _row_bytes(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import weakref
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ class Device(Protocol):
         """Give memory back."""
 
     def upload(self, address: int, array: Array) -> None:
-        """Copy a contiguous array to the device; it may be changed when this returns."""
+        """Copy a contiguous array to the device; held until `synchronize`, and not to be changed before."""
 
     def download(self, address: int, array: Array) -> None:
         """Copy from the device into a contiguous array; complete after `synchronize`."""
@@ -78,6 +79,7 @@ class CudaDevice:
         self.activate()
         self._call("cuStreamCreate", ctypes.byref(stream), STREAM_NON_BLOCKING)
         self.stream = int(stream.value or 0)
+        self._uploading: list[Array] = []
 
     def activate(self) -> None:
         """See `Device.activate`."""
@@ -100,7 +102,8 @@ class CudaDevice:
         self._call("cuMemFree_v2", ctypes.c_uint64(address))
 
     def upload(self, address: int, array: Array) -> None:
-        """See `Device.upload`; from pageable memory the driver returns once it has its own copy."""
+        """See `Device.upload`."""
+        self._uploading.append(array)
         source = ctypes.c_void_p(array.ctypes.data)
         self._call("cuMemcpyHtoDAsync_v2", ctypes.c_uint64(address), source, *self._sized(array.nbytes))
 
@@ -117,6 +120,7 @@ class CudaDevice:
     def synchronize(self) -> None:
         """See `Device.synchronize`."""
         self._call("cuStreamSynchronize", ctypes.c_void_p(self.stream))
+        self._uploading.clear()
 
     def _sized(self, nbytes: int) -> tuple[Any, Any]:
         return ctypes.c_size_t(nbytes), ctypes.c_void_p(self.stream)
@@ -187,5 +191,10 @@ def _rounded(nbytes: int) -> int:
 
 
 def _free_all(device: Device, blocks: list[Block]) -> None:
+    """Free blocks, in whatever thread drops them; one that cannot be freed is lost, and stops nothing."""
+    if blocks:
+        with contextlib.suppress(BackendError):
+            device.activate()
     while blocks:
-        device.free(blocks.pop().address)
+        with contextlib.suppress(BackendError):
+            device.free(blocks.pop().address)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from iwp_export.engine.log import first_error
 from iwp_export.errors import BackendError
+from iwp_export.runtime.trt_jit import JitCache
 
 Shape = tuple[int, ...]
 
@@ -34,7 +35,10 @@ def deserialize(trt: Any, logger: Any, path: Path) -> tuple[Any, Any]:
     Raises:
         BackendError: TensorRT refuses it.
     """
-    runtime = trt.Runtime(logger)
+    try:
+        runtime = trt.Runtime(logger)
+    except (TypeError, RuntimeError) as error:  # how the bindings say no
+        raise BackendError(f"{trt.__name__} does not start: {first_error(logger)}") from error
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         engine = runtime.deserialize_cuda_engine(content)
     if engine is None:
@@ -53,7 +57,8 @@ class Runner:
         stream: the stream that everything runs on.
         title: what to call the engine in errors.
         report: lines that the plugin said went wrong.
-        config: TensorRT-RTX's runtime configuration (`JitCache.config`).
+        jit: TensorRT-RTX's compiled kernels.
+        specialize: see `JitCache.config`.
 
     Raises:
         BackendError: there is no memory for it.
@@ -68,10 +73,10 @@ class Runner:
         stream: int,
         title: str,
         report: list[str] | None = None,
-        config: Any = None,
+        jit: JitCache | None = None,
+        specialize: bool = True,
     ) -> None:
         self._engine, self._logger, self._stream, self._title = engine, logger, stream, title
-        self._config = config  # as long as the context that is made from it
         self._report = [] if report is None else report
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         self.outputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.OUTPUT]
@@ -81,9 +86,10 @@ class Runner:
             if name not in self.outputs and engine.get_tensor_location(name) == trt.TensorLocation.HOST
         }
         # Memory for this profile only: the decode profile needs little, and both contexts exist at once.
-        strategy = trt.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE
-        self._context = engine.create_execution_context(strategy if config is None else config)
-        if self._context is None or not self._context.set_optimization_profile_async(profile, stream):
+        how = trt.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE if jit is None else jit.config(specialize)
+        self._context = engine.create_execution_context(how)
+        self._jit = jit  # after the context, which is the first to go then
+        if self._context is None or not self._selects(profile):
             raise self._failed("gives no execution context")
         self._held: list[npt.NDArray[Any]] = []
 
@@ -115,9 +121,6 @@ class Runner:
         for name, value in zip(lengths, self._held, strict=True):
             context.set_input_shape(name, value.shape)
             self._address(name, value.ctypes.data)
-        missing = context.infer_shapes()
-        if missing:
-            raise self._failed(f"lacks the shapes of {', '.join(missing)}")
         shapes = {}
         for name in self.outputs:
             shapes[name] = tuple(context.get_tensor_shape(name))
@@ -130,6 +133,14 @@ class Runner:
             raise self._failed("ran, but its pruning plugin failed")
         return shapes
 
+    def _selects(self, profile: int) -> bool:
+        if profile == 0:  # what a new context has
+            return True
+        try:
+            return bool(self._context.set_optimization_profile_async(profile, self._stream))
+        except RuntimeError:  # how the bindings say no
+            return False
+
     def _address(self, name: str, address: int) -> None:
         if not self._context.set_tensor_address(name, address):
             raise self._failed(f"refuses the address of {name}")
@@ -137,5 +148,5 @@ class Runner:
     def _failed(self, what: str) -> BackendError:
         reason = self._report[0] if self._report else first_error(self._logger)
         self._report.clear()
-        self._logger.errors.clear()
+        getattr(self._logger, "errors", []).clear()
         return BackendError(f"the {self._title} {what}: {reason}")

@@ -44,8 +44,9 @@ class JitCache:
 
     def save(self) -> None:
         """Write the file, if there is anything new. A failure is a warning: the next process compiles again."""
-        content = bytes(memoryview(self._cache.serialize()))
-        if content == self._saved:
+        serialized = self._cache.serialize()
+        content = b"" if serialized is None else bytes(memoryview(serialized))
+        if content in (b"", self._saved):
             return
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ from iwp_export.engine.flavour import Flavour, load_flavour
 from iwp_export.engine.gpu import Gpu
 from iwp_export.engine.kernel_library import find_kernels
 from iwp_export.engine.kernels import PLUGIN_VARIABLE, KernelLibrary, NoKernels
-from iwp_export.engine.log import make_logger
+from iwp_export.engine.log import make_logger, make_printing_logger
 from iwp_export.engine.network import register_plugin
 from iwp_export.engine.plan import PlanInfo, check_fingerprint, read_plan
 from iwp_export.engine.profiles import DECODE, PREFILL
@@ -23,7 +23,7 @@ from iwp_export.pruning.onnx_function import VERSION
 from iwp_export.runtime.model import LoadedModel
 from iwp_export.runtime.processor import Processor
 from iwp_export.runtime.trt import TrtSession
-from iwp_export.runtime.trt_device import CudaDevice
+from iwp_export.runtime.trt_device import CudaDevice, Device
 from iwp_export.runtime.trt_engine import Runner, deserialize
 from iwp_export.runtime.trt_jit import JitCache
 
@@ -44,20 +44,32 @@ def load_plan(path: Path | str, verify: Verify = "quick", kernels: KernelLibrary
     flavour = load_flavour(info.fingerprint.flavour)
     device = CudaDevice()
     check_fingerprint(paths, info, flavour, device.gpu, str(VERSION))
-    logger = make_logger(flavour.trt)
+    logger = (make_printing_logger if flavour.name == "rtx" else make_logger)(flavour.trt)
     report: list[str] = []
-    owners: list[Any] = [_register(flavour, kernels, device.gpu, report)]
+    _register(flavour, kernels, device.gpu, report)
+    owners: list[Any] = []
     runners: dict[str, Runner] = {}
     caches: list[JitCache] = []
     for file, roles in ((paths.vision, {"vision": 0}), (paths.decoder, _decoder_roles(info))):
         runtime, engine = deserialize(flavour.trt, logger, file)
         owners += [runtime, engine]
+        jit = None
         if flavour.name == "rtx":
-            caches.append(JitCache(flavour.trt, engine, _jit_file(info.files[file.name], device.gpu)))
+            jit = JitCache(flavour.trt, engine, _jit_file(info.files[file.name], device.gpu))
+            caches.append(jit)
         for role, profile in roles.items():
-            config = caches[-1].config(specialize=role != "decode") if caches else None
-            title = f"{role} engine"
-            runners[role] = Runner(flavour.trt, engine, logger, profile, device.stream, title, report, config)
+            _require_memory(device, engine, profile)
+            runners[role] = Runner(
+                flavour.trt,
+                engine,
+                logger,
+                profile,
+                device.stream,
+                f"{role} engine",
+                report,
+                jit,
+                specialize=role != "decode",
+            )
 
     def save() -> None:
         for cache in caches:
@@ -69,22 +81,28 @@ def load_plan(path: Path | str, verify: Verify = "quick", kernels: KernelLibrary
     return LoadedModel(manifest, Processor(paths.processor, manifest.vision), session)
 
 
-def _register(flavour: Flavour, kernels: KernelLibrary | None, gpu: Gpu, report: list[str]) -> Any:
+def _require_memory(device: Device, engine: Any, profile: int) -> None:
+    """Refuse where the GPU lacks the memory that a context needs: some releases end the process when they find out."""
+    device.free(device.allocate(engine.get_device_memory_size_for_profile_v2(profile)))
+
+
+def _register(flavour: Flavour, kernels: KernelLibrary | None, gpu: Gpu, report: list[str]) -> None:
     """Register the plugin that will run: the library that the user names, or the one in Python with its kernels."""
     if library := os.environ.get(PLUGIN_VARIABLE):
-        return register_plugin(flavour, NoKernels(), report.append, Path(library))
-    return register_plugin(flavour, kernels or find_kernels(gpu.sm), report.append)
+        register_plugin(flavour, NoKernels(), report.append, Path(library))
+    else:
+        register_plugin(flavour, kernels or find_kernels(gpu), report.append)
 
 
 def _decoder_roles(info: PlanInfo) -> dict[str, int]:
-    """The decoder's runners and their profiles.
+    """The decoder's runners and their profiles; a context starts on profile 0, so the smaller one is made first.
 
     Without a profile of their own, decode steps are short prompts; TensorRT-RTX still runs them in a context of their
     own, since it must not compile kernels for each one's shapes.
     """
     if info.profiles == 2:
-        return {"prefill": PREFILL, "decode": DECODE}
-    return {"prefill": PREFILL, "decode": PREFILL} if info.fingerprint.flavour == "rtx" else {"prefill": PREFILL}
+        return {"decode": DECODE, "prefill": PREFILL}
+    return {"decode": PREFILL, "prefill": PREFILL} if info.fingerprint.flavour == "rtx" else {"prefill": PREFILL}
 
 
 def _jit_file(engine: FileEntry, gpu: Gpu) -> Path:

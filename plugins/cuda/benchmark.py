@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from iwp_export.engine.gpu import find_gpu
 from iwp_export.engine.kernel_library import find_kernels
 from iwp_export.engine.kernels import SelectionOptions, SelectionShape
 from iwp_export.pruning.settings import PruningSettings, chunk_schedule
@@ -146,7 +147,8 @@ def main() -> int:
 
     from tests.plugins.cuda.runners import CudaRunner
 
-    if not torch.cuda.is_available():
+    gpu = find_gpu()
+    if gpu is None or not torch.cuda.is_available():
         print("benchmark: no NVIDIA GPU here; there is nothing to measure", file=sys.stderr)
         return 1
     tests = subprocess.run(
@@ -156,17 +158,16 @@ def main() -> int:
         check=False,
     )
     print(tests.stdout)
-    major, minor = torch.cuda.get_device_capability()
     query = ["nvidia-smi", "--query-gpu=name,driver_version,clocks.sm,clocks.mem", "--format=csv,noheader"]
     report: dict[str, Any] = {
         "command": " ".join(["python", "-m", "plugins.cuda.benchmark", *sys.argv[1:]]),
         "device": subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip(),
-        "compute_capability": f"{major}.{minor}",
+        "sm": gpu.sm,
         "versions": {"torch": torch.__version__, "cuda": torch.version.cuda, "python": platform.python_version()},
         "tests": {"exit_code": tests.returncode, "summary": tests.stdout.strip().splitlines()[-1:]},
         "ceilings": ceilings(),
     }
-    runner = CudaRunner(find_kernels(f"{major}{minor}"))
+    runner = CudaRunner(find_kernels(gpu))
     report["cases"] = [measure(name, sizes, runner, report["ceilings"]) for name, sizes in FIGURES.items()]
     args.output.parent.mkdir(parents=True, exist_ok=True)
     args.output.write_text(json.dumps(report, indent=1) + "\n")

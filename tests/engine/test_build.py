@@ -28,6 +28,7 @@ from iwp_export.errors import BackendError, OutputError, SettingsError
 from iwp_export.runtime.trt_engine import deserialize
 
 SMS = ["86", "89", "120"]
+ORIN = Gpu("Orin", "87", 12)
 SMALL = BuildSettings(target="rtx", sms=SMS, max_context=160, max_prompt=128)
 
 
@@ -87,7 +88,7 @@ def test_the_function_body_is_not_what_is_built(rtx: Flavour, half_bundle: Path,
     (tmp_path / "decoder.weights").hardlink_to(half_bundle / "decoder.weights")
     ir.save(model, tmp_path / "function.onnx")
     logger = make_logger(rtx.trt)
-    creator = register_plugin(rtx, NoKernels(), pytest.fail)
+    register_plugin(rtx, NoKernels(), pytest.fail)
     builder = rtx.trt.Builder(logger)
     with_function, with_plugin = builder.create_network(0), builder.create_network(0)
     parser = rtx.trt.OnnxParser(with_function, logger)
@@ -102,7 +103,6 @@ def test_the_function_body_is_not_what_is_built(rtx: Flavour, half_bundle: Path,
     assert other.parse_from_file(str(graph))
     assert plugin_layers(rtx, with_plugin) == plugins == 1
     assert with_plugin.num_layers < with_function.num_layers
-    del creator
 
 
 def test_a_wrong_architecture_is_refused_before_any_work(rtx: Flavour, half_bundle: Path, tmp_path: Path) -> None:
@@ -114,7 +114,8 @@ def test_a_wrong_architecture_is_refused_before_any_work(rtx: Flavour, half_bund
 def test_a_missing_plugin_is_named(rtx: Flavour, half_bundle: Path, tmp_path: Path) -> None:
     graph, plugins = write_lowered(half_bundle / "decoder.onnx", half_bundle / "decoder.weights", tmp_path, RTX)
     builder = EngineBuilder(rtx, SMS, NoKernels())
-    rtx.trt.get_plugin_registry().deregister_creator(builder._creator)
+    registry = rtx.trt.get_plugin_registry()
+    registry.deregister_creator(registry.get_creator("SelectTokens", "1", "iwp"))
     with pytest.raises(BackendError, match="does not find the plugin iwp::SelectTokens version 1"):
         builder.build(graph, plugins, (), "language model")
 
@@ -179,7 +180,7 @@ def test_target_is_full_tensorrt_with_a_gpu_else_rtx(
     monkeypatch: pytest.MonkeyPatch, installed: set[str], gpu: bool, chosen: str
 ) -> None:
     monkeypatch.setattr(engine_build, "is_installed", lambda name: name in installed)
-    monkeypatch.setattr(engine_build, "find_gpu", lambda: Gpu("card", "89") if gpu else None)
+    monkeypatch.setattr(engine_build, "find_gpu", lambda: Gpu("card", "89", 13) if gpu else None)
     assert choose_target() == chosen
 
 
@@ -197,26 +198,26 @@ def test_full_tensorrt_needs_a_gpu_and_no_architectures(monkeypatch: pytest.Monk
     with pytest.raises(BackendError, match="this one has no NVIDIA GPU"):
         engine_build._architectures("tensorrt", None, None)
     with pytest.raises(BackendError, match="--sm is for --target rtx"):
-        engine_build._architectures("tensorrt", ["89"], Gpu("Orin", "87"))
-    assert engine_build._architectures("tensorrt", None, Gpu("Orin", "87")) == ("87",)
+        engine_build._architectures("tensorrt", ["89"], ORIN)
+    assert engine_build._architectures("tensorrt", None, ORIN) == ("87",)
 
 
 @pytest.fixture
-def board(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A machine with a GPU and full TensorRT 10.3; gives the architectures that kernels were looked for."""
-    asked: list[str] = []
-    monkeypatch.setattr(engine_build, "find_gpu", lambda: Gpu("Orin", "87"))
+def board(monkeypatch: pytest.MonkeyPatch) -> list[Gpu]:
+    """A machine with a GPU and full TensorRT 10.3; gives the GPUs that kernels were looked for."""
+    asked: list[Gpu] = []
+    monkeypatch.setattr(engine_build, "find_gpu", lambda: ORIN)
     monkeypatch.setattr(engine_build, "load_flavour", lambda name: Flavour(name, "10.3.0.30", None))
     monkeypatch.setattr(engine_build, "check_kernels", asked.append)
     return asked
 
 
-def test_full_tensorrt_needs_the_kernels_before_any_work(board: list[str]) -> None:
+def test_full_tensorrt_needs_the_kernels_before_any_work(board: list[Gpu]) -> None:
     machine = choose_machine(BuildSettings(target="tensorrt"))
-    assert (machine.target, machine.sms, board) == (TENSORRT_10_3, ("87",), ["87"])
+    assert (machine.target, machine.sms, board) == (TENSORRT_10_3, ("87",), [ORIN])
 
 
-def test_a_plugin_library_brings_its_own_kernels(board: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plugin_library_brings_its_own_kernels(board: list[Gpu], monkeypatch: pytest.MonkeyPatch) -> None:
     settings = BuildSettings(target="tensorrt", plugin_library=Path("libiwp_plugin.so"))
     machine = choose_machine(settings)
     assert board == []
@@ -256,10 +257,10 @@ def test_a_timing_cache_of_another_machine_is_named(rtx: Flavour, tmp_path: Path
         builder._load_timing_cache(config)
 
 
-def test_on_a_gpu_the_build_has_the_kernels(board: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_gpu_the_build_has_the_kernels(board: list[Gpu], monkeypatch: pytest.MonkeyPatch) -> None:
     settings = BuildSettings(target="tensorrt")
     kernels = NoKernels()
-    monkeypatch.setattr(engine_build, "find_kernels", {"87": kernels}.get)
+    monkeypatch.setattr(engine_build, "find_kernels", {ORIN: kernels}.get)
     assert engine_build._kernels(choose_machine(settings), settings) is kernels
 
 
@@ -293,5 +294,7 @@ def test_the_plugin_of_a_library_stays_and_one_in_python_is_replaced(
     registry = Registry(earlier, stays)
     monkeypatch.setattr(network, "make_creator", lambda trt, kernels, report: mine)
     flavour = Flavour("rtx", "1.7", SimpleNamespace(get_plugin_registry=lambda: registry))
-    assert register_plugin(flavour, NoKernels(), pytest.fail) is (None if stays else mine)
+    register_plugin(flavour, NoKernels(), pytest.fail)
     assert registry.creator is (earlier if stays else mine)
+    kept = (registry, mine) in network._REGISTERED  # for the process: TensorRT 10.3 has only pointers to them
+    assert kept != stays

@@ -10,10 +10,13 @@ from pathlib import Path
 import pytest
 
 from iwp_export.engine import kernel_library
+from iwp_export.engine.gpu import Gpu
 from iwp_export.engine.kernel_library import check_kernels, compile_library, find_kernels, find_nvcc
 from iwp_export.errors import BackendError
 
+ADA, ORIN, BLACKWELL = Gpu("RTX 4090", "89", 13), Gpu("Orin", "87", 12), Gpu("RTX 5090", "120", 13)
 FAKE_NVCC = """#!/bin/sh
+if [ "$1" = --version ]; then echo "Cuda compilation tools, release {version}, V{version}.131"; exit; fi
 echo "$@" >> "{log}"
 while [ "$1" != -o ]; do shift; done
 {action}
@@ -39,11 +42,11 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return paths
 
 
-def write_nvcc(folder: Path, action: str = 'echo library > "$2"') -> Path:
+def write_nvcc(folder: Path, action: str = 'echo library > "$2"', version: str = "12.4") -> Path:
     """A compiler that does `action` and writes its arguments to nvcc.log."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "nvcc"
-    path.write_text(FAKE_NVCC.format(log=folder / "nvcc.log", action=action))
+    path.write_text(FAKE_NVCC.format(log=folder / "nvcc.log", action=action, version=version))
     path.chmod(0o755)
     return path
 
@@ -58,8 +61,8 @@ def test_compiled_once_for_each_architecture(
 ) -> None:
     nvcc = write_nvcc(tmp_path / "cuda")
     monkeypatch.setenv("CUDACXX", str(nvcc))
-    for sm in ("89", "89", "87"):
-        find_kernels(sm)
+    for gpu in (ADA, ADA, ORIN):
+        find_kernels(gpu)
     first, again, other = loaded
     assert first == again != other
     assert first.read_text() == "library\n"
@@ -68,41 +71,64 @@ def test_compiled_once_for_each_architecture(
     assert "select.cu" in calls(nvcc)[0]
     assert list(first.parent.iterdir()) == [first]  # nothing else was left there
     nvcc.unlink()
-    check_kernels("89")
+    check_kernels(ADA)
     with pytest.raises(BackendError, match="nvcc is not found"):
-        check_kernels("120")
+        check_kernels(BLACKWELL)
+
+
+def test_a_compiler_newer_than_the_driver_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, loaded: list[Path]
+) -> None:
+    nvcc = write_nvcc(tmp_path / "cuda", version="13.5")
+    monkeypatch.setenv("CUDACXX", str(nvcc))
+    for refuse in (find_kernels, check_kernels):
+        with pytest.raises(BackendError, match=r"is of CUDA 13\.5, and the driver of Orin runs CUDA 12 at most"):
+            refuse(ORIN)
+    assert calls(nvcc) == []
+    find_kernels(ADA)
+    newer = Gpu("RTX 4090", "89", 14)  # after an update of the driver
+    find_kernels(newer)
+    assert loaded[0] != loaded[1]
+
+
+def test_a_compiler_that_is_none_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    nvcc = write_nvcc(tmp_path / "cuda")
+    nvcc.write_text("#!/bin/sh\necho what >&2\n")
+    monkeypatch.setenv("CUDACXX", str(nvcc))
+    with pytest.raises(BackendError, match="does not tell its version; to get nvcc: pip install"):
+        find_kernels(ADA)
 
 
 def test_other_sources_are_compiled_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, loaded: list[Path]) -> None:
     monkeypatch.setenv("CUDACXX", str(write_nvcc(tmp_path / "cuda")))
-    find_kernels("89")
+    find_kernels(ADA)
     header = tmp_path / "include" / "new.h"
     header.parent.mkdir()
     header.write_text("// another version")
     monkeypatch.setattr(kernel_library, "INCLUDES", (header.parent,))
-    find_kernels("89")
+    find_kernels(ADA)
     assert loaded[0] != loaded[1]
 
 
 def test_a_named_library_comes_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, loaded: list[Path]) -> None:
     named = tmp_path / "mine.so"
     monkeypatch.setenv("IWP_SELECT_TOKENS", str(named))
-    check_kernels("89")
-    find_kernels("89")
+    check_kernels(ADA)
+    find_kernels(ADA)
     assert loaded == [named]
 
 
 def test_a_named_library_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("IWP_SELECT_TOKENS", str(tmp_path / "none.so"))
     with pytest.raises(BackendError, match=r"none\.so is no usable library.*unset that"):
-        find_kernels("89")
+        find_kernels(ADA)
 
 
 def test_without_a_compiler_the_way_to_one_is_said() -> None:
     with pytest.raises(
         BackendError, match=r"nvcc is not found: pip install 'iwp-export\[kernels\]'.*IWP_SELECT_TOKENS"
     ):
-        find_kernels("89")
+        find_kernels(ADA)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +144,7 @@ def test_a_failing_compiler_is_one_line_and_leaves_nothing(
 ) -> None:
     monkeypatch.setenv("CUDACXX", str(write_nvcc(tmp_path / "cuda", action)))
     with pytest.raises(BackendError, match=f"does not compile the pruning kernels for SM 120: .*{reason}") as caught:
-        find_kernels("120")
+        find_kernels(BLACKWELL)
     assert "\n" not in str(caught.value)
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
 
@@ -133,7 +159,7 @@ def test_a_cache_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, tmp_pat
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(BackendError, match="set XDG_CACHE_HOME"):
-        find_kernels("89")
+        find_kernels(ADA)
 
 
 def test_the_compiler_is_looked_for_where_cmake_and_installers_have_it(

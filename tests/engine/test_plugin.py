@@ -58,15 +58,15 @@ def node_graph(path: Path, settings: PruningSettings, dtype: int = TensorProto.F
 
 def parse(rtx: Flavour, path: Path, kernels: Any, reports: list[str]) -> tuple[Any, ...]:
     logger = make_logger(rtx.trt)
-    creator = register_plugin(rtx, kernels, reports.append)
+    register_plugin(rtx, kernels, reports.append)
     builder = rtx.trt.Builder(logger)
     network = builder.create_network(0)
     parser = rtx.trt.OnnxParser(network, logger)
-    return parser.parse_from_file(str(path)), network, builder, logger, (parser, creator)
+    return parser.parse_from_file(str(path)), network, builder, logger, parser
 
 
 def build(rtx: Flavour, path: Path, kernels: Any, reports: list[str]) -> Any:
-    parsed, network, builder, logger, owners = parse(rtx, path, kernels, reports)
+    parsed, network, builder, logger, owner = parse(rtx, path, kernels, reports)
     assert parsed, logger.errors
     check_plugin_layers(rtx.trt, network, 1, "graph")
     config = builder.create_builder_config()
@@ -80,7 +80,7 @@ def build(rtx: Flavour, path: Path, kernels: Any, reports: list[str]) -> Any:
     config.add_optimization_profile(profile)
     engine = builder.build_serialized_network(network, config)
     assert engine is not None, logger.errors
-    del owners
+    del owner
     return engine
 
 
@@ -158,7 +158,8 @@ def test_a_failing_kernel_is_reported(rtx: Flavour) -> None:
     made = made_plugin(rtx, PruningSettings(), RecordingKernels())
     plugin = creator.create_plugin("x", made.get_fields_to_serialize(), None)
     with pytest.raises(ValueError, match="unpack"):
-        plugin.enqueue([SimpleNamespace(dims=(1, 2), type=rtx.trt.float16)] * 5, [], [], [], 0, 0)
+        two = SimpleNamespace(dims=(1, 2), type=rtx.trt.float16)
+        plugin.enqueue([two] * 5, [two], [], [], 0, 0)
     assert reports
 
 

@@ -36,7 +36,7 @@ class FakeDevice:
     """Memory that is poisoned when it is new and gone when it is freed."""
 
     stream = 7
-    gpu = Gpu("fake", "89")
+    gpu = Gpu("fake", "89", 13)
 
     def __init__(self, capacity: int = 1 << 40) -> None:
         self.capacity = capacity
@@ -92,6 +92,7 @@ class FakeEngine:
     num_kept_on_host: bool = True
     runs: Counter[int] = field(default_factory=Counter)
     fail: bool = False
+    context_bytes: int = 1000
     configs: list[FakeConfig] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -117,6 +118,9 @@ class FakeEngine:
             how = how.allocation
         assert how == TRT.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE
         return FakeContext(self)
+
+    def get_device_memory_size_for_profile_v2(self, profile: int) -> int:
+        return self.context_bytes
 
     def create_runtime_config(self) -> FakeConfig:
         return FakeConfig()
@@ -160,7 +164,7 @@ class FakeContext:
 
     def __init__(self, engine: FakeEngine) -> None:
         self.engine = engine
-        self.profile = -1
+        self.profile = 0
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.addresses: dict[str, int] = {}
         self.results: dict[str, np.ndarray[Any, Any]] = {}
@@ -182,18 +186,17 @@ class FakeContext:
         self.addresses[name] = address
         return address != 0
 
-    def infer_shapes(self) -> list[str]:
-        missing = [tensor.name for tensor in self.engine.inputs if tensor.name not in self.shapes]
-        if missing:
-            return missing
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        """Runs the graph for the first output that is asked for."""
+        if name == self.engine.outputs[0].name:
+            self._compute()
+        return self.results[name].shape
+
+    def _compute(self) -> None:
         feeds = {tensor.name: self._read(tensor.name, tensor.dtype) for tensor in self.engine.inputs}
         found = self.engine.session.run(None, feeds)
         names = [output.name for output in self.engine.session.get_outputs()]
         self.results = dict(zip(names, found, strict=True))
-        return []
-
-    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        return self.results[name].shape
 
     def execute_async_v3(self, stream: int) -> bool:
         assert stream == self.engine.device.stream

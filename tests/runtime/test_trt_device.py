@@ -42,6 +42,10 @@ class FakeDriver:
         value._obj.value = {75: 8, 76: 7}[attribute]
         return 0
 
+    def do_cuDriverGetVersion(self, version: Any) -> int:  # noqa: N802
+        version._obj.value = 13020
+        return 0
+
     def do_cuDeviceGetName(self, name: Any, size: int, device: Any) -> int:  # noqa: N802
         name.value = b"Orin"
         return 0
@@ -77,7 +81,7 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> FakeDriver:
 
 def test_bytes_go_there_and_back(driver: FakeDriver) -> None:
     device = CudaDevice()
-    assert (device.gpu, device.stream) == (Gpu("Orin", "87"), 42)
+    assert (device.gpu, device.stream) == (Gpu("Orin", "87", 13), 42)
     array, found = np.arange(10, dtype=np.float32), np.zeros(10, np.float32)
     one, other = device.allocate(array.nbytes), device.allocate(array.nbytes)
     device.upload(one, array)

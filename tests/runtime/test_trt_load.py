@@ -28,10 +28,11 @@ from tests.runtime.toy import toy_pipeline, write_plan, write_toy_bundle
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """A machine with TensorRT-RTX and a card of SM 89, which never gets as far as an engine."""
-    here = SimpleNamespace(gpu=Gpu("RTX 4090", "89"), stream=1, version="1.7.1.116")
+    here = SimpleNamespace(gpu=Gpu("RTX 4090", "89", 13), stream=1, version="1.7.1.116")
     monkeypatch.setattr(trt_load, "CudaDevice", lambda: here)
     monkeypatch.setattr(trt_load, "load_flavour", lambda name: Flavour(name, here.version, SimpleNamespace()))
-    monkeypatch.setattr(trt_load, "make_logger", lambda module: pytest.fail("TensorRT was asked"))
+    for make in ("make_logger", "make_printing_logger"):
+        monkeypatch.setattr(trt_load, make, lambda module: pytest.fail("TensorRT was asked"))
     return here
 
 
@@ -42,7 +43,7 @@ def rejection(path: Path) -> str:
 
 
 def test_another_gpu_is_refused_with_the_command(tmp_path: Path, machine: Any) -> None:
-    machine.gpu = Gpu("RTX 5090", "120")
+    machine.gpu = Gpu("RTX 5090", "120", 13)
     path = write_plan(tmp_path / "toy.plan")
     assert rejection(path) == (
         f"{path} was built for SM 86, 89, RTX 5090 is SM 120: engines are not portable. Build it again with: "
@@ -52,7 +53,7 @@ def test_another_gpu_is_refused_with_the_command(tmp_path: Path, machine: Any) -
 
 
 def test_a_jetson_is_told_to_use_its_own_tensorrt(tmp_path: Path, machine: Any) -> None:
-    machine.gpu = Gpu("Orin", "87")
+    machine.gpu = Gpu("Orin", "87", 13)
     assert "--target tensorrt --max-context 256" in rejection(write_plan(tmp_path / "toy.plan"))
 
 
@@ -62,10 +63,10 @@ def test_another_version_is_refused(tmp_path: Path, machine: Any) -> None:
 
 
 def test_a_matching_engine_goes_on_to_the_kernels(tmp_path: Path, machine: Any, monkeypatch: Any) -> None:
-    def no_kernels(sm: str) -> Any:
-        raise BackendError(f"no kernels for {sm}")
+    def no_kernels(gpu: Gpu) -> Any:
+        raise BackendError(f"no kernels for {gpu.sm}")
 
-    monkeypatch.setattr(trt_load, "make_logger", lambda module: None)
+    monkeypatch.setattr(trt_load, "make_printing_logger", lambda module: None)
     monkeypatch.delenv("IWP_TENSORRT_PLUGIN", raising=False)
     monkeypatch.setattr(trt_load, "find_kernels", no_kernels)
     assert rejection(write_plan(tmp_path / "toy.plan")) == "no kernels for 89"
@@ -132,9 +133,10 @@ def fake_card(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Fake
 
     monkeypatch.setattr(trt_load, "CudaDevice", lambda: device)
     monkeypatch.setattr(trt_load, "load_flavour", lambda name: Flavour(name, "1.7.1.116", TRT))
-    monkeypatch.setattr(trt_load, "make_logger", lambda module: Log())
+    for make in ("make_logger", "make_printing_logger"):
+        monkeypatch.setattr(trt_load, make, lambda module: Log())
     monkeypatch.setattr(trt_load, "register_plugin", lambda *arguments: None)
-    monkeypatch.setattr(trt_load, "find_kernels", lambda sm: None)
+    monkeypatch.setattr(trt_load, "find_kernels", lambda gpu: None)
     monkeypatch.setattr(trt_load, "deserialize", deserialize_fake)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return engines
@@ -151,8 +153,16 @@ def test_a_loaded_engine_answers(tmp_path: Path, fake_card: Any, flavour: Any, p
     decoder = fake_card["decoder"]
     assert decoder.runs == ({PREFILL: 1, DECODE: 4} if profiles == 2 else {PREFILL: 5})
     strategies = [config.dynamic_shapes_kernel_specialization_strategy for config in decoder.configs]
-    assert strategies == ([0, 2] if flavour == "rtx" else [])  # decode steps have new shapes each time
+    assert strategies == ([2, 0] if flavour == "rtx" else [])  # decode steps have new shapes each time
     assert pipeline.provider.startswith("TensorRT-RTX" if flavour == "rtx" else "TensorRT 1")
+
+
+def test_too_little_memory_for_a_context_is_said_before_it_is_made(tmp_path: Path, fake_card: Any) -> None:
+    fake_card["decoder"].context_bytes = 1 << 50
+    path = write_plan(tmp_path / "toy.plan", profiles=2)
+    with pytest.raises(BackendError, match="the fake GPU is full"):
+        iwp_export.load(str(path))
+    assert fake_card["decoder"].configs == []
 
 
 def test_compiled_kernels_are_kept_after_the_first_decode_step_and_at_the_end(tmp_path: Path, fake_card: Any) -> None:

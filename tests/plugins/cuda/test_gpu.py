@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from iwp_export.engine.gpu import find_gpu
 from iwp_export.engine.kernel_library import check_kernels, find_kernels
 from iwp_export.errors import BackendError
 from tests.plugins.cuda.cases import Case, adversarial_cases, make_case, random_cases
@@ -16,11 +17,11 @@ def _why_not() -> str:
         import torch
     except ImportError:
         return "no torch to hold GPU memory"
-    if not torch.cuda.is_available():
+    gpu = find_gpu()
+    if gpu is None or not torch.cuda.is_available():
         return "no NVIDIA GPU"
-    major, minor = torch.cuda.get_device_capability()
     try:
-        check_kernels(f"{major}{minor}")
+        check_kernels(gpu)
     except BackendError as error:
         return str(error)
     return ""
@@ -33,10 +34,9 @@ REPEATS = 20
 
 @pytest.fixture(scope="module")
 def runner() -> CudaRunner:
-    import torch
-
-    major, minor = torch.cuda.get_device_capability()
-    return CudaRunner(find_kernels(f"{major}{minor}"))
+    gpu = find_gpu()
+    assert gpu is not None
+    return CudaRunner(find_kernels(gpu))
 
 
 def _large_cases() -> list[Case]:
