@@ -23,9 +23,10 @@ from iwp_export.engine.kernels import (
     SharedKernels,
     largest_workspace,
 )
-from iwp_export.engine.log import first_error, ran_out_of_memory
+from iwp_export.engine.log import first_error, make_printing_logger, ran_out_of_memory
 from iwp_export.engine.memory import MemoryWatch, available_bytes, estimate_build_bytes
 from iwp_export.engine.monitor import make_monitor
+from iwp_export.engine.network import make_builder
 from iwp_export.engine.target import RTX, TENSORRT_10_3, TENSORRT_10_14, TENSORRT_10_15, Target, target_for
 from iwp_export.errors import BackendError
 
@@ -114,6 +115,25 @@ def test_logs_tell_of_memory() -> None:
     assert ran_out_of_memory(SimpleNamespace(errors=["[x] Error Code 2: OutOfMemory (Requested 5 GiB)"], warnings=[]))
     assert not ran_out_of_memory(SimpleNamespace(errors=["Error Code 4"], warnings=[]))
     assert "IWP_EXPORT_DEBUG" in first_error(SimpleNamespace(errors=[]))
+
+
+def test_the_printing_logger_is_tensorrts_own(rtx: Flavour, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("IWP_EXPORT_DEBUG", raising=False)
+    logger = make_printing_logger(rtx.trt)
+    assert type(logger) is rtx.trt.Logger and logger.min_severity == rtx.trt.Logger.ERROR
+    assert first_error(logger) == "its log is above"
+    monkeypatch.setenv("IWP_EXPORT_DEBUG", "1")
+    assert make_printing_logger(rtx.trt).min_severity == rtx.trt.Logger.INFO
+
+
+def test_a_builder_that_cannot_be_made_is_one_line() -> None:
+    def refuse(logger: object) -> object:
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    flavour = Flavour("tensorrt", "10.3.0", SimpleNamespace(Builder=refuse))
+    logger = SimpleNamespace(errors=["CUDA initialization failure with error: 35"])
+    with pytest.raises(BackendError, match=r"TensorRT 10\.3\.0 gives no builder: CUDA initialization failure"):
+        make_builder(flavour, logger)
 
 
 class Base:

@@ -19,6 +19,7 @@ from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.runtime.processor import Processor
 from iwp_export.runtime.request import build_decode, build_prompt
 from iwp_export.runtime.trt import TrtCache, TrtSession
+from tests.runtime import fake_trt
 from tests.runtime.fake_trt import make_session
 from tests.runtime.toy import toy_pipeline, write_toy_bundle
 
@@ -169,3 +170,12 @@ def test_a_shape_beyond_the_profile_is_named(tiny_bundle: Path) -> None:
     session, *_ = make_session(tiny_bundle, profiles=profiles)
     with pytest.raises(BackendError, match=r"prefill engine refuses shape \[1, 75\] of input_ids"):
         session.step(build_prompt([5] * 75, 4, manifest.pruning, None), (), session.new_cache())
+
+
+def test_a_profile_that_cannot_be_selected_is_one_line(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object) -> bool:
+        raise RuntimeError("Error in set optimization profile async.")
+
+    monkeypatch.setattr(fake_trt.FakeContext, "set_optimization_profile_async", refuse)
+    with pytest.raises(BackendError, match="the decode engine gives no execution context"):
+        make_session(bundle)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import weakref
 from typing import Any
 
 import numpy as np
@@ -147,3 +148,25 @@ def test_a_full_gpu_gives_up_spare_blocks_first() -> None:
         pool.take(256)
     pool.give([block])
     assert pool.take(4096) == block
+
+
+def test_an_array_is_held_until_its_upload_is_done(driver: FakeDriver) -> None:
+    device = CudaDevice()
+    array = np.arange(4)
+    held = weakref.ref(array)
+    device.upload(device.allocate(32), array)
+    del array
+    assert held() is not None
+    device.synchronize()
+    assert held() is None
+
+
+def test_blocks_are_freed_in_the_devices_context_and_a_failure_stops_nothing(driver: FakeDriver) -> None:
+    device = CudaDevice()
+    pool = Pool(device, spare=0)
+    blocks = [pool.take(100) for _ in range(3)]
+    driver.calls.clear()
+    driver.fail["cuMemFree_v2"] = 201
+    pool.give(blocks)
+    assert [name for name, _ in driver.calls if name != "cuGetErrorName"] == ["cuCtxSetCurrent", *["cuMemFree_v2"] * 3]
+    assert len(driver.buffers) == 1  # the one that could not be freed
