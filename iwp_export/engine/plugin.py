@@ -123,7 +123,7 @@ def _plugin_class(trt: Any, kernels: KernelLibrary, report: Callable[[str], None
             if tensor.format != trt.TensorFormat.LINEAR:
                 return False
             if position in (IS_VISUAL, KEPT_INDEX):
-                return tensor.type == (trt.bool if position == IS_VISUAL else trt.int64)
+                return tensor.type == (trt.int32 if position == IS_VISUAL else trt.int64)
             return tensor.type in types and tensor.type == tensors[QUERY].desc.type
 
         def configure_plugin(self, inputs: Any, outputs: Any) -> None:

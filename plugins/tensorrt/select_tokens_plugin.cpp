@@ -150,7 +150,7 @@ bool SelectTokensPlugin::supportsFormatCombination(int32_t position,
   const nvinfer1::PluginTensorDesc& tensor = tensors[position].desc;
   if (tensor.format != nvinfer1::TensorFormat::kLINEAR) return false;
   if (position < kNumMeasured) return KernelType(tensor.type) && tensor.type == tensors[kQuery].desc.type;
-  return tensor.type == (position == kIsVisual ? DataType::kBOOL : DataType::kINT64);
+  return tensor.type == (position == kIsVisual ? DataType::kINT32 : DataType::kINT64);
 }
 
 int32_t SelectTokensPlugin::configurePlugin(const nvinfer1::DynamicPluginTensorDesc* inputs, int32_t,
@@ -189,7 +189,7 @@ int32_t SelectTokensPlugin::enqueue(const nvinfer1::PluginTensorDesc* input_desc
   // Within what getWorkspaceSize said for the profile, which TensorRT has reserved.
   const size_t workspace_bytes = iwp_select_tokens_workspace(&*params);
   const int error = iwp_select_tokens(&*params, inputs[kQuery], inputs[kKey], inputs[kKeyRotated], inputs[kValue],
-                                      static_cast<const uint8_t*>(inputs[kIsVisual]),
+                                      static_cast<const int32_t*>(inputs[kIsVisual]),
                                       static_cast<int64_t*>(outputs[0]), workspace, workspace_bytes, stream);
   if (error != IWP_OK) {
     LogError(std::string(iwp_select_tokens_error_string(error)) + " (key " + Text(shapes.inputs[kKey]) +

@@ -14,7 +14,7 @@ constexpr const char* kPluginVersion = "1";
 constexpr const char* kPluginNamespace = "iwp";
 
 // kept_index [B, K] int64 = SelectTokens(query [B, H, d], key, key_rotated, value [B, Hkv, S, d],
-//                                        is_visual bool [B, S]),
+//                                        is_visual int32 [B, S]),
 // where K is the value of the shape input num_kept [1]. TensorRT counts shape inputs apart from the others.
 class SelectTokensPlugin final : public nvinfer1::IPluginV3,
                                  public nvinfer1::IPluginV3OneCore,

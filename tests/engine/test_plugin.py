@@ -45,7 +45,7 @@ def node_graph(path: Path, settings: PruningSettings, dtype: int = TensorProto.F
     inputs = [
         helper.make_tensor_value_info(name, dtype, shape) for name, shape in [("query", [1, HEADS, SIZE]), *states]
     ]
-    inputs.append(helper.make_tensor_value_info("is_visual", TensorProto.BOOL, [1, "tokens"]))
+    inputs.append(helper.make_tensor_value_info("is_visual", TensorProto.INT32, [1, "tokens"]))
     inputs.append(helper.make_tensor_value_info("num_kept", TensorProto.INT64, [1]))
     names = [value.name for value in inputs]
     node = helper.make_node("SelectTokens", names, ["kept_index"], domain="iwp", **node_attributes(settings))
@@ -121,7 +121,7 @@ def test_fields_of_an_engine_are_those_of_the_graph(rtx: Flavour) -> None:
 def test_enqueue_hands_shapes_addresses_and_stream_to_the_kernels(rtx: Flavour) -> None:
     kernels = RecordingKernels()
     plugin = made_plugin(rtx, PruningSettings(), kernels)
-    types = [rtx.trt.float16] * 4 + [rtx.trt.bool]
+    types = [rtx.trt.float16] * 4 + [rtx.trt.int32]
     dims = [(1, HEADS, SIZE)] + [(1, KV_HEADS, TOKENS, SIZE)] * 3 + [(1, TOKENS)]
     inputs = [SimpleNamespace(dims=d, type=t) for d, t in zip(dims, types, strict=True)]
     outputs = [SimpleNamespace(dims=(1, 12), type=rtx.trt.int64)]
@@ -144,11 +144,11 @@ def test_formats(rtx: Flavour) -> None:
         return plugin.supports_format_combination(position, tensors, 5)
 
     half = [trt.float16] * 4
-    assert all(accepts(i, *half, trt.bool, trt.int64) for i in range(6))
+    assert all(accepts(i, *half, trt.int32, trt.int64) for i in range(6))
     assert not accepts(0, trt.int32)
     assert not accepts(1, trt.float16, trt.float32)
-    assert not accepts(4, *half, trt.int32)
-    assert not accepts(5, *half, trt.bool, trt.int32)
+    assert not accepts(4, *half, trt.bool)
+    assert not accepts(5, *half, trt.int32, trt.int32)
     assert not accepts(0, *half, layout=trt.TensorFormat.CHW2)
 
 

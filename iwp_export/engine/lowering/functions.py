@@ -7,6 +7,8 @@ import onnx_ir as ir
 from iwp_export.errors import BackendError
 from iwp_export.pruning.onnx_function import DOMAIN, INPUTS, OP_TYPE, VERSION
 
+IS_VISUAL = INPUTS.index("is_visual")
+
 
 class StripFunctions(ir.passes.InPlacePass):
     """Remove the bodies of model-local functions: some releases of TensorRT prefer them to the plugin, unsaid."""
@@ -41,6 +43,23 @@ class CheckPluginNodes(ir.passes.InPlacePass):
             if num_kept is None or num_kept.shape is None or num_kept.shape.dims != (1,):
                 raise _wrong(node, "num_kept is not a tensor of shape [1]")
         return ir.passes.PassResult(model, False)
+
+
+class CastFlags(ir.passes.InPlacePass):
+    """Give the pruning nodes `is_visual` as int32: TensorRT's headers list bool as unsupported in a plugin's inputs."""
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        nodes = plugin_nodes(model)
+        for node in nodes:
+            flags = node.inputs[IS_VISUAL]
+            if flags is None:
+                raise _wrong(node, "it has no is_visual")
+            cast = ir.node("Cast", [flags], {"to": ir.DataType.INT32})
+            cast.outputs[0].name = f"{flags.name}.int32"
+            cast.outputs[0].type, cast.outputs[0].shape = ir.TensorType(ir.DataType.INT32), flags.shape
+            model.graph.insert_before(node, cast)
+            node.replace_input_with(IS_VISUAL, cast.outputs[0])
+        return ir.passes.PassResult(model, bool(nodes))
 
 
 def plugin_nodes(model: ir.Model) -> list[ir.Node]:

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from iwp_export.engine.lowering.attention import ExpandAttention
 from iwp_export.engine.lowering.clip import ExpandIntegerClip
-from iwp_export.engine.lowering.functions import CheckPluginNodes, StripFunctions, plugin_nodes
+from iwp_export.engine.lowering.functions import CastFlags, CheckPluginNodes, StripFunctions, plugin_nodes
 from iwp_export.engine.lowering.norm import ExpandRMSNormalization
 from iwp_export.engine.lowering.opset import LowerOpset
 from iwp_export.engine.lowering.rotary import ExpandRotaryEmbedding
@@ -28,7 +28,12 @@ def lower(model: ir.Model, target: Target) -> ir.Model:
         BackendError: the graph has a node that cannot be expressed there.
     """
     native_attention = target.native_attention_types if "Attention" in target.native else frozenset()
-    passes: list[ir.passes.InPlacePass] = [StripFunctions(), CheckPluginNodes(), ExpandAttention(native_attention)]
+    passes: list[ir.passes.InPlacePass] = [
+        StripFunctions(),
+        CheckPluginNodes(),
+        CastFlags(),
+        ExpandAttention(native_attention),
+    ]
     if "RotaryEmbedding" not in target.native:
         passes.append(ExpandRotaryEmbedding())
     if "RMSNormalization" not in target.native:

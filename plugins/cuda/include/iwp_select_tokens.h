@@ -60,17 +60,18 @@ typedef struct IwpSelectTokensParams {
 IWP_API size_t iwp_select_tokens_workspace(const IwpSelectTokensParams* params);
 
 // Enqueues the selection on `stream`; allocates nothing, synchronises nothing, can be captured in a CUDA graph (call it
-// once before a capture, so that the driver has loaded the kernels).
+// once before a capture, with the same parameters and alignment, so that the driver has loaded the very kernels).
 //
 //   query [B,H,d]: q_T, the mean query, before RoPE.     key, key_rotated, value [B,Hkv,S,d]: before and after RoPE.
-//   is_visual [B,S]: 0 for text.                         kept_index [B,num_kept]: ascending.
+//   is_visual [B,S]: 0 for text, else 1.                 kept_index [B,num_kept]: ascending.
 //   workspace: 256-byte aligned, contents irrelevant, not shared with work that may run at the same time.
 //
 // All are dense device arrays. The output holds every text token and the num_kept - (text tokens) best visual ones. A
-// sample with more text tokens than num_kept breaks the contract and gets its first num_kept text tokens.
+// sample with more text tokens than num_kept breaks the contract and gets its first num_kept text tokens. Values of norm
+// up to 1e-18 resemble nothing, as zeros do.
 // Returns IWP_OK or another IwpError; the same inputs give the same output bit for bit on one device.
 IWP_API int iwp_select_tokens(const IwpSelectTokensParams* params, const void* query, const void* key,
-                              const void* key_rotated, const void* value, const uint8_t* is_visual,
+                              const void* key_rotated, const void* value, const int32_t* is_visual,
                               int64_t* kept_index, void* workspace, size_t workspace_bytes, struct CUstream_st* stream);
 
 // What a return value of iwp_select_tokens means, with the remedy; static storage.

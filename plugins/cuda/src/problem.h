@@ -60,7 +60,7 @@ struct Inputs {
   const void* key;
   const void* key_rotated;
   const void* value;
-  const uint8_t* is_visual;
+  const int32_t* is_visual;
 };
 
 // Scratch memory; each array is [batch, ...].

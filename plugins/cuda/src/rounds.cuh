@@ -84,7 +84,7 @@ __device__ inline void LookUpLikeness(const Problem& problem, const float* matri
 
 // Writes the positions of text and of chosen visual tokens, ascending. `priority` is by visual rank; the first sum's
 // barrier orders it before the reads here, which are not by its owners.
-__device__ inline void WriteKept(const Problem& problem, const uint8_t* is_visual, const float* priority,
+__device__ inline void WriteKept(const Problem& problem, const int32_t* is_visual, const float* priority,
                                  int64_t* kept_index, RoundsShared& shared) {
   int visual_before = 0;
   int kept_before = 0;

@@ -9,7 +9,7 @@ constexpr int kSliceTokens = 64;  // of one block in a round that several blocks
 constexpr unsigned kInfinityBits = 0x7f800000u;
 
 struct SampleViews {
-  const uint8_t* is_visual;
+  const int32_t* is_visual;
   float* priority;  // the first of two buffers, `tokens` apart, as the next two
   unsigned* likeness_max;
   unsigned* likeness_min;
@@ -20,7 +20,7 @@ struct SampleViews {
   int budget;
 };
 
-__device__ SampleViews ViewsOf(const Problem& problem, const Workspace& workspace, const uint8_t* is_visual,
+__device__ SampleViews ViewsOf(const Problem& problem, const Workspace& workspace, const int32_t* is_visual,
                                int64_t* kept_index) {
   const size_t sample = blockIdx.z;
   const size_t tokens = problem.tokens;
@@ -38,7 +38,7 @@ __device__ SampleViews ViewsOf(const Problem& problem, const Workspace& workspac
 
 // Every round in one block, priorities in shared memory.
 __global__ void __launch_bounds__(kSelectThreads, 1)
-    AllRoundsKernel(Problem problem, Workspace workspace, const uint8_t* is_visual, int chunk_size, int growth,
+    AllRoundsKernel(Problem problem, Workspace workspace, const int32_t* is_visual, int chunk_size, int growth,
                     int64_t* kept_index) {
   RoundsShared& shared = *reinterpret_cast<RoundsShared*>(DynamicShared());
   float* const priority = reinterpret_cast<float*>(&shared + 1);                                 // [S]
@@ -75,7 +75,7 @@ __global__ void __launch_bounds__(kSelectThreads, 1)
 // One round over many blocks: each chooses for itself from all priorities, which spares a launch for the choice, and
 // then looks up its own slice of tokens. Slices go into the other buffer, since blocks may still be reading this one.
 __global__ void __launch_bounds__(kSelectThreads, 1)
-    MatrixRoundKernel(Problem problem, Workspace workspace, const uint8_t* is_visual, Round round,
+    MatrixRoundKernel(Problem problem, Workspace workspace, const int32_t* is_visual, Round round,
                       int64_t* kept_index) {
   RoundsShared& shared = *reinterpret_cast<RoundsShared*>(DynamicShared());
   unsigned* const likeness_max = reinterpret_cast<unsigned*>(&shared + 1);  // [kSliceTokens]
@@ -126,7 +126,7 @@ __global__ void __launch_bounds__(kSelectThreads, 1)
 // The choice of one round by one block, for more tokens than shared memory or the matrix takes: priorities stay in
 // global memory, and the similarity kernel then fills in the likeness that the next round's launch applies.
 __global__ void __launch_bounds__(kSelectThreads, 1)
-    LargeRoundKernel(Problem problem, Workspace workspace, const uint8_t* is_visual, Round round,
+    LargeRoundKernel(Problem problem, Workspace workspace, const int32_t* is_visual, Round round,
                      int64_t* kept_index) {
   RoundsShared& shared = *reinterpret_cast<RoundsShared*>(DynamicShared());
   const SampleViews views = ViewsOf(problem, workspace, is_visual, kept_index);

@@ -134,7 +134,7 @@ extern "C" size_t iwp_select_tokens_workspace(const IwpSelectTokensParams* param
 }
 
 extern "C" int iwp_select_tokens(const IwpSelectTokensParams* params, const void* query, const void* key,
-                                 const void* key_rotated, const void* value, const uint8_t* is_visual,
+                                 const void* key_rotated, const void* value, const int32_t* is_visual,
                                  int64_t* kept_index, void* workspace, size_t workspace_bytes, CUstream_st* stream) {
   if (params == nullptr) return IWP_NULL_POINTER;
   const int checked = iwp::Check(*params);

@@ -11,6 +11,7 @@ constexpr int kStages = 4;
 constexpr int kResults = kTileRows * kTileColumns / kTileThreads;  // of one thread
 constexpr int kCopies = kStageRows * kStageBytes / 16 / kTileThreads;  // 16-byte pieces of a stage that a thread copies
 constexpr int kPieces = kStageBytes / 16;  // of one row
+constexpr float kZeroNorm = 1e-18f;  // norms up to this count as 0: the product of two reciprocals must be a float
 static_assert(kCopies * kTileThreads * 16 == kStageRows * kStageBytes, "threads share a stage evenly");
 
 enum class Target { kMatrix, kRound };
@@ -231,7 +232,7 @@ __global__ void __launch_bounds__(kTileThreads, 2)
         norm = workspace.key_square[at];
       } else {
         const float value_norm = workspace.value_norm[at];
-        norm = value_norm > 0.0f ? 1.0f / value_norm : 0.0f;
+        norm = value_norm > kZeroNorm ? 1.0f / value_norm : 0.0f;
       }
     }
     shared.norms[phase % 2][thread] = norm;
@@ -300,6 +301,7 @@ __global__ void __launch_bounds__(kTileThreads, 2)
 
 // Blocks that share a tile's heads: enough to give every multiprocessor one, if their partial sums fit.
 int NumSplits(const Problem& problem, int tiles, int multiprocessors) {
+  if (tiles >= multiprocessors) return 1;  // also keeps the product below small
   const int all_tiles = tiles * problem.batch;
   const int wanted = DivUp(multiprocessors, all_tiles);
   const int splits = wanted < problem.kv_heads ? wanted : problem.kv_heads;

@@ -18,7 +18,7 @@ struct StatsShared {
 };
 
 // Writes the ascending list of a sample's visual tokens.
-__device__ void CompactVisual(const Problem& problem, const uint8_t* is_visual, int* visual_index, int* num_visual,
+__device__ void CompactVisual(const Problem& problem, const int32_t* is_visual, int* visual_index, int* num_visual,
                               int* warp_sums) {
   constexpr int kPerThread = 8;  // loads in flight; long sequences would otherwise wait for one byte after another
   int count = 0;
@@ -46,7 +46,7 @@ template <typename T, int kElements>
 __global__ void __launch_bounds__(kThreads)
     TokenStatsKernel(Problem problem, const T* __restrict__ query, const T* __restrict__ key,
                      const T* __restrict__ key_rotated, const T* __restrict__ value,
-                     const uint8_t* __restrict__ is_visual, Workspace workspace, int lanes) {
+                     const int32_t* __restrict__ is_visual, Workspace workspace, int lanes) {
   StatsShared& shared = *reinterpret_cast<StatsShared*>(DynamicShared());
   const int sample = blockIdx.z;
   const int tokens = problem.tokens;

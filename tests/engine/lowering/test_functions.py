@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx_ir as ir
 import pytest
 
-from iwp_export.engine.lowering.functions import CheckPluginNodes, StripFunctions, plugin_nodes
+from iwp_export.engine.lowering.functions import IS_VISUAL, CastFlags, CheckPluginNodes, StripFunctions, plugin_nodes
 from iwp_export.errors import BackendError
 
 
@@ -22,6 +22,18 @@ def test_bodies_go_and_the_node_stays(decoder: ir.Model) -> None:
     assert not decoder.functions
     CheckPluginNodes()(decoder)
     assert len(plugin_nodes(decoder)) == 1
+
+
+def test_the_plugin_gets_whole_numbers_for_flags(decoder: ir.Model) -> None:
+    node = plugin_nodes(decoder)[0]
+    flags = node.inputs[IS_VISUAL]
+    assert flags is not None and flags.dtype == ir.DataType.BOOL
+    CastFlags()(decoder)
+    given = node.inputs[IS_VISUAL]
+    assert given is not None and given.dtype == ir.DataType.INT32 and given.shape == flags.shape
+    cast = given.producer()
+    assert cast is not None and (cast.op_type, list(cast.inputs)) == ("Cast", [flags])
+    assert list(decoder.graph).index(cast) < list(decoder.graph).index(node)
 
 
 @pytest.mark.parametrize("name", ["plugin_namespace", "plugin_version", "tensorrt_plugin_shape_input_indices"])

@@ -11,6 +11,7 @@ import onnxruntime
 import pytest
 
 from iwp_export.bundle.store import Bundle
+from iwp_export.engine.lowering.functions import IS_VISUAL, plugin_nodes
 from iwp_export.engine.lowering.lower import write_lowered
 from iwp_export.engine.target import FUSED_OPS, RTX, TENSORRT_10_3, Target
 from iwp_export.pruning.onnx_function import select_tokens_function
@@ -54,6 +55,10 @@ def test_decoder_gives_the_same(tiny_bundle: Path, tmp_path: Path, target: Targe
     gone = (FUSED_OPS - target.native) | {"Attention"}  # no kernel in float32
     assert gone.isdisjoint(node.op_type for node in lowered.graph)
     function = select_tokens_function(bundle.manifest.pruning, target.opset)  # ONNX Runtime has no plugin
+    node = plugin_nodes(lowered)[0]
+    flags = node.inputs[IS_VISUAL].producer()  # type: ignore[union-attr]
+    assert flags is not None and flags.op_type == "Cast" and flags.inputs[0].dtype == ir.DataType.BOOL  # type: ignore[union-attr]
+    node.replace_input_with(IS_VISUAL, flags.inputs[0])
     lowered.functions[("iwp", "SelectTokens", "")] = ir.serde.deserialize_function(function)
     ir.save(lowered, tmp_path / "runnable.onnx")
     for want, found in zip(expected, session(tmp_path / "runnable.onnx").run(None, inputs), strict=True):

@@ -57,7 +57,7 @@ class EmulatedRunner:
         """kept_index [B, num_kept]. With `offset`, inputs lie that many elements off their alignment."""
         shape = case.shape
         inputs = [_shifted(x, offset) for x in case.encoded()]
-        is_visual = case.is_visual.astype(np.uint8)
+        is_visual = case.is_visual.astype(np.int32)
         kept = np.full((shape.batch, shape.num_kept), -1, np.int64)
         size = self.kernels.workspace_bytes(shape, case.options)
         buffer = np.full(size + CANARY_BYTES + ALIGNMENT, CANARY, np.uint8)
@@ -87,7 +87,7 @@ class CudaRunner:
         buffers = {
             name: torch.from_numpy(x.view(np.uint8)).cuda() for name, x in zip(names, case.encoded(), strict=True)
         }
-        buffers["is_visual"] = torch.from_numpy(case.is_visual).cuda()
+        buffers["is_visual"] = torch.from_numpy(case.is_visual.astype(np.int32)).cuda()
         buffers["kept"] = torch.full((case.shape.batch, case.shape.num_kept), -1, dtype=torch.int64, device="cuda")
         size = self.kernels.workspace_bytes(case.shape, case.options)
         buffers["workspace"] = torch.full((size + 2 * CANARY_BYTES,), CANARY, dtype=torch.uint8, device="cuda")

@@ -94,6 +94,16 @@ def test_the_stand_ins_scratch_memory_is_enough(default: EmulatedRunner) -> None
         assert 0 < default.kernels.workspace_bytes(shape, DEFAULTS) <= NoKernels().workspace_bytes(shape, DEFAULTS)
 
 
+def test_values_next_to_nothing_resemble_nothing(runner: EmulatedRunner) -> None:
+    case = make_case(
+        np.random.default_rng(8), visual=90, text=8, keep=0.4, head_dim=16, data_type="float32", clusters=5
+    )
+    case.value *= np.float32(5e-20)  # the product of two such norms' reciprocals is not a float
+    kept = runner(case)
+    case.options = replace(case.options, penalty=0.0)  # ranks by magnitude alone, as where nothing resembles anything
+    assert case.judge(kept) == 0
+
+
 def test_more_text_than_num_kept_stays_within_the_output(default: EmulatedRunner) -> None:
     case = make_case(np.random.default_rng(6), visual=20, text=30, keep=0.5)
     case.shape = replace(case.shape, num_kept=7)

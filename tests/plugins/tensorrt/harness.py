@@ -105,7 +105,7 @@ class Harness:
 
 def tensors(shapes: Sequence[Sequence[int]], data_type: str) -> Any:
     """Descriptions of the five inputs and the output, for a profile whose every size is the given one."""
-    types = [data_type] * 4 + ["bool", "int64"]
+    types = [data_type] * 4 + ["int32", "int64"]
     descs = (DynamicTensorDesc * 6)()
     for desc, shape, type_ in zip(descs, shapes, types, strict=True):
         dims = Dims(len(shape), tuple(shape))

@@ -65,7 +65,7 @@ def _model(request: dict[str, Any]) -> onnx.ModelProto:
     inputs = [
         helper.make_tensor_value_info("query", element, [1, HEADS, HEAD_DIM]),
         *values,
-        helper.make_tensor_value_info("is_visual", TensorProto.BOOL, [1, "S"]),
+        helper.make_tensor_value_info("is_visual", TensorProto.INT32, [1, "S"]),
         helper.make_tensor_value_info("num_kept", TensorProto.INT64, [1]),
     ]
     attributes = {**node_attributes(PruningSettings()), **request["attributes"]}

@@ -196,7 +196,7 @@ def _run(shell: Harness, case: Case, num_kept: int, longest: int) -> tuple[int, 
     memory = np.full(shell.calls.workspace_size(plugin, profile) + ALIGNMENT, 0xA5, np.uint8)
     workspace = memory.ctypes.data + -memory.ctypes.data % ALIGNMENT
     kept = np.full((s.batch, num_kept), -1, np.int64)
-    arrays = [*case.encoded(), case.is_visual.astype(np.uint8), kept]
+    arrays = [*case.encoded(), case.is_visual.astype(np.int32), kept]
     shapes = _shapes(s.batch, s.heads, s.kv_heads, s.tokens, s.head_dim, num_kept)
     return shell.enqueue(plugin, shapes, s.data_type, arrays, workspace), kept
 
