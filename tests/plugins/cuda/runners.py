@@ -21,16 +21,17 @@ CANARY = 0xA5
 CANARY_BYTES = 4096
 
 
-def build_emulated(output: Path, architecture: int = 900, **thresholds: int) -> Path:
+def build_emulated(output: Path, architecture: int = 900, **values: int) -> Path:
     """Compile the kernels' sources for the CPU.
 
     Args:
         architecture: the GPU they are to be compiled as for; 750 has no tensor cores for bfloat16.
-        thresholds: IWP_ONE_BLOCK_TOKENS, IWP_MATRIX_TOKENS: see `src/problem.h`.
+        values: IWP_ONE_BLOCK_TOKENS, IWP_MATRIX_TOKENS: see `src/problem.h`. IWP_EMULATED_BLOCK and
+            IWP_EMULATED_EXTRA_BITS: see `emulation/rounding.h`.
     """
     includes = [f"-I{path}" for path in (EMULATION, *INCLUDES)]
     flags = ["-std=c++17", "-O2", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
-    values = {"IWP_EMULATED_ARCH": architecture, **thresholds}
+    values = {"IWP_EMULATED_ARCH": architecture, **values}
     defines = ["-DIWP_EMULATION", *(f"-D{name}={value}" for name, value in values.items())]
     compiler = os.environ.get("CXX", "g++")
     sources = [word for path in source_files() for word in ("-x", "c++", str(path))]

@@ -50,6 +50,15 @@ def test_indices_equal_the_oracles(runner: EmulatedRunner, seed: int) -> None:
     assert len(ties) <= 1, f"{len(ties)} of {len(cases)} differ in a tie: more than rounding explains"
 
 
+@pytest.mark.parametrize(("block", "extra_bits"), [(4, 0), (8, 1), (16, 2)], ids=["turing", "ampere", "hopper"])
+def test_indices_equal_the_oracles_where_tensor_cores_round(folder: Path, block: int, extra_bits: int) -> None:
+    library = folder / f"rounding_{block}.so"
+    rounding = EmulatedRunner(build_emulated(library, IWP_EMULATED_BLOCK=block, IWP_EMULATED_EXTRA_BITS=extra_bits))
+    cases = [*adversarial_cases(), *random_cases(40, largest=150, seed=7)]
+    ties = [gap for case in cases if (gap := case.judge(rounding(case, multiprocessors=132)))]
+    assert len(ties) <= 1, f"{len(ties)} of {len(cases)} differ in a tie: more than rounding explains"
+
+
 def test_inputs_off_their_alignment(runner: EmulatedRunner) -> None:
     for case in random_cases(8, largest=100, seed=5):
         assert case.judge(runner(case, offset=1)) == 0

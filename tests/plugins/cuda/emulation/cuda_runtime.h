@@ -9,6 +9,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "rounding.h"
 #include "scheduler.h"
 
 #define __global__

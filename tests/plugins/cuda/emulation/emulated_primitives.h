@@ -59,18 +59,24 @@ void MultiplyAdd(float& c0, float& c1, float& c2, float& c3, const unsigned (&a)
   float* const c[2][2] = {{&c0, &c1}, {&c2, &c3}};
   // Register 2 * h + r of a lane (g, t) holds A[g + 8 r][8 h + 2 t + {0, 1}]; register h of B holds B[8 h + 2 t + {0,
   // 1}][g].
-  for (int half = 0; half < 2; ++half) {
-    for (int t = 0; t < 4; ++t) {
-      for (int row = 0; row < 2; ++row) {
-        const auto of_row = emulation::ReadPayload<Fragments>(payloads[group * 4 + t]);
-        for (int column = 0; column < 2; ++column) {
-          const auto of_column = emulation::ReadPayload<Fragments>(payloads[(in_group * 2 + column) * 4 + t]);
-          for (int element = 0; element < 2; ++element) {
-            *c[row][column] +=
-                HalfOf<T>(of_row.a[2 * half + row], element) * HalfOf<T>(of_column.b[half], element);
-          }
+  float rows[2][emulation::kDepth];
+  float columns[2][emulation::kDepth];
+  for (int t = 0; t < 4; ++t) {
+    const auto of_row = emulation::ReadPayload<Fragments>(payloads[group * 4 + t]);
+    for (int side = 0; side < 2; ++side) {
+      const auto of_column = emulation::ReadPayload<Fragments>(payloads[(in_group * 2 + side) * 4 + t]);
+      for (int half = 0; half < 2; ++half) {
+        for (int element = 0; element < 2; ++element) {
+          const int depth = 8 * half + 2 * t + element;
+          rows[side][depth] = HalfOf<T>(of_row.a[2 * half + side], element);
+          columns[side][depth] = HalfOf<T>(of_column.b[half], element);
         }
       }
+    }
+  }
+  for (int row = 0; row < 2; ++row) {
+    for (int column = 0; column < 2; ++column) {
+      *c[row][column] = emulation::AddProducts(*c[row][column], rows[row], columns[column]);
     }
   }
 }
