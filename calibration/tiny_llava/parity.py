@@ -22,6 +22,7 @@ import torch
 
 import iwp_export
 from calibration.tiny_llava.heldout import Question, load
+from iwp_export.errors import IwpError
 from iwp_export.export.checkpoint import open_checkpoint
 from iwp_export.pruning.reference import selection_gap
 from iwp_export.pruning.rivals import Method
@@ -110,15 +111,24 @@ def compare_with_reference(
     return {**report, "max_logits_difference": gap, "max_priority_gap_of_differing_choices": tie_gap}
 
 
-def run(bundle: Path, limit: int) -> dict[str, Any]:
-    """All comparisons on the first `limit` held-out questions."""
-    pipeline = iwp_export.load(str(bundle))
+def run(artefact: Path, limit: int, provider: str | None = None) -> dict[str, Any]:
+    """All comparisons on the first `limit` held-out questions.
+
+    Args:
+        artefact: a bundle or an engine of tiny-llava.
+        provider: of a bundle, see `iwp_export.load`.
+    """
+    options = {} if provider is None else {"provider": provider}
+    pipeline = iwp_export.load(str(artefact), **options)
     manifest = pipeline.manifest
     checkpoint = open_checkpoint(manifest.model.source)
     session = TorchSession(checkpoint, manifest.pruning, getattr(torch, manifest.decoder.dtype))
     questions = load(limit=limit)
     return {
-        "command": f"python -m calibration.tiny_llava.parity {bundle.name}",
+        "command": " ".join(
+            ["python -m calibration.tiny_llava.parity", artefact.name, *(f"--{k} {v}" for k, v in options.items())]
+        ),
+        "provider": pipeline.provider,
         "dtype": manifest.decoder.dtype,
         "pruning": manifest.pruning.to_dict(),
         "keep 1 against transformers' generate": compare_with_generate(pipeline, session.model, questions),
@@ -146,11 +156,15 @@ def failures(report: dict[str, Any]) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("bundle", type=Path)
+    parser.add_argument("artefact", type=Path, help="a bundle or an engine (NAME.plan) of tiny-llava, float32")
+    parser.add_argument("--provider", help="what runs a bundle: cpu (the default), cuda, ...")
     parser.add_argument("--questions", type=int, default=200, help="how many (default: %(default)s)")
     parser.add_argument("-o", "--output", type=Path, help="JSON file for the result")
     args = parser.parse_args()
-    report = run(args.bundle, args.questions)
+    try:
+        report = run(args.artefact, args.questions, args.provider)
+    except IwpError as error:
+        sys.exit(f"error: {error}")
     print(json.dumps(report, indent=2))
     if args.output:
         args.output.parent.mkdir(parents=True, exist_ok=True)
