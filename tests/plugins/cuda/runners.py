@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,11 @@ CANARY = 0xA5
 CANARY_BYTES = 4096
 
 
-def build_emulated(output: Path, architecture: int = 900, **values: int) -> Path:
+def build_emulated(output: Path, more_flags: Sequence[str] = (), /, architecture: int = 900, **values: int) -> Path:
     """Compile the kernels' sources for the CPU.
 
     Args:
+        more_flags: of the compiler.
         architecture: the GPU they are to be compiled as for; 750 has no tensor cores for bfloat16.
         values: IWP_ONE_BLOCK_TOKENS, IWP_MATRIX_TOKENS: see `src/problem.h`. IWP_EMULATED_BLOCK and
             IWP_EMULATED_EXTRA_BITS: see `emulation/rounding.h`.
@@ -35,8 +36,8 @@ def build_emulated(output: Path, architecture: int = 900, **values: int) -> Path
     defines = ["-DIWP_EMULATION", *(f"-D{name}={value}" for name, value in values.items())]
     compiler = os.environ.get("CXX", "g++")
     sources = [word for path in source_files() for word in ("-x", "c++", str(path))]
-    command = [compiler, *flags, *defines, *includes, *sources, str(EMULATION / "scheduler.cpp"), "-o", str(output)]
-    subprocess.run(command, check=True)
+    command = [compiler, *flags, *more_flags, *defines, *includes, *sources, str(EMULATION / "scheduler.cpp")]
+    subprocess.run([*command, "-o", str(output)], check=True)
     return output
 
 

@@ -95,24 +95,26 @@ inline float __fmul_rn(float a, float b) { return a * b; }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __ffs(int x) { return __builtin_ffs(x); }
 inline float __ldcg(const float* at) { return *at; }
-inline void __threadfence() {}
+inline void __threadfence() { emulation::Fence(); }
 inline void __syncthreads() { emulation::BlockBarrier(); }
 
-// Blocks and threads take turns, so plain arithmetic is atomic.
+// Threads take turns, so a load and a store are atomic together; ThreadSanitizer must see that they are. Of fences it
+// knows nothing: an addition after one passes on the order that the fence makes.
 template <typename T>
 T atomicAdd(T* at, T value) {
-  const T before = *at;
-  *at = before + value;
+  if (emulation::Fenced()) return __atomic_fetch_add(at, value, __ATOMIC_ACQ_REL);
+  const T before = __atomic_load_n(at, __ATOMIC_RELAXED);
+  __atomic_store_n(at, before + value, __ATOMIC_RELAXED);
   return before;
 }
 inline unsigned atomicMax(unsigned* at, unsigned value) {
-  const unsigned before = *at;
-  *at = std::max(before, value);
+  const unsigned before = __atomic_load_n(at, __ATOMIC_RELAXED);
+  __atomic_store_n(at, std::max(before, value), __ATOMIC_RELAXED);
   return before;
 }
 inline unsigned atomicMin(unsigned* at, unsigned value) {
-  const unsigned before = *at;
-  *at = std::min(before, value);
+  const unsigned before = __atomic_load_n(at, __ATOMIC_RELAXED);
+  __atomic_store_n(at, std::min(before, value), __ATOMIC_RELAXED);
   return before;
 }
 

@@ -7,8 +7,12 @@
 #include <cstdlib>
 #include <cstring>
 #include <deque>
+#include <memory>
 #include <numeric>
 #include <random>
+#include <utility>
+
+#include "race_checks.h"
 
 namespace emulation {
 
@@ -37,6 +41,8 @@ struct Fiber {
   ucontext_t start;
   jmp_buf resume;
   bool started = false;
+  bool fenced = false;
+  void* checked = nullptr;  // this thread to race_checks
   std::vector<Copy> open_group;
   std::deque<std::vector<Copy>> groups;
 };
@@ -50,10 +56,14 @@ struct Warp {
 
 std::vector<Fiber> fibers;
 std::vector<Warp> warps;
-std::vector<unsigned char> stacks;
+std::unique_ptr<unsigned char[]> stacks;
+size_t stacks_bytes = 0;
 std::vector<unsigned char> shared_memory;
 const std::function<void()>* body = nullptr;
 jmp_buf scheduler;
+void* checked_scheduler = nullptr;
+race_checks::Launch launch;
+race_checks::Barrier barrier;
 std::mt19937 random_order(0);
 bool late_copies = false;
 Fiber* running = nullptr;
@@ -61,12 +71,20 @@ Fiber* running = nullptr;
 void Yield(State state) {
   Fiber* self = running;
   self->state = state;
-  if (_setjmp(self->resume) == 0) _longjmp(scheduler, 1);
+  if (_setjmp(self->resume) != 0) return;
+  race_checks::SwitchTo(checked_scheduler);
+  _longjmp(scheduler, 1);
 }
 
 void Enter() {
+  launch.ThreadBegins();
   (*body)();
-  running->state = State::kDone;
+  launch.ThreadEnds();
+  {
+    const race_checks::Unseen unseen;
+    running->state = State::kDone;
+  }
+  race_checks::SwitchTo(checked_scheduler);
   _longjmp(scheduler, 1);
 }
 
@@ -74,8 +92,9 @@ void Resume(Fiber& fiber) {
   running = &fiber;
   thread_index = fiber.index;
   if (_setjmp(scheduler) != 0) return;
-  if (fiber.started) _longjmp(fiber.resume, 1);
-  fiber.started = true;
+  const bool started = std::exchange(fiber.started, true);
+  race_checks::SwitchTo(fiber.checked);
+  if (started) _longjmp(fiber.resume, 1);
   setcontext(&fiber.start);
 }
 
@@ -86,19 +105,25 @@ void Resume(Fiber& fiber) {
 }
 
 void PrepareBlock(int threads, size_t shared_bytes) {
-  fibers.assign(threads, Fiber{});
+  // New memory for each block: ThreadSanitizer would take what is used again for shared by blocks.
+  fibers = std::vector<Fiber>(threads);
   warps.assign((threads + kLanes - 1) / kLanes, Warp{});
-  shared_memory.assign(shared_bytes + kCanaryBytes, kPoison);
-  stacks.resize(threads * kStackBytes);
+  shared_memory = std::vector<unsigned char>(shared_bytes + kCanaryBytes, kPoison);
+  barrier = race_checks::Barrier();
+  if (race_checks::kEnabled || stacks_bytes < threads * kStackBytes) {
+    stacks_bytes = threads * kStackBytes;
+    stacks.reset(new unsigned char[stacks_bytes]);
+  }
   for (int t = 0; t < threads; ++t) {
     Fiber& fiber = fibers[t];
     fiber.linear = t;
     fiber.index = {t % block_size.x, t / block_size.x % block_size.y, t / (block_size.x * block_size.y)};
     getcontext(&fiber.start);
-    fiber.start.uc_stack.ss_sp = stacks.data() + t * kStackBytes;
+    fiber.start.uc_stack.ss_sp = stacks.get() + t * kStackBytes;
     fiber.start.uc_stack.ss_size = kStackBytes;
     fiber.start.uc_link = nullptr;
     makecontext(&fiber.start, Enter, 0);
+    fiber.checked = launch.NewThread();
   }
 }
 
@@ -136,6 +161,7 @@ void RunBlock() {
     if (all(State::kDone)) return;
     if (all(State::kAtBlockBarrier)) {
       for (Fiber& fiber : fibers) fiber.state = State::kReady;
+      barrier.AllArrived();
     } else if (!progress) {
       Fail("threads wait at different places, or for threads that returned");
     }
@@ -166,13 +192,21 @@ bool RunGrid(Dim3 grid, Dim3 block, size_t shared_bytes, const std::function<voi
     std::fprintf(stderr, "emulated kernel: %d threads in a block; whole warps up to 1024 are emulated\n", threads);
     return false;
   }
+  const race_checks::Unseen unseen;
   const unsigned seed = SeedFromEnvironment();
   random_order.seed(seed);
-  late_copies = seed % 2 == 1;
+  late_copies = race_checks::kEnabled || seed % 2 == 1;
+  checked_scheduler = race_checks::CurrentThread();
+  launch.Begins();
   body = &kernel;
   grid_size = grid;
   block_size = block;
   std::vector<unsigned> blocks(static_cast<size_t>(grid.x) * grid.y * grid.z);
+  if (blocks.size() * threads > race_checks::kMaxThreads) {
+    std::fprintf(stderr, "emulated kernel: %zu blocks of %d threads are too many to check for races\n", blocks.size(),
+                 threads);
+    return false;
+  }
   std::iota(blocks.begin(), blocks.end(), 0u);
   std::shuffle(blocks.begin(), blocks.end(), random_order);
   for (unsigned b : blocks) {
@@ -183,17 +217,29 @@ bool RunGrid(Dim3 grid, Dim3 block, size_t shared_bytes, const std::function<voi
       if (shared_memory[i] != kPoison) Fail("a write beyond the dynamic shared memory");
     }
   }
+  launch.Ends();
   running = nullptr;
   return true;
 }
 
 unsigned char* DynamicSharedMemory() { return shared_memory.data(); }
 
-void BlockBarrier() { Yield(State::kAtBlockBarrier); }
+void BlockBarrier() {
+  const race_checks::Unseen unseen;
+  char* token = barrier.Arrive();
+  Yield(State::kAtBlockBarrier);
+  barrier.Leave(token);
+}
+
+void Fence() { running->fenced = true; }
+bool Fenced() { return running->fenced; }
 
 int Lane() { return running->linear % kLanes; }
 
 void QueueCopy(void* to, const void* from) {
+  // Under way from here until it lands.
+  race_checks::NoteWrite(to, 16);
+  if (from != nullptr) race_checks::NoteRead(from, 16);
   running->open_group.push_back({to, from});
   if (!late_copies) Land(running->open_group);
 }
@@ -212,6 +258,7 @@ void WaitCopies(size_t pending_groups) {
 
 const Payload* WarpCollective(int operation, const void* bytes, size_t size) {
   if (size > kPayloadBytes) Fail("a payload is too large");
+  const race_checks::Unseen unseen;
   const int linear = running->linear;
   Warp& warp = warps[linear / kLanes];
   Payload* payloads = warp.payloads[warp.generation % 2];

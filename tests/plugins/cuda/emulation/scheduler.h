@@ -4,8 +4,9 @@
 // What it checks that a GPU does not: threads that leave others waiting at a barrier, warps whose lanes meet in
 // different collectives, reads of shared memory that nothing wrote (it starts as a pattern of NaNs), writes beyond the
 // dynamic shared memory. Blocks and threads run in an order drawn from a seed, so that a missing barrier changes
-// results from seed to seed. What it cannot check: the memory model between barriers, timing, and that the PTX
-// instructions do what emulated_primitives.h says.
+// results from seed to seed. Built with -fsanitize=thread it also reports races between threads: see race_checks.h.
+// What it cannot check: the memory model between barriers, timing, and that the PTX instructions do what
+// emulated_primitives.h says.
 #pragma once
 
 #include <csetjmp>
@@ -43,6 +44,10 @@ bool RunGrid(Dim3 grid, Dim3 block, size_t shared_bytes, const std::function<voi
 unsigned char* DynamicSharedMemory();
 
 void BlockBarrier();
+
+// A fence of the current thread, and whether there was one.
+void Fence();
+bool Fenced();
 
 // Waits for the other lanes of the warp and returns what each of them brought, valid until the lane's next collective.
 const Payload* WarpCollective(int operation, const void* bytes, size_t size);
