@@ -129,6 +129,7 @@ import os, signal, sys
 from iwp_export.bundle.store import BundleWriter
 from iwp_export.cli import export
 from iwp_export.cli.main import main
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
 def write(args):
     with BundleWriter(args.output) as writer:
         (writer.folder / "half").write_text("written")
