@@ -139,12 +139,12 @@ def announce(machine: Machine) -> None:
 
 def describe(plan: BuildPlan) -> str:
     """A plan as text for people."""
-    manifest, limits = plan.bundle.manifest, plan.limits
+    manifest = plan.bundle.manifest
     visual = manifest.vision.tokens_per_image
     rows: list[tuple[str, Any]] = [
         ("model", f"{manifest.model.name} ({manifest.decoder.layers} layers, {manifest.decoder.dtype})"),
         ("loads on", plan.machine.loads_on),
-        ("context", f"{limits.max_context} tokens, {limits.max_prompt} a call with up to {limits.max_images} image(s)"),
+        ("context", plan.limits),
         (
             "tuned for",
             f"keep {plan.keep:.2f}: {manifest.pruning.num_keep(visual, plan.keep)} of {visual} visual tokens",

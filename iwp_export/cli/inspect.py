@@ -68,11 +68,11 @@ def describe(path: Path, manifest: Manifest) -> str:
 
 def describe_plan(path: Path, info: PlanInfo) -> str:
     """What vouches for an engine as text for people."""
-    wanted, limits = info.fingerprint, info.limits
+    wanted = info.fingerprint
     needs: list[tuple[str, object]] = [
         ("loads on", f"{TITLES[wanted.flavour]} {wanted.version} and a GPU of SM {', '.join(wanted.sms)}"),
         ("plugin", f"version {wanted.plugin_version}"),
-        ("context", f"{limits.max_context} tokens, {limits.max_prompt} a call with up to {limits.max_images} image(s)"),
+        ("context", info.limits),
         ("profiles", info.profiles),
         ("tuned for", f"keep {info.keep:.2f}"),
         ("built by", f"iwp-export {info.source}"),

@@ -14,11 +14,10 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from iwp_export.cache import cache_folder
+from iwp_export.cache import cache_folder, whole_file
 from iwp_export.engine.gpu import Gpu
 from iwp_export.engine.kernels import LIBRARY_VARIABLE, SharedKernels
 from iwp_export.errors import BackendError
@@ -151,14 +150,8 @@ def _cached(gpu: Gpu) -> Path:
 def _compile_into_cache(path: Path, gpu: Gpu) -> None:
     nvcc = _nvcc_for(gpu)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with (
-            tempfile.TemporaryDirectory(dir=path.parent) as folder,
-            progress(f"Compiling the pruning kernels for SM {gpu.sm}, once"),
-        ):
-            library = Path(folder) / LIBRARY_NAME
+        with whole_file(path) as library, progress(f"Compiling the pruning kernels for SM {gpu.sm}, once"):
             compile_library(library, [gpu.sm], nvcc)
-            library.replace(path)  # at once, so that another process sees a whole file or none
     except OSError as error:
         raise BackendError(
             f"the pruning kernels cannot be kept in {path.parent} ({error.strerror or error}): "

@@ -33,6 +33,9 @@ class Limits:
     max_prompt: int
     max_images: int
 
+    def __str__(self) -> str:
+        return f"{self.max_context} tokens, {self.max_prompt} a call with up to {self.max_images} image(s)"
+
 
 @dataclass(frozen=True)
 class Range:

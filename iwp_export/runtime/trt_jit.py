@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
+
+from iwp_export.cache import whole_file
 
 
 class JitCache:
@@ -49,11 +49,8 @@ class JitCache:
         if content in (b"", self._saved):
             return
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=self._path.parent)
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-            Path(name).replace(self._path)
+            with whole_file(self._path) as file:
+                file.write_bytes(content)
             self._saved = content
         except OSError as error:
             warnings.warn(f"TensorRT-RTX's kernels were not kept in {self._path}: {error}", stacklevel=1)

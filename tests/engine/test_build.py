@@ -22,7 +22,7 @@ from iwp_export.engine.lowering.lower import write_lowered
 from iwp_export.engine.memory import BuildMemoryError
 from iwp_export.engine.network import EngineBuilder, check_plugin_layers, register_plugin
 from iwp_export.engine.plan import read_plan
-from iwp_export.engine.profiles import decoder_profiles, vision_profile
+from iwp_export.engine.profiles import Profile, decoder_profiles, vision_profile
 from iwp_export.engine.target import RTX, TENSORRT_10_3, Target
 from iwp_export.errors import BackendError, OutputError, SettingsError
 from iwp_export.runtime.trt_engine import deserialize
@@ -249,12 +249,25 @@ def test_a_timing_cache_is_read_and_written(rtx: Flavour, half_bundle: Path, tmp
 
 @pytest.mark.parametrize("made", [None, object()])
 def test_a_timing_cache_of_another_machine_is_named(rtx: Flavour, tmp_path: Path, made: object) -> None:
-    config = SimpleNamespace(
-        create_timing_cache=lambda content: made, set_timing_cache=lambda cache, ignore_mismatch: False
-    )
+    given: list[bytes] = []
+
+    def create(content: bytes) -> object:
+        given.append(content)
+        return made
+
+    config = SimpleNamespace(create_timing_cache=create, set_timing_cache=lambda cache, ignore_mismatch: False)
+    (tmp_path / "timing.cache").write_bytes(b"measured elsewhere")
     builder = EngineBuilder(rtx, SMS, NoKernels(), timing_cache=tmp_path / "timing.cache")
     with pytest.raises(BackendError, match=r"timing\.cache is from another TensorRT or GPU: delete it"):
         builder._load_timing_cache(config)
+    assert given == [b"measured elsewhere"]
+
+
+def test_shapes_that_the_bindings_refuse_are_one_line(rtx: Flavour) -> None:
+    builder = EngineBuilder(rtx, SMS, NoKernels())
+    falling = Profile({"pixel_values": ((2, 3), (1, 3), (2, 3))}, {})
+    with pytest.raises(BackendError, match="refuses the shapes of the vision tower"):
+        builder._add_profile(builder._config(), falling, "vision tower")
 
 
 def test_on_a_gpu_the_build_has_the_kernels(board: list[Gpu], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,6 +51,18 @@ def test_contexts_share_the_cache_and_differ_in_strategy(tmp_path: Path) -> None
     assert prompts.allocation == steps.allocation == TRT.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE
 
 
+def test_a_full_disk_is_a_warning_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, content: bytes) -> int:
+        path.touch()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    cache = JitCache(TRT, ENGINE, tmp_path / "rtx" / "engine.cache")
+    with pytest.warns(UserWarning, match="No space left"):
+        cache.save()
+    assert not list((tmp_path / "rtx").iterdir())
+
+
 def test_a_folder_that_cannot_be_written_is_a_warning(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     cache = JitCache(TRT, ENGINE, tmp_path / "file" / "engine.cache")

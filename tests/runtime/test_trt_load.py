@@ -121,6 +121,15 @@ def test_an_engine_that_tensorrt_refuses_is_one_line(tmp_path: Path) -> None:
         deserialize(module, logger, path)
 
 
+def test_a_runtime_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    def refuse(logger: object) -> object:
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    logger = SimpleNamespace(errors=["CUDA initialization failure with error: 35"])
+    with pytest.raises(BackendError, match="tensorrt does not start: CUDA initialization failure"):
+        deserialize(SimpleNamespace(__name__="tensorrt", Runtime=refuse), logger, tmp_path / "x.plan")
+
+
 @pytest.fixture
 def fake_card(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, FakeEngine]:
     """A machine that runs the engines of `toy.bundle`, computed by ONNX Runtime; gives them by role."""
