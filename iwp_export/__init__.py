@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from iwp_export.version import __version__
 
 if TYPE_CHECKING:
     from iwp_export.runtime.pipeline import Pipeline
+
+
+__all__ = ["__version__", "load"]
 
 
 def load(path: str, **options: Any) -> Pipeline:

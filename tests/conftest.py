@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from iwp_export.cli.machine import find_gpus
+from iwp_export.device.machine import find_gpus
 
 NEEDS_GPU = "needs an NVIDIA GPU"
 

@@ -18,11 +18,11 @@ import torch
 
 import iwp_export
 from calibration.tiny_llava.heldout import Question, load
+from iwp_export.backends.torch.session import TorchSession
 from iwp_export.export.checkpoint import open_checkpoint
-from iwp_export.pruning.rivals import Method, methods
 from iwp_export.runtime.model import LoadedModel
 from iwp_export.runtime.pipeline import Pipeline
-from iwp_export.validate.torch_session import TorchSession
+from iwp_export.validate.rivals import Method, methods
 
 KEEPS = (0.5, 0.353, 0.222, 0.111)
 RANDOM_SEEDS = 3
@@ -52,12 +52,13 @@ def run(
     """
     pipeline = iwp_export.load(str(bundle))
     manifest = pipeline.manifest
-    session = TorchSession(open_checkpoint(manifest.model.source), manifest.pruning)
+    checkpoint = open_checkpoint(manifest.model.source)
+    session = TorchSession(checkpoint.load_model(), checkpoint.family, manifest.pruning)
     questions = load(limit=limit)
 
     def with_method(method: Method) -> Pipeline:
         shown = replace(manifest, pruning=method.settings)
-        return Pipeline(LoadedModel(shown, pipeline.processor, session.with_method(method)))
+        return Pipeline(LoadedModel(shown, pipeline.processor, session.choosing(method.settings, method.select)))
 
     whole = accuracy(with_method(Method(manifest.pruning)), questions, 1.0)
     rows = []

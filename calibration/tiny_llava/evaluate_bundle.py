@@ -9,10 +9,10 @@ from pathlib import Path
 import iwp_export
 from calibration.tiny_llava.heldout import Question, load
 from calibration.tiny_llava.vocabulary import KINDS
-from iwp_export.cli.text import table
 from iwp_export.errors import IwpError
 from iwp_export.progress import progress
 from iwp_export.runtime.pipeline import Pipeline
+from iwp_export.tables import table
 
 KEEPS = (1.0, 0.3, 0.11)
 MAX_NEW_TOKENS = 4

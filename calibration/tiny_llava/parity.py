@@ -22,16 +22,16 @@ import torch
 
 import iwp_export
 from calibration.tiny_llava.heldout import Question, load
+from iwp_export.backends.torch.session import TorchSession
 from iwp_export.errors import IwpError
 from iwp_export.export.checkpoint import open_checkpoint
 from iwp_export.pruning.reference import selection_gap
-from iwp_export.pruning.rivals import Method
 from iwp_export.pruning.torch_select import Select
 from iwp_export.runtime.model import LoadedModel
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.runtime.processor import user_message
 from iwp_export.runtime.result import Result
-from iwp_export.validate.torch_session import TorchSession
+from iwp_export.validate.rivals import Method
 
 KEEPS = (0.5, 0.353, 0.222, 0.111)
 MAX_NEW_TOKENS = 4
@@ -96,7 +96,8 @@ def compare_with_reference(
 ) -> dict[str, Any]:
     """At one budget: kept tokens, greedy tokens and logits of the torch reference."""
     method = RecordedMethod(pipeline.manifest.pruning)
-    reference = Pipeline(LoadedModel(pipeline.manifest, pipeline.processor, session.with_method(method)))
+    choosing = session.choosing(method.settings, method.select)
+    reference = Pipeline(LoadedModel(pipeline.manifest, pipeline.processor, choosing))
     report = {"keep": keep, "questions": len(questions), "choices_that_differ": 0, "answers_that_differ": 0}
     gap, tie_gap = 0.0, 0.0
     for question in questions:
@@ -122,7 +123,7 @@ def run(artefact: Path, limit: int, provider: str | None = None) -> dict[str, An
     pipeline = iwp_export.load(str(artefact), **options)
     manifest = pipeline.manifest
     checkpoint = open_checkpoint(manifest.model.source)
-    session = TorchSession(checkpoint, manifest.pruning, getattr(torch, manifest.decoder.dtype))
+    session = TorchSession(checkpoint.load_model(manifest.decoder.dtype), checkpoint.family, manifest.pruning)
     questions = load(limit=limit)
     return {
         "command": " ".join(

@@ -10,12 +10,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from iwp_export.cli.text import human_bytes, pairs
 from iwp_export.errors import SettingsError
+from iwp_export.tables import human_bytes, pairs
 
 if TYPE_CHECKING:
     from iwp_export.engine.build import BuildPlan, BuildSettings, Machine
-    from iwp_export.engine.plan import PlanInfo
+    from iwp_export.engine.files import EngineInfo
     from iwp_export.pruning.settings import PruningSettings
 
 DESCRIPTION = (
@@ -76,7 +76,7 @@ def execute(args: argparse.Namespace) -> None:
     print(json.dumps(result(output, info)) if args.json else f"wrote {output}")
 
 
-def export_engine(args: argparse.Namespace, pruning: PruningSettings, output: Path, options: str) -> PlanInfo:
+def export_engine(args: argparse.Namespace, pruning: PruningSettings, output: Path, options: str) -> EngineInfo:
     """Export a checkpoint to a bundle that is kept no longer than it takes to build an engine from it.
 
     Whether an engine can be built here, and whether the model fits, is checked before the export.
@@ -89,12 +89,12 @@ def export_engine(args: argparse.Namespace, pruning: PruningSettings, output: Pa
     """
     from iwp_export.engine.build import build_engine, choose_machine, choose_profiles
     from iwp_export.engine.memory import require_memory
-    from iwp_export.engine.plan_writer import PlanWriter
+    from iwp_export.engine.writer import EngineWriter
     from iwp_export.export.exporter import export_bundle
     from iwp_export.export.plan import plan_export
 
     settings = build_settings(args)
-    PlanWriter(output, args.force)
+    EngineWriter(output, args.force)
     machine = choose_machine(settings)
     plan = plan_export(args.model, pruning, dtype=args.dtype, revision=args.revision)
     settings.limits(plan.decoder, plan.vision)
@@ -156,6 +156,6 @@ def describe(plan: BuildPlan) -> str:
     return pairs(rows)
 
 
-def result(output: Path, info: PlanInfo) -> dict[str, Any]:
+def result(output: Path, info: EngineInfo) -> dict[str, Any]:
     """What was written, as JSON values."""
     return {"engine": str(output), "fingerprint": asdict(info.fingerprint), "limits": asdict(info.limits)}

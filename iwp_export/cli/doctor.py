@@ -11,11 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from iwp_export import __version__
-from iwp_export.cli.machine import Imported, describe_machine, find_gpus, find_host_compiler, find_nvcc, import_all
-from iwp_export.cli.text import human_bytes, table
+from iwp_export.backends.ort.providers import INSTALL, PROVIDERS
+from iwp_export.device.machine import describe_machine, find_gpus
+from iwp_export.device.packages import Imported, import_all
+from iwp_export.device.toolchain import explain_nvcc, find_host_compiler
 from iwp_export.engine.kernels import LIBRARY_VARIABLE, PLUGIN_VARIABLE
-from iwp_export.runtime.providers import INSTALL, PROVIDERS
+from iwp_export.tables import human_bytes, table
+from iwp_export.version import __version__
 
 DESCRIPTION = "Show what this machine can export, build and run, and the command that installs what is missing."
 EXAMPLES = """\
@@ -79,7 +81,7 @@ def examine() -> dict[str, Any]:
     if on_jetson and not gpus:  # a Jetson's GPU is on the board, and older JetPacks have no nvidia-smi
         gpus, no_gpu = [{"name": machine["board"]}], None
     gpu_lack = Lack("GPU", no_gpu) if no_gpu else None
-    nvcc, no_nvcc = find_nvcc()
+    nvcc, no_nvcc = explain_nvcc()
     _, no_compiler = find_host_compiler()
     compile_lacks = [
         Lack("nvcc", no_nvcc, JETPACK if on_jetson else NVCC) if no_nvcc else None,

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from iwp_export.cli.build import configure_build, export_engine, result
-from iwp_export.cli.text import human_bytes, pairs
 from iwp_export.errors import BackendError
 from iwp_export.models import ALIASES
 from iwp_export.pruning.settings import Heads, PruningSettings, Query
+from iwp_export.tables import human_bytes, pairs
 
 if TYPE_CHECKING:
     from iwp_export.export.plan import ExportPlan

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from iwp_export.bundle.manifest import FileEntry, GraphSpec, Manifest, TensorSpec
 from iwp_export.bundle.store import Bundle, Verify
-from iwp_export.cli.text import human_bytes, pairs, table
+from iwp_export.engine.files import SUFFIX, EngineInfo, read_engine
 from iwp_export.engine.flavour import TITLES
-from iwp_export.engine.plan import SUFFIX, PlanInfo, read_plan
+from iwp_export.tables import human_bytes, pairs, table
 
 DESCRIPTION = (
     "Show what is in a bundle or an engine: model, pruning settings, inputs and outputs, files; of an engine also\n"
@@ -39,7 +39,7 @@ def execute(args: argparse.Namespace) -> None:
     verified: Verify = "full" if args.verify else "quick"
     path: Path = args.path
     if path.suffix == SUFFIX and not path.is_dir():
-        _, info = read_plan(path, verified)
+        _, info = read_engine(path, verified)
         content, text, files = info.to_dict(), describe_plan(path, info), info.files
     else:
         manifest = Bundle.open(path, verify=verified).manifest
@@ -66,7 +66,7 @@ def describe(path: Path, manifest: Manifest) -> str:
     return "\n\n".join(sections)
 
 
-def describe_plan(path: Path, info: PlanInfo) -> str:
+def describe_plan(path: Path, info: EngineInfo) -> str:
     """What vouches for an engine as text for people."""
     wanted = info.fingerprint
     needs: list[tuple[str, object]] = [

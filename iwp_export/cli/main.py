@@ -12,8 +12,8 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn, Protocol
 
-from iwp_export import __version__
 from iwp_export.errors import IwpError
+from iwp_export.version import __version__
 
 VERBS = {
     "export": "write a checkpoint as a bundle (what happens with no verb)",

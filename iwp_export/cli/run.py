@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from iwp_export.cli.text import human_bytes
 from iwp_export.errors import OutputError, RequestError
 from iwp_export.pruning.settings import check_keep
+from iwp_export.tables import human_bytes
 
 if TYPE_CHECKING:
     from iwp_export.runtime.pipeline import Pipeline

@@ -11,16 +11,16 @@ from typing import Any
 
 from iwp_export.bundle.manifest import DecoderInfo, VisionInfo
 from iwp_export.bundle.store import Bundle
+from iwp_export.device.gpu import Gpu, find_gpu
+from iwp_export.engine.files import EngineInfo, Fingerprint
 from iwp_export.engine.flavour import INSTALL, TITLES, Flavour, is_installed, load_flavour
-from iwp_export.engine.gpu import Gpu, find_gpu
 from iwp_export.engine.kernel_library import check_kernels, find_kernels
 from iwp_export.engine.kernels import KernelLibrary, NoKernels
 from iwp_export.engine.memory import estimate_build_bytes, require_memory
 from iwp_export.engine.network import EngineBuilder, check_architectures
-from iwp_export.engine.plan import Fingerprint, PlanInfo
-from iwp_export.engine.plan_writer import PlanWriter
-from iwp_export.engine.profiles import Limits, choose_limits, profiles_for, vision_profile
+from iwp_export.engine.profiles import EngineLimits, choose_limits, profiles_for, vision_profile
 from iwp_export.engine.target import FlavourName, Target, target_for
+from iwp_export.engine.writer import EngineWriter
 from iwp_export.errors import BackendError, OutputError, SettingsError
 from iwp_export.pruning.onnx_function import VERSION
 from iwp_export.pruning.settings import check_keep
@@ -36,7 +36,7 @@ class BuildSettings:
     Attributes:
         target: `rtx` or `tensorrt`.
         sms: architectures for `rtx`, such as `86`.
-        max_context, max_prompt, max_images: see `iwp_export.engine.profiles.Limits`.
+        max_context, max_prompt, max_images: see `iwp_export.engine.profiles.EngineLimits`.
         profiles: 1 serves prompts and decode steps with the same kernels; 2 chooses kernels for each, and TensorRT-RTX
             then holds the weights twice. None is 1 for `rtx` and 2 for `tensorrt`.
         keep: keep ratio that kernels are chosen for; requests may use another.
@@ -56,7 +56,7 @@ class BuildSettings:
     plugin_library: Path | None = None
     check_memory: bool = True
 
-    def limits(self, decoder: DecoderInfo, vision: VisionInfo) -> Limits:
+    def limits(self, decoder: DecoderInfo, vision: VisionInfo) -> EngineLimits:
         """The limits for a model.
 
         Raises:
@@ -95,7 +95,7 @@ class BuildPlan:
 
     bundle: Bundle
     machine: Machine
-    limits: Limits
+    limits: EngineLimits
     profiles: int
     keep: float
     weight_bytes: int
@@ -204,7 +204,7 @@ def build_engine(
     *,
     force: bool = False,
     source: str | None = None,
-) -> PlanInfo:
+) -> EngineInfo:
     """Build the engines of a bundle: NAME.plan, NAME.vision.plan, NAME.processor and NAME.json.
 
     Args:
@@ -219,7 +219,7 @@ def build_engine(
         BundleError, SettingsError, BackendError: see `plan_build`, and `EngineBuilder.build`.
     """
     settings = settings or BuildSettings()
-    writer = PlanWriter(output, force)  # refuses an existing output before any work
+    writer = EngineWriter(output, force)  # refuses an existing output before any work
     plan = plan_build(bundle, settings)
     if settings.check_memory:
         require_memory("engine", plan.weight_bytes, plan.profiles)
@@ -244,7 +244,7 @@ def build_engine(
             raise OutputError(f"Cannot write {output}: {error.strerror or error}") from error
         fingerprint = Fingerprint(flavour.name, flavour.version, sms, str(VERSION))
         made_from = source or f"build {shlex.quote(str(bundle))}"
-        return writer.commit(PlanInfo(fingerprint, plan.limits, plan.profiles, plan.keep, made_from, manifest, {}))
+        return writer.commit(EngineInfo(fingerprint, plan.limits, plan.profiles, plan.keep, made_from, manifest, {}))
 
 
 def _build_graph(builder: Any, plan: BuildPlan, role: str, profiles: Any, title: str, output: Path) -> None:

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import importlib.util
 import os
-import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from iwp_export.cache import cache_folder, whole_file
-from iwp_export.engine.gpu import Gpu
+from iwp_export.device.gpu import Gpu
+from iwp_export.device.toolchain import find_nvcc, nvcc_version
 from iwp_export.engine.kernels import LIBRARY_VARIABLE, SharedKernels
 from iwp_export.errors import BackendError
 from iwp_export.progress import progress
@@ -35,22 +33,10 @@ SOURCES = PACKAGED if PACKAGED.is_dir() else Path(__file__).parents[2] / "plugin
 INCLUDES = (SOURCES / "include", SOURCES / "src")
 FLAGS = ("--shared", "-std=c++17", "-O3", "-Xcompiler=-Wall,-Wextra,-fPIC,-fvisibility=hidden")
 
-CUDA_FOLDERS = ("/usr/local/cuda/bin", "/opt/cuda/bin")
-CUDA_VARIABLES = ("CUDA_HOME", "CUDA_PATH")
-
 
 def source_files() -> list[Path]:
     """The kernels' translation units."""
     return sorted((SOURCES / "src").glob("*.cu"))
-
-
-def find_nvcc() -> Path | None:
-    """The CUDA compiler: CUDACXX, on PATH, in CUDA_HOME, where installers put it, or from NVIDIA's Python packages."""
-    named = os.environ.get("CUDACXX")
-    homes = [str(Path(home) / "bin") for name in CUDA_VARIABLES if (home := os.environ.get(name))]
-    folders = os.pathsep.join([*homes, *CUDA_FOLDERS, *_packaged_toolkits()])
-    found = shutil.which(named) if named else shutil.which("nvcc") or shutil.which("nvcc", path=folders)
-    return Path(found) if found else None
 
 
 def compile_library(output: Path, sms: Sequence[str], nvcc: Path, threads: int = 2) -> str:
@@ -79,16 +65,6 @@ def compile_library(output: Path, sms: Sequence[str], nvcc: Path, threads: int =
         reason = lines[0].strip() if lines else f"exit code {done.returncode}"
         raise BackendError(f"{nvcc} does not compile the pruning kernels for SM {', '.join(sms)}: {reason}")
     return said
-
-
-def nvcc_version(nvcc: Path) -> str | None:
-    """The compiler's version of CUDA, such as `12.6`; None if it does not tell."""
-    try:
-        done = subprocess.run([str(nvcc), "--version"], capture_output=True, text=True, errors="replace", check=False)
-    except OSError:
-        return None
-    found = re.search(r"release (\d+\.\d+)", done.stdout)
-    return found[1] if found else None
 
 
 def find_kernels(gpu: Gpu) -> SharedKernels:
@@ -157,13 +133,6 @@ def _compile_into_cache(path: Path, gpu: Gpu) -> None:
             f"the pruning kernels cannot be kept in {path.parent} ({error.strerror or error}): "
             "set XDG_CACHE_HOME to a folder that can be written"
         ) from error
-
-
-def _packaged_toolkits() -> list[str]:
-    """Folders of the compiler that NVIDIA's Python packages bring (nvidia-cuda-nvcc 13 and later)."""
-    spec = importlib.util.find_spec("nvidia")
-    roots = spec.submodule_search_locations if spec is not None else None
-    return [str(folder) for root in roots or () for folder in sorted(Path(root).glob("cu*/bin"), reverse=True)]
 
 
 def main() -> int:

@@ -20,7 +20,7 @@ PREFILL, DECODE = 0, 1
 
 
 @dataclass(frozen=True)
-class Limits:
+class EngineLimits:
     """What an engine can hold.
 
     Attributes:
@@ -68,7 +68,7 @@ def choose_limits(
     max_context: int | None = None,
     max_prompt: int | None = None,
     max_images: int = 1,
-) -> Limits:
+) -> EngineLimits:
     """Limits of an engine for a model; None is the default.
 
     Raises:
@@ -91,10 +91,10 @@ def choose_limits(
             f"{max_images} image(s) make {visual} visual tokens, which leave no room for text in a prompt of {prompt}: "
             "raise --max-context or lower --max-images"
         )
-    return Limits(context, prompt, max_images)
+    return EngineLimits(context, prompt, max_images)
 
 
-def decoder_profiles(manifest: Manifest, limits: Limits, keep: float | None = None) -> tuple[Profile, Profile]:
+def decoder_profiles(manifest: Manifest, limits: EngineLimits, keep: float | None = None) -> tuple[Profile, Profile]:
     """The prefill and the decode profile.
 
     A prompt of one token without a past is prefill; decode has a past, one token and no image. The past of a layer
@@ -132,7 +132,7 @@ def decoder_profiles(manifest: Manifest, limits: Limits, keep: float | None = No
     return _profile(graph, prefill), _profile(graph, decode)
 
 
-def profiles_for(manifest: Manifest, limits: Limits, keep: float | None, count: int) -> tuple[Profile, ...]:
+def profiles_for(manifest: Manifest, limits: EngineLimits, keep: float | None, count: int) -> tuple[Profile, ...]:
     """The decoder's profiles: prefill and decode, or with `count` 1 the prefill one, whose ranges hold decode steps.
 
     TensorRT-RTX stores the weights of every linear layer once a profile: two profiles nearly double an engine.

@@ -77,6 +77,19 @@ class Checkpoint:
         count = sum(tensor.nbytes // np.dtype(DTYPES[tensor.dtype]).itemsize for tensor in tensors.values())
         return count, embedding is not None and embedding.dtype in ("F16", "BF16")
 
+    def load_model(self, dtype: str = "float32") -> Any:
+        """The checkpoint's stock transformers model, ready for inference.
+
+        Args:
+            dtype: element type of weights and activations, by torch's name.
+        """
+        import torch
+        from transformers import AutoModelForImageTextToText
+
+        return AutoModelForImageTextToText.from_pretrained(
+            self.folder, dtype=getattr(torch, dtype), attn_implementation="sdpa", local_files_only=True
+        ).eval()
+
     def processor_files(self) -> list[Path]:
         return [path for name in PROCESSOR_FILES if (path := self.folder / name).is_file()]
 

@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from iwp_export import __version__
 from iwp_export.bundle.manifest import GraphSpec, Manifest, TensorSpec
 from iwp_export.bundle.store import BundleWriter
 from iwp_export.errors import BackendError
@@ -15,6 +14,7 @@ from iwp_export.export.checkpoint import open_checkpoint
 from iwp_export.export.plan import Dtype, make_plan
 from iwp_export.progress import progress
 from iwp_export.pruning.settings import PruningSettings
+from iwp_export.version import __version__
 
 if TYPE_CHECKING:
     import onnx_ir as ir

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import Dim
 
+from iwp_export.backends.torch.decoder import PrunedDecoder, select_as_symbol
 from iwp_export.errors import CheckpointError
 from iwp_export.export.checkpoint import Checkpoint
-from iwp_export.export.decoder import PrunedDecoder, select_as_symbol
 from iwp_export.graph.passes import AddFunction, RenameDimension, StreamWeights
 from iwp_export.graph.weights import StoredTensor
 from iwp_export.models import Family
@@ -122,7 +122,7 @@ def _fake_model(checkpoint: Checkpoint, dtype: torch.dtype) -> Iterator[Any]:
 def _export(
     module: nn.Module, arguments: tuple, input_names: list[str], output_names: list[str], shapes: dict[str, Any]
 ) -> ir.Model:
-    """Trace a module. Its initializers hold no values, so nothing is folded here."""
+    """GenerationRecord a module. Its initializers hold no values, so nothing is folded here."""
     with warnings.catch_warnings(), _quiet("torch.onnx", "torch.export"):
         warnings.simplefilter("ignore")
         program = torch.onnx.export(

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 
+from iwp_export.backends.session import Ints
 from iwp_export.errors import RequestError
 from iwp_export.runtime.generate import Context
 from iwp_export.runtime.images import ImageSource, Picture
@@ -14,7 +15,6 @@ from iwp_export.runtime.processor import Message, assistant_message, user_messag
 from iwp_export.runtime.request import check_request_keep
 from iwp_export.runtime.result import AnswerStream, Result
 from iwp_export.runtime.sampling import make_chooser
-from iwp_export.runtime.session import Ints
 
 Images = ImageSource | Sequence[ImageSource] | None
 """One image, several, or none."""

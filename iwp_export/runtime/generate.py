@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from iwp_export.backends.session import Cache, Features, Floats, Ints, Session, StepInputs, StepOutput
 from iwp_export.errors import RequestError
 from iwp_export.runtime.request import build_decode
 from iwp_export.runtime.result import FinishReason
 from iwp_export.runtime.sampling import Chooser
-from iwp_export.runtime.session import Cache, Features, Floats, Ints, Session, StepInputs, StepOutput
 
 
 @dataclass
@@ -44,7 +44,7 @@ class Context:
 
 
 @dataclass(frozen=True)
-class Limits:
+class AnswerLimits:
     """Where generation ends: tokens of this answer, tokens that end any answer, positions of the model."""
 
     max_new_tokens: int
@@ -80,7 +80,7 @@ class Limits:
 
 
 @dataclass
-class Trace:
+class GenerationRecord:
     """What generation leaves behind beside its tokens; seconds of the decoder's calls."""
 
     token_ids: list[int] = field(default_factory=list)
@@ -98,8 +98,8 @@ def generate(
     features: Sequence[Features],
     pictures: Sequence[bytes],
     choose: Chooser,
-    limits: Limits,
-    trace: Trace,
+    limits: AnswerLimits,
+    trace: GenerationRecord,
 ) -> Iterator[int]:
     """Run a prompt and yield generated tokens one by one; the last one is not run into the cache.
 

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
+from iwp_export.backends.session import Floats
 from iwp_export.errors import RequestError
-from iwp_export.runtime.session import Floats
 
 ImageSource: TypeAlias = str | Path | Image.Image | npt.NDArray[np.uint8]
 """A file's path, a PIL image, or an array uint8 [H, W, 3] in RGB."""

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 
 import numpy.typing as npt
 
+from iwp_export.backends.session import Features, Session, StepInputs
 from iwp_export.bundle.manifest import Manifest
 from iwp_export.errors import RequestError
-from iwp_export.runtime.generate import Context, Limits, Trace, generate
+from iwp_export.runtime.generate import AnswerLimits, Context, GenerationRecord, generate
 from iwp_export.runtime.images import Picture
 from iwp_export.runtime.processor import Processor
 from iwp_export.runtime.request import build_prompt, kept_patches
 from iwp_export.runtime.result import Result, Timing
 from iwp_export.runtime.sampling import Chooser
-from iwp_export.runtime.session import Features, Session, StepInputs
 from iwp_export.runtime.text import Detokenizer
 
 IMAGES_REMEMBERED = 8
@@ -73,13 +73,13 @@ class LoadedModel:
             raise RequestError(f"token ids must be within 0 and {vocabulary - 1}")
         return Call(context, inputs, tuple(pictures))
 
-    def limits(self, max_new_tokens: int, stop_at_eos: bool = True) -> Limits:
+    def limits(self, max_new_tokens: int, stop_at_eos: bool = True) -> AnswerLimits:
         """Where an answer of this model ends."""
         decoder = self.manifest.decoder
-        return Limits(max_new_tokens, decoder.eos_token_ids if stop_at_eos else (), decoder.max_positions)
+        return AnswerLimits(max_new_tokens, decoder.eos_token_ids if stop_at_eos else (), decoder.max_positions)
 
     def answer(
-        self, call: Call, choose: Chooser, limits: Limits, *, with_logits: bool = False
+        self, call: Call, choose: Chooser, limits: AnswerLimits, *, with_logits: bool = False
     ) -> Generator[str, None, Result]:
         """Run a call; yields pieces of text and returns the result."""
         context, decoder = call.context, self.manifest.decoder
@@ -87,7 +87,7 @@ class LoadedModel:
         start = time.perf_counter()
         features = [self.features(picture) for picture in call.pictures]
         vision = time.perf_counter() - start if features else 0.0
-        trace = Trace(logits=[] if with_logits else None)
+        trace = GenerationRecord(logits=[] if with_logits else None)
         digests = [picture.digest for picture in call.pictures]
         text = Detokenizer(self.processor.decode)
         for token in generate(self.session, context, call.inputs, features, digests, choose, limits, trace):

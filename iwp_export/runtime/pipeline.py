@@ -13,9 +13,9 @@ from iwp_export.bundle.manifest import Manifest
 from iwp_export.bundle.store import Bundle, Verify
 from iwp_export.errors import BackendError, RequestError
 from iwp_export.runtime.conversation import Conversation, Images
+from iwp_export.runtime.drawing import draw_kept
 from iwp_export.runtime.generate import Context
 from iwp_export.runtime.model import LoadedModel
-from iwp_export.runtime.picture import draw_kept
 from iwp_export.runtime.processor import Processor
 from iwp_export.runtime.result import AnswerStream, Result
 from iwp_export.runtime.sampling import Chooser, greedy
@@ -46,10 +46,12 @@ class Pipeline:
         if Path(path).suffix == ".plan":
             if provider != "cpu" or threads is not None:
                 raise BackendError("an engine runs on the TensorRT that built it: provider and threads are for bundles")
-            from iwp_export.runtime.trt_load import load_plan
+            from iwp_export.backends.trt.load import load_engine
 
-            return cls(load_plan(path, verify))
-        from iwp_export.runtime.ort import OrtSession
+            engine = load_engine(path, verify)
+            processor = Processor(engine.processor, engine.manifest.vision)
+            return cls(LoadedModel(engine.manifest, processor, engine.session))
+        from iwp_export.backends.ort.session import OrtSession
 
         bundle = Bundle.open(path, verify)
         session = OrtSession(bundle, provider, threads)

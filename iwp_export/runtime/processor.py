@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from iwp_export.backends.session import Ints
 from iwp_export.bundle.manifest import VisionInfo
 from iwp_export.errors import BundleError, RequestError
 from iwp_export.runtime.images import ImageSource, Picture, load_image, make_picture
-from iwp_export.runtime.session import Ints
 
 Message = Mapping[str, Any]
 """A turn as chat templates take it: `role`, and `content` as a list of parts `{"type": "image" | "text", ...}`."""

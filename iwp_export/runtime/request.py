@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from iwp_export.backends.session import Floats, Ints, StepInputs
 from iwp_export.errors import RequestError, SettingsError
 from iwp_export.pruning.settings import PruningSettings, Query, check_keep
-from iwp_export.runtime.session import Floats, Ints, StepInputs
 
 
 def build_prompt(

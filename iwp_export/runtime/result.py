@@ -6,9 +6,9 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from iwp_export.backends.session import Floats
 from iwp_export.errors import RequestError
 from iwp_export.runtime.images import Picture
-from iwp_export.runtime.session import Floats
 
 FinishReason = Literal["stop", "length", "context"]
 

@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 
 import iwp_export
+from iwp_export.backends.torch.session import TorchSession
 from iwp_export.export.checkpoint import open_checkpoint
 from iwp_export.export.exporter import export_bundle
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.runtime.model import LoadedModel
 from iwp_export.runtime.pipeline import Pipeline
-from iwp_export.validate.torch_session import TorchSession
 
 SETTINGS = PruningSettings(layer=1, keep=0.3)
 KEEPS = (1.0, 0.3, 0.111)
@@ -35,10 +35,10 @@ NEW_TOKENS = 4
 def compare(checkpoint: str, folder: Path) -> dict[str, Any]:
     """Greedy tokens, kept tokens and logits of the bundle and of torch, in float32."""
     bundle = export_bundle(checkpoint, folder / "two.bundle", SETTINGS, dtype="float32")
+    opened = open_checkpoint(checkpoint)
+    session = TorchSession(opened.load_model(), opened.family, SETTINGS)
     pipeline = iwp_export.load(str(bundle))
-    reference = Pipeline(
-        LoadedModel(pipeline.manifest, pipeline.processor, TorchSession(open_checkpoint(checkpoint), SETTINGS))
-    )
+    reference = Pipeline(LoadedModel(pipeline.manifest, pipeline.processor, session))
     rng = np.random.default_rng(0)
     vision = pipeline.manifest.vision
     ids = np.concatenate([[1, 5, 6], [vision.image_token_id] * vision.tokens_per_image, rng.integers(5, 30000, 29)])

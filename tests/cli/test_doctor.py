@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from iwp_export.cli import doctor, machine
-from iwp_export.cli.machine import Imported
+from iwp_export.cli import doctor
 from iwp_export.cli.main import main
+from iwp_export.device import machine, packages, toolchain
+from iwp_export.device.packages import Imported
 
 EVERYTHING = [*doctor.CORE, *doctor.EXPORT, *doctor.ORT, *doctor.ENGINES]
 TASKS = {
@@ -35,7 +36,7 @@ def fake(monkeypatch):
         real = machine.describe_machine()
         monkeypatch.setattr(doctor, "import_all", lambda modules: {**found, **different})
         monkeypatch.setattr(doctor, "find_gpus", lambda: (list(gpus), None if gpus else "no driver"))
-        monkeypatch.setattr(doctor, "find_nvcc", lambda: ("13.0", None) if nvcc else (None, "not on PATH"))
+        monkeypatch.setattr(doctor, "explain_nvcc", lambda: ("13.0", None) if nvcc else (None, "not on PATH"))
         monkeypatch.setattr(doctor, "find_host_compiler", lambda: ("/usr/bin/g++", None))
         for name in ("IWP_SELECT_TOKENS", "IWP_TENSORRT_PLUGIN"):
             monkeypatch.delenv(name, raising=False)
@@ -124,7 +125,7 @@ def test_engines_run_where_kernels_can_be_compiled_or_are_named(fake, capsys, mo
 
 def test_a_missing_host_compiler_is_named(monkeypatch):
     monkeypatch.setenv("NVCC_CCBIN", "no-such-compiler")
-    assert machine.find_host_compiler() == (None, "no-such-compiler is not on PATH")
+    assert toolchain.find_host_compiler() == (None, "no-such-compiler is not on PATH")
 
 
 def test_imports_are_tried_for_real(monkeypatch, tmp_path: Path):
@@ -132,7 +133,7 @@ def test_imports_are_tried_for_real(monkeypatch, tmp_path: Path):
     (tmp_path / "broken.py").write_text("import nothing_like_this")
     (tmp_path / "aborts.py").write_text("import os; os._exit(3)")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    found = machine.import_all({name: name for name in ("fine", "broken", "aborts", "absent")})
+    found = packages.import_all({name: name for name in ("fine", "broken", "aborts", "absent")})
     assert found["fine"] == Imported("2.0", None)
     assert found["broken"].problem == "ModuleNotFoundError: No module named 'nothing_like_this'"
     assert "exit code 3" in str(found["aborts"].problem)
@@ -142,8 +143,8 @@ def test_imports_are_tried_for_real(monkeypatch, tmp_path: Path):
 def test_an_import_that_hangs(monkeypatch, tmp_path: Path):
     (tmp_path / "hangs.py").write_text("import time; time.sleep(60)")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setattr(machine, "IMPORT_TIMEOUT", 1)
-    assert "did not end" in str(machine.import_all({"hangs": "hangs"})["hangs"].problem)
+    monkeypatch.setattr(packages, "IMPORT_TIMEOUT", 1)
+    assert "did not end" in str(packages.import_all({"hangs": "hangs"})["hangs"].problem)
 
 
 def test_tools_that_fail(monkeypatch):
@@ -153,7 +154,7 @@ def test_tools_that_fail(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda *args, **options: "/bin/tool")
     monkeypatch.setattr(subprocess, "run", run)
     assert machine.find_gpus() == ([], "nvidia-smi finds none: NVIDIA-SMI has failed")
-    assert machine.find_nvcc() == (None, "/bin/tool does not tell its version")
+    assert toolchain.explain_nvcc() == (None, "/bin/tool does not tell its version")
 
 
 def test_gpu_fields(monkeypatch):

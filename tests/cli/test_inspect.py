@@ -11,7 +11,7 @@ from iwp_export.bundle.manifest import Manifest, TensorSpec
 from iwp_export.bundle.store import Bundle
 from iwp_export.cli.inspect import _merged
 from iwp_export.cli.main import main
-from iwp_export.engine.plan import PlanInfo, read_plan
+from iwp_export.engine.files import EngineInfo, read_engine
 from tests.runtime.toy import write_plan
 
 
@@ -58,7 +58,7 @@ def test_an_engine_shows_what_it_needs(tmp_path, capsys):
     assert main(["inspect", str(path), "--json", "--verify"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert (shown["path"], shown["verified"], shown["fingerprint"]["sms"]) == (str(path), "full", ["86", "89"])
-    assert PlanInfo.from_dict(shown, "output") == read_plan(path)[1]
+    assert EngineInfo.from_dict(shown, "output") == read_engine(path)[1]
 
 
 def test_a_damaged_engine_is_one_line(tmp_path, capsys):

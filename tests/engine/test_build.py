@@ -10,22 +10,22 @@ from typing import Any
 import onnx_ir as ir
 import pytest
 
+from iwp_export.backends.trt.runner import deserialize
 from iwp_export.bundle.store import Bundle
+from iwp_export.device.gpu import Gpu, find_gpu
 from iwp_export.engine import build as engine_build
 from iwp_export.engine import network
 from iwp_export.engine.build import BuildSettings, build_engine, choose_machine, choose_target, plan_build
+from iwp_export.engine.files import read_engine
 from iwp_export.engine.flavour import Flavour
-from iwp_export.engine.gpu import Gpu, find_gpu
 from iwp_export.engine.kernels import NoKernels
 from iwp_export.engine.log import make_logger
 from iwp_export.engine.lowering.lower import write_lowered
 from iwp_export.engine.memory import BuildMemoryError
 from iwp_export.engine.network import EngineBuilder, check_plugin_layers, register_plugin
-from iwp_export.engine.plan import read_plan
 from iwp_export.engine.profiles import Profile, decoder_profiles, vision_profile
 from iwp_export.engine.target import RTX, TENSORRT_10_3, Target
 from iwp_export.errors import BackendError, OutputError, SettingsError
-from iwp_export.runtime.trt_engine import deserialize
 
 SMS = ["86", "89", "120"]
 ORIN = Gpu("Orin", "87", 12)
@@ -56,7 +56,7 @@ def test_a_bundle_becomes_an_engine(rtx: Flavour, half_bundle: Path, tmp_path: P
         "tiny.processor",
         "tiny.vision.plan",
     ]
-    paths, read = read_plan(tmp_path / "tiny.plan", "full")
+    paths, read = read_engine(tmp_path / "tiny.plan", "full")
     assert read == info
     assert (paths.processor / "tokenizer.json").is_file()
     assert read.manifest.pruning == Bundle.open(half_bundle).manifest.pruning

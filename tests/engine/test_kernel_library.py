@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from iwp_export.device import toolchain
+from iwp_export.device.gpu import Gpu
+from iwp_export.device.toolchain import find_nvcc
 from iwp_export.engine import kernel_library
-from iwp_export.engine.gpu import Gpu
-from iwp_export.engine.kernel_library import check_kernels, compile_library, find_kernels, find_nvcc
+from iwp_export.engine.kernel_library import check_kernels, compile_library, find_kernels
 from iwp_export.errors import BackendError
 
 ADA, ORIN, BLACKWELL = Gpu("RTX 4090", "89", 13), Gpu("Orin", "87", 12), Gpu("RTX 5090", "120", 13)
@@ -30,8 +32,8 @@ def bare_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PATH", os.pathsep.join(["/usr/bin", "/bin"]))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(kernel_library, "CUDA_FOLDERS", ())
-    monkeypatch.setattr(kernel_library, "_packaged_toolkits", lambda: [])
+    monkeypatch.setattr(toolchain, "CUDA_FOLDERS", ())
+    monkeypatch.setattr(toolchain, "_packaged_toolkits", lambda: [])
 
 
 @pytest.fixture
@@ -167,10 +169,10 @@ def test_the_compiler_is_looked_for_where_cmake_and_installers_have_it(
 ) -> None:
     assert find_nvcc() is None
     packaged = write_nvcc(tmp_path / "packaged")
-    monkeypatch.setattr(kernel_library, "_packaged_toolkits", lambda: [str(packaged.parent)])
+    monkeypatch.setattr(toolchain, "_packaged_toolkits", lambda: [str(packaged.parent)])
     assert find_nvcc() == packaged
     installed = write_nvcc(tmp_path / "installed")
-    monkeypatch.setattr(kernel_library, "CUDA_FOLDERS", (str(installed.parent),))
+    monkeypatch.setattr(toolchain, "CUDA_FOLDERS", (str(installed.parent),))
     assert find_nvcc() == installed
     home = write_nvcc(tmp_path / "home" / "bin")
     monkeypatch.setenv("CUDA_HOME", str(tmp_path / "home"))

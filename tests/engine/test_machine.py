@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
+from iwp_export.device import memory
+from iwp_export.device.memory import MemoryWatch, available_bytes
 from iwp_export.engine import flavour as flavour_module
-from iwp_export.engine import memory
 from iwp_export.engine.flavour import Flavour, load_flavour
 from iwp_export.engine.kernels import (
     NoKernels,
@@ -24,7 +25,7 @@ from iwp_export.engine.kernels import (
     largest_workspace,
 )
 from iwp_export.engine.log import first_error, make_printing_logger, ran_out_of_memory
-from iwp_export.engine.memory import MemoryWatch, available_bytes, estimate_build_bytes
+from iwp_export.engine.memory import estimate_build_bytes
 from iwp_export.engine.monitor import make_monitor
 from iwp_export.engine.network import make_builder
 from iwp_export.engine.target import RTX, TENSORRT_10_3, TENSORRT_10_14, TENSORRT_10_15, Target, target_for

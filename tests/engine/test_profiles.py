@@ -8,7 +8,7 @@ import pytest
 
 from iwp_export.bundle.manifest import Manifest
 from iwp_export.bundle.store import Bundle
-from iwp_export.engine.profiles import Limits, Range, choose_limits, decoder_profiles, vision_profile
+from iwp_export.engine.profiles import EngineLimits, Range, choose_limits, decoder_profiles, vision_profile
 from iwp_export.errors import SettingsError
 
 
@@ -19,7 +19,7 @@ def manifest(tiny_bundle: Path) -> Manifest:
 
 
 def test_defaults_follow_the_model(manifest: Manifest) -> None:
-    assert choose_limits(manifest.decoder, manifest.vision) == Limits(256, 256, 1)
+    assert choose_limits(manifest.decoder, manifest.vision) == EngineLimits(256, 256, 1)
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_contradictions_are_refused(manifest: Manifest, choice: dict[str, int], 
 
 
 def test_prefill_and_decode(manifest: Manifest) -> None:
-    limits = Limits(max_context=200, max_prompt=150, max_images=2)
+    limits = EngineLimits(max_context=200, max_prompt=150, max_images=2)
     prefill, decode = decoder_profiles(manifest, limits, keep=0.5)
     assert prefill.shapes["input_ids"] == ((1, 1), (1, 112), (1, 150))
     assert prefill.shapes["image_features"] == ((1, 128), (64, 128), (128, 128))

@@ -19,6 +19,7 @@ import pytest
 import torch
 
 import iwp_export
+from iwp_export.backends.torch.session import TorchSession
 from iwp_export.bundle.store import Bundle
 from iwp_export.errors import BundleError, CheckpointError, OutputError, SettingsError
 from iwp_export.export.checkpoint import open_checkpoint
@@ -27,7 +28,6 @@ from iwp_export.export.plan import plan_export
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.runtime.model import LoadedModel
 from iwp_export.runtime.pipeline import Pipeline
-from iwp_export.validate.torch_session import TorchSession
 from tests.export.tiny import DECODERS, write_llava
 
 LAYER_1 = PruningSettings(layer=1, keep=0.3)
@@ -55,7 +55,7 @@ def test_bundle_equals_transformers_and_the_reference(tmp_path: Path, decoder: s
     assert ours.token_ids == theirs.sequences[0, len(ids) :].tolist()
     np.testing.assert_allclose(np.array(ours.logits), torch.stack(theirs.logits)[:, 0].numpy(), atol=TOLERANCE)
 
-    session = TorchSession(open_checkpoint(str(tmp_path / "model")), LAYER_1, model=model)
+    session = TorchSession(model, open_checkpoint(str(tmp_path / "model")).family, LAYER_1)
     reference = Pipeline(LoadedModel(pipeline.manifest, pipeline.processor, session))
     for keep in (None, 0.05):
         options: dict[str, Any] = {"keep": keep, "max_new_tokens": 4, "stop_at_eos": False, "return_logits": True}
@@ -76,7 +76,7 @@ def test_settings_reach_the_graph(tmp_path: Path) -> None:
     )
     pipeline = iwp_export.load(str(export_bundle(checkpoint.source, tmp_path / "out.bundle", settings)))
     reference = Pipeline(
-        LoadedModel(pipeline.manifest, pipeline.processor, TorchSession(checkpoint, settings, model=model))
+        LoadedModel(pipeline.manifest, pipeline.processor, TorchSession(model, checkpoint.family, settings))
     )
     pixels = np.random.default_rng(3).standard_normal((1, 3, 112, 112)).astype(np.float32)
     ids = np.array([2, 5, *[4] * 64, 9, 7, 12])

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from iwp_export.backends.ort.session import OrtCache
 from iwp_export.runtime.generate import Context
-from iwp_export.runtime.ort import OrtCache
 from iwp_export.runtime.pipeline import Pipeline
 from tests.runtime.toy import ASSETS
 

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from iwp_export.errors import RequestError
+from iwp_export.runtime.drawing import DIMMED_LIGHT, OUTLINE, draw_kept
 from iwp_export.runtime.images import load_image, make_picture
-from iwp_export.runtime.picture import DIMMED_LIGHT, OUTLINE, draw_kept
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
 

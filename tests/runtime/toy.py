@@ -17,18 +17,18 @@ from typing import Any
 import numpy as np
 
 import iwp_export
+from iwp_export.backends.session import Cache, Features, Floats, StepInputs, StepOutput
 from iwp_export.bundle.manifest import DecoderInfo, GraphSpec, Manifest, ModelInfo, TensorSpec, VisionInfo
 from iwp_export.bundle.store import BundleWriter
-from iwp_export.engine.plan import Fingerprint, PlanInfo
-from iwp_export.engine.plan_writer import PlanWriter
-from iwp_export.engine.profiles import Limits
+from iwp_export.engine.files import EngineInfo, Fingerprint
+from iwp_export.engine.profiles import EngineLimits
 from iwp_export.engine.target import FlavourName
+from iwp_export.engine.writer import EngineWriter
 from iwp_export.errors import BackendError
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.runtime.model import LoadedModel
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.runtime.processor import Processor
-from iwp_export.runtime.session import Cache, Features, Floats, StepInputs, StepOutput
 
 ASSETS = Path(iwp_export.__file__).parent / "assets" / "tiny_llava"
 PROCESSOR_FILES = ("chat_template.jinja", "processor_config.json", "tokenizer.json", "tokenizer_config.json")
@@ -290,7 +290,7 @@ def write_plan(
     profiles: int = 1,
 ) -> Path:
     """An engine's files whose engines are a few bytes."""
-    with PlanWriter(path) as writer:
+    with EngineWriter(path) as writer:
         for engine in (writer.paths.decoder, writer.paths.vision):
             writer.staged(engine).write_bytes(f"no engine, {engine.name}".encode())
         processor = writer.staged(writer.paths.processor)
@@ -298,5 +298,7 @@ def write_plan(
         for name in PROCESSOR_FILES:
             shutil.copy(ASSETS / name, processor)
         fingerprint = Fingerprint(flavour, version, sms, "1")
-        writer.commit(PlanInfo(fingerprint, Limits(256, 200, 1), profiles, 0.3, "build toy.bundle", toy_manifest(), {}))
+        writer.commit(
+            EngineInfo(fingerprint, EngineLimits(256, 200, 1), profiles, 0.3, "build toy.bundle", toy_manifest(), {})
+        )
     return path

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from iwp_export.engine.kernel_library import ARCHITECTURES, compile_library, find_nvcc
+from iwp_export.device.toolchain import find_nvcc
+from iwp_export.engine.kernel_library import ARCHITECTURES, compile_library
 
 NVCC = find_nvcc()
 

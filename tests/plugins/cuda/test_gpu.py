@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from iwp_export.engine.gpu import find_gpu
+from iwp_export.device.gpu import find_gpu
 from iwp_export.engine.kernel_library import check_kernels, find_kernels
 from iwp_export.errors import BackendError
 from tests.plugins.cuda.cases import Case, adversarial_cases, make_case, random_cases

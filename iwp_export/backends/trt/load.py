@@ -1,46 +1,53 @@
-"""NAME.plan becomes a session: what does not match this machine is said before TensorRT is asked."""
+"""Load an engine. Version and GPU mismatches are reported before deserialising."""
 
 from __future__ import annotations
 
 import os
 import weakref
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from iwp_export.backends.trt.device import CudaDevice, Device
+from iwp_export.backends.trt.jit import JitCache
+from iwp_export.backends.trt.runner import Runner, deserialize
+from iwp_export.backends.trt.session import TrtSession
 from iwp_export.bundle.manifest import FileEntry, Manifest
 from iwp_export.bundle.store import Verify
 from iwp_export.cache import cache_folder
+from iwp_export.device.gpu import Gpu
+from iwp_export.engine.files import EngineInfo, check_fingerprint, read_engine
 from iwp_export.engine.flavour import Flavour, load_flavour
-from iwp_export.engine.gpu import Gpu
 from iwp_export.engine.kernel_library import find_kernels
 from iwp_export.engine.kernels import PLUGIN_VARIABLE, KernelLibrary, NoKernels
 from iwp_export.engine.log import make_logger, make_printing_logger
 from iwp_export.engine.network import register_plugin
-from iwp_export.engine.plan import PlanInfo, check_fingerprint, read_plan
 from iwp_export.engine.profiles import DECODE, PREFILL
 from iwp_export.pruning.onnx_function import VERSION
-from iwp_export.runtime.model import LoadedModel
-from iwp_export.runtime.processor import Processor
-from iwp_export.runtime.trt import TrtSession
-from iwp_export.runtime.trt_device import CudaDevice, Device
-from iwp_export.runtime.trt_engine import Runner, deserialize
-from iwp_export.runtime.trt_jit import JitCache
 
 
-def load_plan(path: Path | str, verify: Verify = "quick", kernels: KernelLibrary | None = None) -> LoadedModel:
-    """Load NAME.plan with what lies beside it.
+@dataclass(frozen=True)
+class OpenedEngine:
+    """A loaded engine: its manifest within the engine's limits, its processor's folder, and the session."""
+
+    manifest: Manifest
+    processor: Path
+    session: TrtSession
+
+
+def load_engine(path: Path | str, verify: Verify = "quick", kernels: KernelLibrary | None = None) -> OpenedEngine:
+    """Load NAME.plan, with what lies beside it.
 
     Args:
         path: NAME.plan, as `iwp-export build` wrote it.
-        verify: see `iwp_export.engine.plan.read_plan`.
+        verify: see `iwp_export.engine.files.read_engine`.
         kernels: the pruning kernels; found if left out.
 
     Raises:
         BundleError: a file is missing or changed.
         BackendError: TensorRT, a GPU or the kernels are missing, or the engine is for another machine.
     """
-    paths, info = read_plan(path, verify)
+    paths, info = read_engine(path, verify)
     flavour = load_flavour(info.fingerprint.flavour)
     device = CudaDevice()
     check_fingerprint(paths, info, flavour, device.gpu, str(VERSION))
@@ -78,7 +85,7 @@ def load_plan(path: Path | str, verify: Verify = "quick", kernels: KernelLibrary
     manifest = _within(info)
     session = TrtSession(manifest, info.limits, runners, device, flavour.title, owners, save)
     weakref.finalize(session, save)  # at the end of the process, too
-    return LoadedModel(manifest, Processor(paths.processor, manifest.vision), session)
+    return OpenedEngine(manifest, paths.processor, session)
 
 
 def _require_memory(device: Device, engine: Any, profile: int) -> None:
@@ -94,7 +101,7 @@ def _register(flavour: Flavour, kernels: KernelLibrary | None, gpu: Gpu, report:
         register_plugin(flavour, kernels or find_kernels(gpu), report.append)
 
 
-def _decoder_roles(info: PlanInfo) -> dict[str, int]:
+def _decoder_roles(info: EngineInfo) -> dict[str, int]:
     """The decoder's runners and their profiles; a context starts on profile 0, so the smaller one is made first.
 
     Without a profile of their own, decode steps are short prompts; TensorRT-RTX still runs them in a context of their
@@ -109,7 +116,7 @@ def _jit_file(engine: FileEntry, gpu: Gpu) -> Path:
     return cache_folder() / "rtx" / f"{engine.sha256[:16]}-sm{gpu.sm}.cache"
 
 
-def _within(info: PlanInfo) -> Manifest:
+def _within(info: EngineInfo) -> Manifest:
     """The manifest with the engine's context as the model's: conversations end there."""
     decoder = info.manifest.decoder
     positions = min(decoder.max_positions, info.limits.max_context)

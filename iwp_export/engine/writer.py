@@ -11,11 +11,11 @@ from pathlib import Path
 from types import TracebackType
 
 from iwp_export.bundle.place import fsync_folder, lock_folder
-from iwp_export.engine.plan import FORMAT, PlanInfo, PlanPaths, hash_file
+from iwp_export.engine.files import FORMAT, EngineInfo, EnginePaths, hash_file
 from iwp_export.errors import OutputError
 
 
-class PlanWriter:
+class EngineWriter:
     """Context manager that collects an engine's files in a folder beside their target and moves them at the end.
 
     Args:
@@ -27,11 +27,11 @@ class PlanWriter:
     """
 
     def __init__(self, path: Path | str, force: bool = False) -> None:
-        self.paths = PlanPaths.of(path)
+        self.paths = EnginePaths.of(path)
         self._force = force
         self._check_target()
 
-    def __enter__(self) -> PlanWriter:
+    def __enter__(self) -> EngineWriter:
         try:
             self.paths.decoder.parent.mkdir(parents=True, exist_ok=True)
             self._clear_stale()
@@ -54,7 +54,7 @@ class PlanWriter:
         """Where to write what will be `path`, one of `paths`."""
         return self.folder / path.name
 
-    def commit(self, info: PlanInfo) -> PlanInfo:
+    def commit(self, info: EngineInfo) -> EngineInfo:
         """Hash what was staged, and move it into place; NAME.json goes first if it is there, and comes last.
 
         Returns:
@@ -65,7 +65,7 @@ class PlanWriter:
         """
         try:
             names = sorted(p.relative_to(self.folder).as_posix() for p in self._staged_files())
-            info = PlanInfo(**{**vars(info), "files": {name: hash_file(self.folder / name) for name in names}})
+            info = EngineInfo(**{**vars(info), "files": {name: hash_file(self.folder / name) for name in names}})
             text = json.dumps(info.to_dict(), indent=2, ensure_ascii=False) + "\n"
             self.staged(self.paths.info).write_text(text, encoding="utf-8")
             for file in self._staged_files():
@@ -116,7 +116,7 @@ def _known_files(info: Path) -> set[str]:
         return set()
 
 
-def _foreign(paths: PlanPaths, path: Path) -> OutputError:
+def _foreign(paths: EnginePaths, path: Path) -> OutputError:
     return OutputError(f"Cannot write {paths.decoder}: {path} is not an engine's; delete it or give another -o")
 
 

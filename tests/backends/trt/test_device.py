@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from iwp_export.engine import gpu
-from iwp_export.engine.gpu import Gpu, find_gpu, load_driver
+from iwp_export.backends.trt import device as trt_device
+from iwp_export.backends.trt.device import CudaDevice, Pool
+from iwp_export.device import gpu
+from iwp_export.device.gpu import Gpu, find_gpu, load_driver
 from iwp_export.errors import BackendError
-from iwp_export.runtime import trt_device
-from iwp_export.runtime.trt_device import CudaDevice, Pool
-from tests.runtime.fake_trt import FakeDevice
+from tests.backends.trt.fake_trt import FakeDevice
 
 
 class FakeDriver:

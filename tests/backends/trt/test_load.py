@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 
 import iwp_export
+from iwp_export.backends.trt import load as trt_load
+from iwp_export.backends.trt.runner import deserialize
 from iwp_export.bundle.store import Bundle
+from iwp_export.device.gpu import Gpu
+from iwp_export.engine.files import EnginePaths
 from iwp_export.engine.flavour import Flavour
-from iwp_export.engine.gpu import Gpu
-from iwp_export.engine.plan import PlanPaths
 from iwp_export.engine.profiles import DECODE, PREFILL
 from iwp_export.errors import BackendError, BundleError
-from iwp_export.runtime import trt_load
-from iwp_export.runtime.trt_engine import deserialize
-from tests.runtime.fake_trt import TRT, FakeDevice, FakeEngine, Log
+from tests.backends.trt.fake_trt import TRT, FakeDevice, FakeEngine, Log
 from tests.runtime.toy import toy_pipeline, write_plan, write_toy_bundle
 
 
@@ -89,7 +89,7 @@ def test_a_changed_file_is_named(tmp_path: Path) -> None:
 
 def test_a_json_of_something_else_is_refused(tmp_path: Path) -> None:
     path = write_plan(tmp_path / "toy.plan")
-    info = PlanPaths.of(path).info
+    info = EnginePaths.of(path).info
     for text, message in (("{}", "does not describe an engine"), ("{", "cannot be read")):
         info.write_text(text)
         with pytest.raises(BundleError, match=message):
@@ -98,7 +98,7 @@ def test_a_json_of_something_else_is_refused(tmp_path: Path) -> None:
 
 def test_a_newer_schema_asks_for_an_upgrade(tmp_path: Path) -> None:
     path = write_plan(tmp_path / "toy.plan")
-    info = PlanPaths.of(path).info
+    info = EnginePaths.of(path).info
     info.write_text(json.dumps({**json.loads(info.read_text()), "schema_version": 2}))
     with pytest.raises(BundleError, match="upgrade iwp-export"):
         iwp_export.load(str(path))
@@ -181,7 +181,7 @@ def test_compiled_kernels_are_kept_after_the_first_decode_step_and_at_the_end(tm
     pipeline(None, "what colour ?", max_new_tokens=1)
     assert not kept.exists()
     pipeline(None, "what colour ?", max_new_tokens=2)
-    vision, decoder = (hashlib.sha256(p.read_bytes()).hexdigest()[:16] for p in (PlanPaths.of(path).vision, path))
+    vision, decoder = (hashlib.sha256(p.read_bytes()).hexdigest()[:16] for p in (EnginePaths.of(path).vision, path))
     assert {p.name for p in kept.iterdir()} == {f"{vision}-sm89.cache", f"{decoder}-sm89.cache"}
     fake_card["decoder"].configs[0].cache.content = b"IWP more"
     del pipeline

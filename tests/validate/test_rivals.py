@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from iwp_export.pruning.rivals import choose_diverse, choose_grid, methods
 from iwp_export.pruning.settings import PruningSettings
+from iwp_export.validate.rivals import choose_diverse, choose_grid, methods
 from tests.pruning.cases import random_case
 
 

@@ -12,13 +12,13 @@ import ml_dtypes
 import numpy as np
 import onnxruntime
 
+from iwp_export.backends.trt.runner import Runner
+from iwp_export.backends.trt.session import TrtSession
 from iwp_export.bundle.manifest import Manifest
 from iwp_export.bundle.store import Bundle
-from iwp_export.engine.gpu import Gpu
-from iwp_export.engine.profiles import DECODE, PREFILL, Limits, Profile
+from iwp_export.device.gpu import Gpu
+from iwp_export.engine.profiles import DECODE, PREFILL, EngineLimits, Profile
 from iwp_export.errors import BackendError
-from iwp_export.runtime.trt import TrtSession
-from iwp_export.runtime.trt_engine import Runner
 
 TRT = SimpleNamespace(
     __name__="fake",
@@ -230,7 +230,7 @@ class Log:
 def make_session(
     path: Path,
     device: FakeDevice | None = None,
-    limits: Limits | None = None,
+    limits: EngineLimits | None = None,
     profiles: tuple[Profile, ...] = (),
     num_kept_on_host: bool = True,
     roles: tuple[str, ...] = ("vision", "prefill", "decode"),
@@ -248,5 +248,5 @@ def make_session(
         )
         if name in roles
     }
-    limits = limits or Limits(bundle.manifest.decoder.max_positions, bundle.manifest.decoder.max_positions, 4)
+    limits = limits or EngineLimits(bundle.manifest.decoder.max_positions, bundle.manifest.decoder.max_positions, 4)
     return TrtSession(bundle.manifest, limits, runners, device, "fake"), decoder, device, bundle.manifest

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 import iwp_export
+from iwp_export.backends.ort import providers
+from iwp_export.backends.ort.session import OrtCache, OrtSession
 from iwp_export.bundle.store import Bundle
 from iwp_export.errors import BackendError
-from iwp_export.runtime import providers
-from iwp_export.runtime.ort import OrtCache, OrtSession
 from iwp_export.runtime.request import build_decode, build_prompt
 from tests.runtime.toy import toy_pipeline, write_toy_bundle
 

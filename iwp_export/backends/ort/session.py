@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from iwp_export.backends.ort.providers import create_session, device_of
+from iwp_export.backends.session import Cache, Features, Floats, StepInputs, StepOutput
 from iwp_export.bundle.manifest import GraphSpec
 from iwp_export.bundle.store import Bundle
 from iwp_export.errors import BackendError
-from iwp_export.runtime.providers import create_session, device_of
-from iwp_export.runtime.session import Cache, Features, Floats, StepInputs, StepOutput
 
 ONNX_FLOAT, ONNX_FLOAT16, ONNX_BFLOAT16 = 1, 10, 16
 """Element types of the ONNX specification (TensorProto.DataType)."""
@@ -63,7 +63,7 @@ class OrtSession:
 
     Args:
         bundle: the opened bundle.
-        provider: `cpu`, `cuda`, `tensorrt` or another name that `iwp_export.runtime.providers` knows.
+        provider: `cpu`, `cuda`, `tensorrt` or another name that `iwp_export.backends.ort.providers` knows.
         threads: threads of one operator; None is ONNX Runtime's choice (all physical cores).
 
     Raises:

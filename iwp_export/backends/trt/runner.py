@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from iwp_export.backends.trt.jit import JitCache
 from iwp_export.engine.log import first_error
 from iwp_export.errors import BackendError
-from iwp_export.runtime.trt_jit import JitCache
 
 Shape = tuple[int, ...]
 

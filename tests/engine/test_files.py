@@ -7,17 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from iwp_export.engine.plan import Fingerprint, PlanInfo, PlanPaths, read_plan
-from iwp_export.engine.plan_writer import PlanWriter
-from iwp_export.engine.profiles import Limits
+from iwp_export.engine.files import EngineInfo, EnginePaths, Fingerprint, read_engine
+from iwp_export.engine.profiles import EngineLimits
+from iwp_export.engine.writer import EngineWriter
 from iwp_export.errors import OutputError
 from tests.runtime.toy import toy_manifest
 
-INFO = PlanInfo(Fingerprint("rtx", "1.7", ("86",), "1"), Limits(256, 200, 1), 2, 0.3, "build x", toy_manifest(), {})
+INFO = EngineInfo(
+    Fingerprint("rtx", "1.7", ("86",), "1"), EngineLimits(256, 200, 1), 2, 0.3, "build x", toy_manifest(), {}
+)
 
 
-def write(path: Path, content: bytes = b"engine", force: bool = False, stop: bool = False) -> PlanInfo | None:
-    with PlanWriter(path, force) as writer:
+def write(path: Path, content: bytes = b"engine", force: bool = False, stop: bool = False) -> EngineInfo | None:
+    with EngineWriter(path, force) as writer:
         for engine in (writer.paths.decoder, writer.paths.vision):
             writer.staged(engine).write_bytes(content)
         processor = writer.staged(writer.paths.processor)
@@ -32,7 +34,7 @@ def names(folder: Path) -> list[str]:
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     info = write(tmp_path / "a.plan")
-    paths, found = read_plan(tmp_path / "a.plan", "full")
+    paths, found = read_engine(tmp_path / "a.plan", "full")
     assert found == info and found == replace(INFO, files=found.files)
     assert set(found.files) == {"a.plan", "a.vision.plan", "a.processor/tokenizer.json"}
     assert names(tmp_path) == ["a.json", "a.plan", "a.processor", "a.vision.plan"]
@@ -50,7 +52,7 @@ def test_an_engine_is_replaced_only_by_force(tmp_path: Path) -> None:
         write(tmp_path / "a.plan")
     write(tmp_path / "a.plan", b"newer", force=True)
     assert (tmp_path / "a.plan").read_bytes() == b"newer"
-    read_plan(tmp_path / "a.plan")
+    read_engine(tmp_path / "a.plan")
     assert len(names(tmp_path)) == 4
 
 
@@ -58,7 +60,7 @@ def test_a_failed_replacement_leaves_the_old_engine(tmp_path: Path) -> None:
     write(tmp_path / "a.plan")
     write(tmp_path / "a.plan", b"newer", force=True, stop=True)
     assert (tmp_path / "a.plan").read_bytes() == b"engine"
-    read_plan(tmp_path / "a.plan")
+    read_engine(tmp_path / "a.plan")
 
 
 @pytest.mark.parametrize("name", ["a.json", "a.processor/thesis.tex"])
@@ -82,4 +84,4 @@ def test_what_a_killed_build_left_is_cleared(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a", "a.onnx", ".plan", "a.vision.plan"])
 def test_names_are_checked(name: str) -> None:
     with pytest.raises(OutputError):
-        PlanPaths.of(name)
+        EnginePaths.of(name)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from iwp_export.runtime.trt_jit import JitCache
-from tests.runtime.fake_trt import TRT, FakeConfig
+from iwp_export.backends.trt.jit import JitCache
+from tests.backends.trt.fake_trt import TRT, FakeConfig
 
 ENGINE: Any = SimpleNamespace(create_runtime_config=FakeConfig)
 

@@ -12,9 +12,9 @@ from typing import Any
 
 from iwp_export.bundle.manifest import FileEntry, Manifest
 from iwp_export.bundle.store import QUICK_HASH_LIMIT, READ_SIZE, Verify
+from iwp_export.device.gpu import Gpu
 from iwp_export.engine.flavour import MODULES, TITLES, Flavour
-from iwp_export.engine.gpu import Gpu
-from iwp_export.engine.profiles import Limits
+from iwp_export.engine.profiles import EngineLimits
 from iwp_export.engine.target import FlavourName
 from iwp_export.errors import BackendError, BundleError, OutputError
 
@@ -43,7 +43,7 @@ class Fingerprint:
 
 
 @dataclass(frozen=True)
-class PlanInfo:
+class EngineInfo:
     """The content of NAME.json.
 
     Attributes:
@@ -57,7 +57,7 @@ class PlanInfo:
     """
 
     fingerprint: Fingerprint
-    limits: Limits
+    limits: EngineLimits
     profiles: int
     keep: float
     source: str
@@ -78,7 +78,7 @@ class PlanInfo:
         return {"format": FORMAT, "schema_version": SCHEMA_VERSION, **body}
 
     @classmethod
-    def from_dict(cls, data: Any, where: str) -> PlanInfo:
+    def from_dict(cls, data: Any, where: str) -> EngineInfo:
         """Inverse of `to_dict`.
 
         Raises:
@@ -97,7 +97,7 @@ class PlanInfo:
                 raise ValueError(f"flavour {fingerprint['flavour']!r}")
             return cls(
                 Fingerprint(**{**fingerprint, "sms": tuple(map(str, fingerprint["sms"]))}),
-                Limits(**data["limits"]),
+                EngineLimits(**data["limits"]),
                 int(data["profiles"]),
                 float(data["keep"]),
                 str(data["source"]),
@@ -109,13 +109,13 @@ class PlanInfo:
 
 
 @dataclass(frozen=True)
-class PlanPaths:
+class EnginePaths:
     """The paths of one engine, from that of its decoder."""
 
     decoder: Path
 
     @classmethod
-    def of(cls, path: Path | str) -> PlanPaths:
+    def of(cls, path: Path | str) -> EnginePaths:
         """Paths for NAME.plan.
 
         Raises:
@@ -150,7 +150,7 @@ class PlanPaths:
         return self.processor, self.vision, self.decoder, self.info
 
 
-def read_plan(path: Path | str, verify: Verify = "quick") -> tuple[PlanPaths, PlanInfo]:
+def read_engine(path: Path | str, verify: Verify = "quick") -> tuple[EnginePaths, EngineInfo]:
     """Read NAME.json beside NAME.plan and check the files against it.
 
     Args:
@@ -161,7 +161,7 @@ def read_plan(path: Path | str, verify: Verify = "quick") -> tuple[PlanPaths, Pl
         BundleError: something is missing, changed or unreadable.
     """
     try:
-        paths = PlanPaths.of(path)
+        paths = EnginePaths.of(path)
     except OutputError as error:
         raise BundleError(str(error)) from error
     if not paths.decoder.is_file():
@@ -175,7 +175,7 @@ def read_plan(path: Path | str, verify: Verify = "quick") -> tuple[PlanPaths, Pl
         data = json.loads(paths.info.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise BundleError(f"{paths.info} cannot be read ({error}); build the engine again") from error
-    info = PlanInfo.from_dict(data, str(paths.info))
+    info = EngineInfo.from_dict(data, str(paths.info))
     for name, entry in info.files.items():
         file = paths.decoder.parent / name
         if not file.is_file():
@@ -189,7 +189,7 @@ def read_plan(path: Path | str, verify: Verify = "quick") -> tuple[PlanPaths, Pl
     return paths, info
 
 
-def check_fingerprint(paths: PlanPaths, info: PlanInfo, flavour: Flavour, gpu: Gpu, plugin_version: str) -> None:
+def check_fingerprint(paths: EnginePaths, info: EngineInfo, flavour: Flavour, gpu: Gpu, plugin_version: str) -> None:
     """Refuse an engine that this machine cannot load, before TensorRT is asked.
 
     Raises:
@@ -208,7 +208,7 @@ def check_fingerprint(paths: PlanPaths, info: PlanInfo, flavour: Flavour, gpu: G
         raise BackendError(f"{paths.decoder} {problem}: engines are not portable. Build it again with: {command}")
 
 
-def rebuild_command(paths: PlanPaths, info: PlanInfo, gpu: Gpu) -> str:
+def rebuild_command(paths: EnginePaths, info: EngineInfo, gpu: Gpu) -> str:
     """The command that builds the engine again, for the GPU that is here."""
     rtx = info.fingerprint.flavour == "rtx" and gpu.sm in RTX_SMS
     target = f"--target rtx --sm {gpu.sm}" if rtx else "--target tensorrt"

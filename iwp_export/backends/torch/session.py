@@ -1,8 +1,8 @@
-"""The torch reference behind the runtime's own interface: the same prompts, loop and caches, torch for the graphs."""
+"""The torch reference behind the interface of backends: the same prompts, loop and caches, torch for the graphs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from iwp_export.export.checkpoint import Checkpoint
-from iwp_export.export.decoder import PrunedDecoder
-from iwp_export.pruning.rivals import Method
+from iwp_export.backends.session import Cache, Features, Floats, StepInputs, StepOutput
+from iwp_export.backends.torch.decoder import PrunedDecoder, select_in_torch
+from iwp_export.models import Family
 from iwp_export.pruning.settings import PruningSettings
-from iwp_export.runtime.session import Cache, Features, Floats, StepInputs, StepOutput
+from iwp_export.pruning.torch_select import Select
 
 
 @dataclass(frozen=True)
@@ -47,35 +47,32 @@ class TorchCache:
         return sum(value.nbytes for value in self.values)
 
 
+SelectFor = Callable[[Tensor], Select]
+"""From the image features [N, D] of a call to the pruning op that it uses: rivals choose by features."""
+
+
 class TorchSession:
     """A checkpoint's transformers modules run by torch, pruned by the torch selection or by a rival's.
 
     Args:
-        checkpoint: where the model comes from.
+        model: the transformers model.
+        family: its family.
         settings: where and how to prune.
-        dtype: element type of weights and activations.
-        model: the transformers model, if it is loaded already.
+        select_for: the pruning op of each call; IWP's with `settings` if left out.
     """
 
     provider = "torch"
 
     def __init__(
-        self, checkpoint: Checkpoint, settings: PruningSettings, dtype: torch.dtype = torch.float32, model: Any = None
+        self, model: Any, family: Family, settings: PruningSettings, select_for: SelectFor | None = None
     ) -> None:
-        self.family = checkpoint.family
-        self.model = model if model is not None else load_model(checkpoint, dtype)
-        self.method = Method(settings)
-        self.decoder = PrunedDecoder(
-            self.family.language_model(self.model), self.model.lm_head, settings, _unset
-        ).eval()
+        self.model, self.family = model, family
+        self._select_for = select_for or (lambda features: select_in_torch(settings))
+        self.decoder = PrunedDecoder(family.language_model(model), model.lm_head, settings, _unset).eval()
 
-    def with_method(self, method: Method) -> TorchSession:
+    def choosing(self, settings: PruningSettings, select_for: SelectFor | None = None) -> TorchSession:
         """This session with another way to choose tokens; the model is shared."""
-        other = object.__new__(TorchSession)
-        other.__dict__.update(self.__dict__)
-        other.method = method
-        other.decoder = PrunedDecoder(self.decoder.language_model, self.decoder.head, method.settings, _unset).eval()
-        return other
+        return TorchSession(self.model, self.family, settings, select_for)
 
     def encode(self, pixel_values: Floats) -> Features:
         with torch.no_grad():
@@ -90,7 +87,7 @@ class TorchSession:
         values = [image.values for image in features if isinstance(image, TorchFeatures)]
         size, dtype = self.decoder.language_model.config.hidden_size, self.model.dtype
         joined = torch.cat(values) if values else torch.zeros(1, size, dtype=dtype)
-        self.decoder.select = self.method.select(joined)
+        self.decoder.select = self._select_for(joined)
         arrays = (inputs.feature_index, inputs.query_weights, inputs.position_ids)
         with torch.no_grad():
             logits, present, kept = self.decoder(
@@ -108,15 +105,6 @@ class TorchSession:
         attention = layers[0].self_attn
         heads = attention.k_proj.out_features // attention.head_dim
         return [torch.zeros(1, heads, 0, attention.head_dim, dtype=self.model.dtype) for _ in range(2 * len(layers))]
-
-
-def load_model(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
-    """The checkpoint's stock transformers model, ready for inference."""
-    from transformers import AutoModelForImageTextToText
-
-    return AutoModelForImageTextToText.from_pretrained(
-        checkpoint.folder, dtype=dtype, attn_implementation="sdpa", local_files_only=True
-    ).eval()
 
 
 def _unset(*inputs: Tensor) -> Tensor:

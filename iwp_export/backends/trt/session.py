@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from iwp_export.backends.session import Cache, Features, Floats, StepInputs, StepOutput
+from iwp_export.backends.trt.device import Block, Device, Pool
+from iwp_export.backends.trt.runner import Placed, Runner, Shape
 from iwp_export.bundle.manifest import Manifest
-from iwp_export.engine.profiles import Limits
+from iwp_export.engine.profiles import EngineLimits
 from iwp_export.errors import RequestError
-from iwp_export.runtime.session import Cache, Features, Floats, StepInputs, StepOutput
-from iwp_export.runtime.trt_device import Block, Device, Pool
-from iwp_export.runtime.trt_engine import Placed, Runner, Shape
 
 ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 HOST_OUTPUTS: dict[str, Any] = {"logits": np.float32, "kept_index": np.int64}
@@ -66,7 +66,7 @@ class TrtSession:
     def __init__(
         self,
         manifest: Manifest,
-        limits: Limits,
+        limits: EngineLimits,
         runners: Mapping[str, Runner],
         device: Device,
         provider: str,

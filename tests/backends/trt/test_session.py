@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+from iwp_export.backends.ort.session import OrtSession
+from iwp_export.backends.trt.session import TrtCache, TrtSession
 from iwp_export.bundle.store import Bundle
-from iwp_export.engine.profiles import DECODE, PREFILL, Limits, choose_limits, decoder_profiles, profiles_for
+from iwp_export.engine.profiles import DECODE, PREFILL, EngineLimits, choose_limits, decoder_profiles, profiles_for
 from iwp_export.errors import BackendError, RequestError
 from iwp_export.runtime.model import LoadedModel
-from iwp_export.runtime.ort import OrtSession
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.runtime.processor import Processor
 from iwp_export.runtime.request import build_decode, build_prompt
-from iwp_export.runtime.trt import TrtCache, TrtSession
-from tests.runtime import fake_trt
-from tests.runtime.fake_trt import make_session
+from tests.backends.trt import fake_trt
+from tests.backends.trt.fake_trt import make_session
 from tests.runtime.toy import toy_pipeline, write_toy_bundle
 
 IMAGE, OTHER = np.random.default_rng(3).integers(0, 256, (2, 60, 90, 3), np.uint8)
@@ -151,12 +151,12 @@ def test_a_failed_step_leaves_the_cache_as_it_was(bundle: Path) -> None:
 @pytest.mark.parametrize(
     ("limits", "message"),
     [
-        (Limits(512, 60, 4), r"has 66 tokens in one call, the engine takes 60.*--max-prompt"),
-        (Limits(60, 66, 4), r"has 66 tokens in all, the engine takes 60.*--max-context"),
-        (Limits(512, 512, 0), r"has 64 visual tokens in one call, the engine takes 0.*--max-images"),
+        (EngineLimits(512, 60, 4), r"has 66 tokens in one call, the engine takes 60.*--max-prompt"),
+        (EngineLimits(60, 66, 4), r"has 66 tokens in all, the engine takes 60.*--max-context"),
+        (EngineLimits(512, 512, 0), r"has 64 visual tokens in one call, the engine takes 0.*--max-images"),
     ],
 )
-def test_requests_beyond_the_engine_name_the_option(bundle: Path, limits: Limits, message: str) -> None:
+def test_requests_beyond_the_engine_name_the_option(bundle: Path, limits: EngineLimits, message: str) -> None:
     session, *_ = make_session(bundle, limits=limits)
     with pytest.raises(RequestError, match=message):
         prompt(session, session.new_cache(), bundle)

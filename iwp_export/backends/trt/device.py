@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy.typing as npt
 
-from iwp_export.engine.gpu import Gpu, check, gpu_of, load_driver
+from iwp_export.device.gpu import Gpu, check, gpu_of, load_driver
 from iwp_export.errors import BackendError
 
 Array = npt.NDArray[Any]

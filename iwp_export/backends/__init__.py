@@ -1,0 +1,1 @@
+"""What runs the graphs: torch, ONNX Runtime, TensorRT, all behind one interface."""

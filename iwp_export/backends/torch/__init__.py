@@ -1,0 +1,1 @@
+"""The torch reference. The only part of the runtime side that needs torch."""

@@ -1,0 +1,1 @@
+"""This machine: GPU, memory, installed packages and compilers. Needs no torch."""
