@@ -41,23 +41,27 @@ TIE = 1e-4
 
 
 def encode(pipeline: Pipeline, question: Question) -> tuple[Any, Any]:
-    """Token ids [S] and pixels [1, 3, h, w] of a question, by the bundle's own processor."""
+    """Token ids [S] and the picture of a question, by the bundle's own processor."""
     text = pipeline.processor.render([user_message(question.question, 1)])
-    return pipeline.processor.token_ids(text, 1), pipeline.processor.image(question.image).pixel_values
+    picture = pipeline.processor.image(question.image)
+    return pipeline.processor.token_ids(text, [picture]), picture
 
 
 def answer(pipeline: Pipeline, question: Question, keep: float) -> Result:
-    token_ids, pixels = encode(pipeline, question)
-    return pipeline.generate_ids(token_ids, pixels, max_new_tokens=MAX_NEW_TOKENS, keep=keep, return_logits=True)
+    token_ids, picture = encode(pipeline, question)
+    return pipeline.generate_ids(token_ids, [picture], max_new_tokens=MAX_NEW_TOKENS, keep=keep, return_logits=True)
 
 
 def compare_with_generate(pipeline: Pipeline, model: Any, questions: Sequence[Question]) -> dict[str, Any]:
     """At keep 1: greedy tokens of transformers' `generate`, and the largest difference of its logits."""
     different, gap = 0, 0.0
     for question in questions:
-        token_ids, pixels = encode(pipeline, question)
+        token_ids, picture = encode(pipeline, question)
         ours = answer(pipeline, question, 1.0)
-        inputs = {"input_ids": torch.from_numpy(token_ids)[None], "pixel_values": torch.from_numpy(pixels)}
+        inputs = {
+            "input_ids": torch.from_numpy(token_ids)[None],
+            **{k: torch.from_numpy(v) for k, v in picture.inputs.items()},
+        }
         output = model.generate(
             **inputs,
             attention_mask=torch.ones_like(inputs["input_ids"]),

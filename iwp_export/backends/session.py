@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
+Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class StepInputs:
         input_ids: int64 [1, S].
         feature_index: int64 [1, S], row in the call's image features at a visual token, -1 at text.
         query_weights: float32 [1, S], weights of the tokens in the mean query; their sum is not zero.
-        position_ids: int64 [1, S], positions in the unpruned sequence.
+        position_ids: int64 [1, S] or, with M-RoPE, [3, 1, S]: positions in the unpruned sequence.
         num_kept: tokens of this call, text and visual, that go on past the pruning layer.
     """
 
@@ -80,11 +81,11 @@ class Session(Protocol):
     def provider(self) -> str:
         """What executes the graphs, as this backend names it."""
 
-    def encode(self, pixel_values: Floats) -> Features:
-        """Run the vision tower and the projector on one image.
+    def encode(self, inputs: Mapping[str, Array]) -> Features:
+        """Run the vision graph on one image.
 
         Args:
-            pixel_values: float32 [T, 3, h, w], the tiles of the image.
+            inputs: the graph's inputs by name (`Picture.inputs`).
         """
 
     def new_cache(self) -> Cache:

@@ -140,7 +140,7 @@ def announce(machine: Machine) -> None:
 def describe(plan: BuildPlan) -> str:
     """A plan as text for people."""
     manifest = plan.bundle.manifest
-    visual = manifest.vision.tokens_per_image
+    visual = manifest.vision.tokens.typical
     rows: list[tuple[str, Any]] = [
         ("model", f"{manifest.model.name} ({manifest.decoder.layers} layers, {manifest.decoder.dtype})"),
         ("loads on", plan.machine.loads_on),

@@ -116,7 +116,7 @@ def describe(plan: ExportPlan) -> str:
             ("model", f"{model.name} ({model.model_type}) from {model.source}"),
             ("decoder", f"{decoder.layers} layers of {decoder.hidden_size}, {decoder.dtype}"),
             ("pruning", f"at the input of layer {settings.layer}"),
-            ("tokens", f"keep {settings.keep:.2f} -> {plan.num_kept} of {plan.num_visual} visual tokens"),
+            ("tokens", f"keep {settings.keep:.2f} -> {plan.num_visual_kept} of {plan.num_visual} visual tokens"),
             ("cache", f"{full} -> {pruned} for one image and {TEXT_TOKENS} text tokens"),
             ("weights", human_bytes(plan.weight_bytes)),
         ]
@@ -130,7 +130,7 @@ def summarise(plan: ExportPlan) -> dict[str, Any]:
         "decoder": vars(plan.decoder),
         "pruning": plan.settings.to_dict(),
         "visual_tokens": plan.num_visual,
-        "visual_tokens_kept": plan.num_kept,
+        "visual_tokens_kept": plan.num_visual_kept,
         "text_tokens": TEXT_TOKENS,
         "cache_bytes_unpruned": plan.cache_bytes(TEXT_TOKENS, pruned=False),
         "cache_bytes": plan.cache_bytes(TEXT_TOKENS),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from iwp_export.bundle.manifest import DecoderInfo, GraphSpec, Manifest, VisionInfo
+from iwp_export.bundle.manifest import Bounds, DecoderInfo, GraphSpec, Manifest, VisionInfo
 from iwp_export.errors import SettingsError
 
 DEFAULT_CONTEXT = 4096
@@ -37,19 +37,6 @@ class EngineLimits:
         return f"{self.max_context} tokens, {self.max_prompt} a call with up to {self.max_images} image(s)"
 
 
-@dataclass(frozen=True)
-class Range:
-    """Least, typical and greatest value of a dimension."""
-
-    least: int
-    typical: int
-    greatest: int
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.least <= self.typical <= self.greatest:
-            raise ValueError(f"a range must rise, got {self}")
-
-
 Shapes = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 """Least, typical and greatest shape of an input."""
 
@@ -59,7 +46,7 @@ class Profile:
     """An optimisation profile: shapes of the inputs, and values of those that are lengths themselves."""
 
     shapes: Mapping[str, Shapes]
-    values: Mapping[str, Range]
+    values: Mapping[str, Bounds]
 
 
 def choose_limits(
@@ -74,7 +61,7 @@ def choose_limits(
     Raises:
         SettingsError: they contradict each other or the model.
     """
-    positions, per_image = decoder.max_positions, vision.tokens_per_image
+    positions, per_image = decoder.max_positions, vision.tokens.greatest
     visual = max_images * per_image
     context = min(positions, DEFAULT_CONTEXT) if max_context is None else max_context
     prompt = min(context, visual + PROMPT_TEXT) if max_prompt is None else max_prompt
@@ -105,22 +92,22 @@ def decoder_profiles(manifest: Manifest, limits: EngineLimits, keep: float | Non
         limits: what the engine can hold.
         keep: the typical keep ratio; None is the exported one.
     """
-    visual = manifest.vision.tokens_per_image
+    visual, greatest = manifest.vision.tokens.typical, limits.max_images * manifest.vision.tokens.greatest
     kept = manifest.pruning.num_keep(visual, keep)
     prompt = min(limits.max_prompt, visual + TYPICAL_TEXT)
     past = limits.max_context - 1
-    one = Range(1, 1, 1)
+    one = Bounds(1, 1, 1)
 
-    def decode_past(tokens: int) -> Range:
-        return Range(1, min(past, tokens + TYPICAL_TEXT + TYPICAL_ANSWER), past)
+    def decode_past(tokens: int) -> Bounds:
+        return Bounds(1, min(past, tokens + TYPICAL_TEXT + TYPICAL_ANSWER), past)
 
     graph = manifest.graphs["decoder"]
     prefill = {
-        "tokens": Range(1, prompt, limits.max_prompt),
-        "features": Range(1, visual, limits.max_images * visual),
-        "past_full": Range(0, 0, past),
-        "past_pruned": Range(0, 0, past),
-        "num_kept": Range(1, min(prompt, kept + TYPICAL_TEXT), limits.max_prompt),
+        "tokens": Bounds(1, prompt, limits.max_prompt),
+        "features": Bounds(1, visual, greatest),
+        "past_full": Bounds(0, 0, past),
+        "past_pruned": Bounds(0, 0, past),
+        "num_kept": Bounds(1, min(prompt, kept + TYPICAL_TEXT), limits.max_prompt),
     }
     decode = {
         "tokens": one,
@@ -142,12 +129,12 @@ def profiles_for(manifest: Manifest, limits: EngineLimits, keep: float | None, c
 
 def vision_profile(manifest: Manifest) -> Profile:
     """The vision tower's profile: one image a call, as the runtime runs it."""
-    return _profile(manifest.graphs["vision"], {"tiles": Range(1, 1, 1)})
+    return _profile(manifest.graphs["vision"], manifest.vision.dims)
 
 
-def _profile(graph: GraphSpec, ranges: Mapping[str, Range]) -> Profile:
+def _profile(graph: GraphSpec, ranges: Mapping[str, Bounds]) -> Profile:
     shapes: dict[str, Shapes] = {}
-    values: dict[str, Range] = {}
+    values: dict[str, Bounds] = {}
     for tensor in graph.inputs:
         if tensor.name in ranges:
             values[tensor.name] = ranges[tensor.name]
@@ -156,7 +143,7 @@ def _profile(graph: GraphSpec, ranges: Mapping[str, Range]) -> Profile:
         for dim in tensor.shape:
             if isinstance(dim, str) and dim not in ranges:
                 raise SettingsError(f"input {tensor.name} has dimension {dim!r}, which this version does not know")
-            dims.append(ranges[dim] if isinstance(dim, str) else Range(dim, dim, dim))
+            dims.append(ranges[dim] if isinstance(dim, str) else Bounds(dim, dim, dim))
         shapes[tensor.name] = (
             tuple(dim.least for dim in dims),
             tuple(dim.typical for dim in dims),

@@ -11,7 +11,8 @@ import numpy as np
 
 from iwp_export.errors import CheckpointError
 from iwp_export.graph.weights import DTYPES, StoredTensor, read_header, renamed
-from iwp_export.models import ALIASES, Family, family
+from iwp_export.models import ALIASES, find_family
+from iwp_export.models.common.family import Family
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -33,6 +34,15 @@ PROCESSOR_FILES = (
     "generation_config.json",
 )
 """What the runtime needs to turn prompts and images into tensors and tokens into text."""
+
+
+RENAMES = (
+    (r"^language_model\.lm_head\.", "lm_head."),
+    (r"^language_model\.(model\.)?", "model.language_model."),
+    (r"^(model\.)?vision_tower\.(vision_model\.)?", "model.vision_tower."),
+    (r"^multi_modal_projector\.", "model.multi_modal_projector."),
+    (r"^image_newline$", "model.image_newline"),
+)
 
 
 @dataclass(frozen=True)
@@ -59,7 +69,7 @@ class Checkpoint:
         tensors: dict[str, StoredTensor] = {}
         for file in weight_files(self.folder):
             tensors.update(read_header(file))
-        return renamed(tensors, self.family.RENAMES)
+        return renamed(tensors, RENAMES)
 
     def size(self) -> tuple[int, bool]:
         """Number of parameters, and whether they have 16 bits; from the index while the weights are not here.
@@ -118,7 +128,7 @@ def open_checkpoint(model: str, *, revision: str | None = None, weights: bool = 
         raise CheckpointError(f"no model {model!r}: give a folder, a Hub id (owner/name) or one of: {known}")
     config = _read_config(folder, model)
     name = model if model in ALIASES else (folder.resolve().name if folder.name and source == model else "")
-    return Checkpoint(name or target.split("/")[-1], source, folder, config, family(config.model_type), revision)
+    return Checkpoint(name or target.split("/")[-1], source, folder, config, find_family(config.model_type), revision)
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -167,7 +177,7 @@ def _read_config(folder: Path, model: str) -> Any:
         raise CheckpointError(f"{path} is not a model's configuration ({error!r})") from error
     if "auto_map" in raw:
         raise CheckpointError(f"{model} needs code from its own repository (trust_remote_code), which is never run")
-    family(model_type)  # refuses an unsupported family before transformers reads the rest
+    find_family(model_type)  # refuses an unsupported family before transformers reads the rest
     from transformers import AutoConfig
 
     try:

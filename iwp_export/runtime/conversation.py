@@ -5,19 +5,24 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
+from typing import Any
 
 from iwp_export.backends.session import Ints
 from iwp_export.errors import RequestError
-from iwp_export.runtime.generate import Context
-from iwp_export.runtime.images import ImageSource, Picture
-from iwp_export.runtime.model import Call, LoadedModel
+from iwp_export.models.common.picture import Picture
+from iwp_export.runtime.generate import Call, Context
+from iwp_export.runtime.images import ImageSource
+from iwp_export.runtime.model import LoadedModel
 from iwp_export.runtime.processor import Message, assistant_message, user_message
 from iwp_export.runtime.request import check_request_keep
 from iwp_export.runtime.result import AnswerStream, Result
-from iwp_export.runtime.sampling import make_chooser
+from iwp_export.runtime.sampling import AnswerOptions, make_chooser
 
 Images = ImageSource | Sequence[ImageSource] | None
 """One image, several, or none."""
+
+
+AGAIN = "the conversation was run again from its first token"
 
 
 class Conversation:
@@ -25,7 +30,7 @@ class Conversation:
 
     Only a turn's new tokens are run: the cache holds the earlier ones. An image's visual tokens are pruned once, in
     the turn that brings it, with that turn's question; later turns see the tokens that stayed. If the chat template
-    renders the earlier turns otherwise than they were run, the whole conversation is read anew, all its images
+    renders the earlier turns otherwise than they were run, the whole conversation is run again, all its images
     competing in one pool, and `Result.note` says so.
     """
 
@@ -44,55 +49,29 @@ class Conversation:
         return list(self._messages)
 
     def ask(
-        self,
-        prompt: str,
-        image: Images = None,
-        *,
-        max_new_tokens: int = 64,
-        temperature: float = 0.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        seed: int | None = None,
-        on_token: Callable[[str], None] | None = None,
+        self, prompt: str, image: Images = None, *, on_token: Callable[[str], None] | None = None, **options: Any
     ) -> Result:
         """One turn, answered whole; see `Pipeline.__call__`."""
-        stream = self.stream(
-            prompt,
-            image,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            seed=seed,
-        )
+        stream = self.stream(prompt, image, **options)
         for piece in stream:
             if on_token is not None:
                 on_token(piece)
         return stream.result
 
-    def stream(
-        self,
-        prompt: str,
-        image: Images = None,
-        *,
-        max_new_tokens: int = 64,
-        temperature: float = 0.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        seed: int | None = None,
-    ) -> AnswerStream:
+    def stream(self, prompt: str, image: Images = None, **options: Any) -> AnswerStream:
         """One turn, piece by piece. A stream that is not read to its end leaves the conversation without this turn."""
         start = time.perf_counter()
-        choose = make_chooser(temperature, top_k, top_p, seed)
-        limits = self._model.limits(max_new_tokens)
+        wanted = AnswerOptions(**options)
+        choose = make_chooser(wanted.temperature, wanted.top_k, wanted.top_p, wanted.seed)
+        limits = self._model.limits(wanted.max_new_tokens)
         if not isinstance(prompt, str):
             raise RequestError(f"a prompt is a text, got {type(prompt).__name__}")
         processor = self._model.processor
         new = [processor.image(source) for source in image_list(image)]
         messages = [*self._messages, user_message(prompt, len(new))]
         pictures = [*self._pictures, *new]
-        call = self._plan(processor.token_ids(processor.render(messages), len(pictures)), pictures)
-        limits.check_prompt(call.inputs)
+        call = self._plan(processor.token_ids(processor.render(messages), pictures), pictures)
+        limits.check_prompt(call)
         call = replace(call, preprocess=time.perf_counter() - start)
         self._turn += 1
         answer = self._model.answer(call, choose, limits)
@@ -107,20 +86,20 @@ class Conversation:
             note = self._difference(token_ids, pictures)
         if note:
             context, known = Context(self._model.session.new_cache()), 0
-        call = self._model.prepare(context, token_ids[known:], pictures[len(context.pictures) :], self._keep)
+        call = self._model.prepare(context, token_ids[known:], pictures[len(context.digests) :], self._keep)
         return replace(call, note=note)
 
     def _difference(self, token_ids: Ints, pictures: list[Picture]) -> str:
         """Why the cache does not hold the beginning of this conversation, or an empty string if it does."""
         context = self._context
         known = len(context.token_ids)
-        digests = [picture.digest for picture in pictures[: len(context.pictures)]]
+        digests = [picture.digest for picture in pictures[: len(context.digests)]]
         if not context.intact:
-            return "the conversation was read anew: the last call was interrupted"
-        if digests != context.pictures or token_ids[:known].tolist() != context.token_ids:
-            return "the conversation was read anew: its beginning differs from what the cache holds"
+            return f"{AGAIN}: the last call was interrupted"
+        if digests != context.digests or token_ids[:known].tolist() != context.token_ids:
+            return f"{AGAIN}: its beginning differs from what the cache holds"
         if len(token_ids) == known:
-            return "the conversation was read anew: the cache holds all of it already"
+            return f"{AGAIN}: the cache holds all of it already"
         return ""
 
     def _follow(

@@ -1,9 +1,7 @@
-"""Images as a request brings them, and as the model sees them."""
+"""Images as a request brings them."""
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
@@ -11,26 +9,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-from iwp_export.backends.session import Floats
 from iwp_export.errors import RequestError
 
 ImageSource: TypeAlias = str | Path | Image.Image | npt.NDArray[np.uint8]
 """A file's path, a PIL image, or an array uint8 [H, W, 3] in RGB."""
-
-
-@dataclass(frozen=True, eq=False)
-class Picture:
-    """A preprocessed image.
-
-    Attributes:
-        pixel_values: float32 [T, 3, h, w], what the vision tower takes.
-        seen: uint8 [h, w, 3], the same pixels as the model saw them, resized and cropped.
-        digest: hash of `pixel_values`; equal pictures have equal features.
-    """
-
-    pixel_values: Floats
-    seen: npt.NDArray[np.uint8]
-    digest: bytes
 
 
 def load_image(source: ImageSource) -> Image.Image:
@@ -53,17 +35,3 @@ def load_image(source: ImageSource) -> Image.Image:
     if isinstance(source, Image.Image):
         return ImageOps.exif_transpose(source).convert("RGB")
     raise RequestError(f"an image is a path, a PIL image or a uint8 array, got {type(source).__name__}")
-
-
-def make_picture(pixel_values: npt.ArrayLike, mean: npt.ArrayLike = 0.0, std: npt.ArrayLike = 1.0) -> Picture:
-    """A picture from what an image processor made.
-
-    Args:
-        pixel_values: [T, 3, h, w]; the first tile is the one to show.
-        mean, std: per channel, what the processor subtracted and then divided by.
-    """
-    pixels = np.ascontiguousarray(pixel_values, dtype=np.float32)
-    channels = pixels[0].transpose(1, 2, 0) * np.asarray(std, np.float32) + np.asarray(mean, np.float32)
-    seen = np.rint(np.clip(channels, 0, 1) * 255).astype(np.uint8)
-    header = repr(pixels.shape).encode()
-    return Picture(pixels, seen, hashlib.blake2b(header + pixels.tobytes(), digest_size=16).digest())

@@ -29,7 +29,7 @@ import torch
 
 from iwp_export.export.exporter import export_bundle
 from iwp_export.pruning.settings import PruningSettings
-from iwp_export.runtime.request import build_decode, build_prompt
+from tests.runtime.toy import build_decode, build_prompt
 
 TEXT_TOKENS = 32
 SETTINGS = PruningSettings(layer=4, keep=0.3)

@@ -41,12 +41,14 @@ def compare(checkpoint: str, folder: Path) -> dict[str, Any]:
     reference = Pipeline(LoadedModel(pipeline.manifest, pipeline.processor, session))
     rng = np.random.default_rng(0)
     vision = pipeline.manifest.vision
-    ids = np.concatenate([[1, 5, 6], [vision.image_token_id] * vision.tokens_per_image, rng.integers(5, 30000, 29)])
-    pixels = rng.standard_normal((1, 3, *vision.image_size)).astype(np.float32)
+    ids = np.concatenate([[1, 5, 6], [vision.image_token_id] * vision.tokens.typical, rng.integers(5, 30000, 29)])
+    size = vision.geometry["pixels"]
+    pixels = rng.standard_normal((1, 3, size, size)).astype(np.float32)
+    pictures = [pipeline.processor.picture({"pixel_values": pixels})]
     rows = []
     for keep in KEEPS:
         options: dict[str, Any] = {"keep": keep, "max_new_tokens": NEW_TOKENS, "return_logits": True}
-        a, b = (runner.generate_ids(ids, pixels, stop_at_eos=False, **options) for runner in (pipeline, reference))
+        a, b = (runner.generate_ids(ids, pictures, stop_at_eos=False, **options) for runner in (pipeline, reference))
         rows.append(
             {
                 "keep": keep,

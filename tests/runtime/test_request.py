@@ -9,7 +9,8 @@ import pytest
 
 from iwp_export.errors import RequestError
 from iwp_export.pruning.settings import PruningSettings
-from iwp_export.runtime.request import build_decode, build_prompt, kept_patches, query_weights
+from iwp_export.runtime.request import kept_patches, query_weights
+from tests.runtime.toy import build_decode, build_prompt
 
 IMAGE = 4
 PROMPT = [2, 5, IMAGE, IMAGE, IMAGE, IMAGE, 8, IMAGE, IMAGE, 9, 6]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from iwp_export.backends.ort.providers import create_session, device_of
-from iwp_export.backends.session import Cache, Features, Floats, StepInputs, StepOutput
+from iwp_export.backends.session import Array, Cache, Features, StepInputs, StepOutput
 from iwp_export.bundle.manifest import GraphSpec
 from iwp_export.bundle.store import Bundle
 from iwp_export.errors import BackendError
@@ -88,10 +88,11 @@ class OrtSession:
         self._manifest = bundle.manifest
         self._no_image = _zeros((1, bundle.manifest.vision.feature_size), bundle.manifest.decoder.dtype)
 
-    def encode(self, pixel_values: Floats) -> Features:
+    def encode(self, inputs: Mapping[str, Array]) -> Features:
         """See `Session.encode`."""
         binding = self._vision.io_binding()
-        binding.bind_cpu_input("pixel_values", np.ascontiguousarray(pixel_values, np.float32))
+        for name, array in inputs.items():
+            binding.bind_cpu_input(name, np.ascontiguousarray(array))
         binding.bind_output("image_features", *self._device)
         _run(self._vision, binding)
         value = binding.get_outputs()[0]

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from iwp_export.backends.session import Cache, Features, Floats, StepInputs, StepOutput
+from iwp_export.backends.session import Array, Cache, Features, StepInputs, StepOutput
 from iwp_export.backends.trt.device import Block, Device, Pool
 from iwp_export.backends.trt.runner import Placed, Runner, Shape
 from iwp_export.bundle.manifest import Manifest
@@ -94,10 +94,10 @@ class TrtSession:
     def _row_bytes(self) -> int:
         return self._manifest.vision.feature_size * self._item
 
-    def encode(self, pixel_values: Floats) -> Features:
+    def encode(self, inputs: Mapping[str, Array]) -> Features:
         """See `Session.encode`."""
         self._device.activate()
-        pixels = self._upload("pixel_values", np.ascontiguousarray(pixel_values, np.float32))
+        placed = {name: self._upload(name, np.ascontiguousarray(array)) for name, array in inputs.items()}
         blocks: list[Block] = []
 
         def place(name: str, shape: Shape) -> int:
@@ -105,7 +105,7 @@ class TrtSession:
             return blocks[-1].address
 
         try:
-            shapes = self._runners["vision"].run({"pixel_values": pixels}, {}, place)
+            shapes = self._runners["vision"].run(placed, {}, place)
             self._device.synchronize()
         except BaseException:
             self._pool.give(blocks)
@@ -222,7 +222,7 @@ class TrtSession:
         return held.address
 
     def _check(self, tokens: int, features: Sequence[Features], cache: TrtCache) -> None:
-        limits, per_image = self._limits, self._manifest.vision.tokens_per_image
+        limits, per_image = self._limits, self._manifest.vision.tokens.greatest
         rows = sum(image.count for image in features)
         for what, wanted, most, option in (
             ("tokens in one call", tokens, limits.max_prompt, "--max-prompt"),

@@ -17,8 +17,7 @@ from iwp_export.backends.ort import providers
 from iwp_export.backends.ort.session import OrtCache, OrtSession
 from iwp_export.bundle.store import Bundle
 from iwp_export.errors import BackendError
-from iwp_export.runtime.request import build_decode, build_prompt
-from tests.runtime.toy import toy_pipeline, write_toy_bundle
+from tests.runtime.toy import build_decode, build_prompt, toy_pipeline, write_toy_bundle
 
 IMAGE, OTHER = np.random.default_rng(3).integers(0, 256, (2, 60, 90, 3), np.uint8)
 
@@ -47,7 +46,7 @@ def test_outputs_become_inputs_without_a_copy(bundle: Path) -> None:
     settings = Bundle.open(bundle).manifest.pruning
     cache = session.new_cache()
     assert isinstance(cache, OrtCache) and cache.lengths == (0, 0) and cache.nbytes == 0
-    features = session.encode(np.zeros((1, 3, 112, 112), np.float32))
+    features = session.encode({"pixel_values": np.zeros((1, 3, 112, 112), np.float32)})
     assert (features.count, features.nbytes) == (64, 64 * 3 * 4)
     session.step(build_prompt([2, *[4] * 64, 9], 4, settings, keep=0.25), [features], cache)
     assert cache.lengths == (66, 18)
