@@ -12,6 +12,7 @@ from iwp_export.bundle.store import BundleWriter
 from iwp_export.errors import BackendError
 from iwp_export.export.checkpoint import open_checkpoint
 from iwp_export.export.plan import Dtype, make_plan
+from iwp_export.graph.streaming import Losses
 from iwp_export.progress import progress
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.version import __version__
@@ -40,7 +41,7 @@ def export_bundle(
         model: an alias, a Hub id or a folder.
         output: folder of the bundle; it appears whole or not at all.
         settings: where and how to prune; the defaults if left out.
-        dtype: element type of weights and activations; `auto` is float16 for a 16-bit checkpoint, else float32.
+        dtype: element type of weights and activations; see `iwp_export.export.plan.Dtype`.
         force: replace a bundle that is there already.
         revision: branch, tag or commit of a Hub id.
 
@@ -62,15 +63,15 @@ def export_bundle(
     from iwp_export.export.trace import trace_decoder, trace_vision
 
     torch_dtype = getattr(torch, plan.decoder.dtype)
-    weights = checkpoint.weights()
+    weights, losses = checkpoint.weights(), Losses()
     with writer:
         graphs = {}
         with progress("Tracing the vision tower"):
-            vision = trace_vision(checkpoint, weights, torch_dtype)
-        graphs["vision"] = _save(vision, writer.folder, "vision")
+            vision = trace_vision(checkpoint, weights, torch_dtype, losses)
+        graphs["vision"] = _save(vision, writer.folder, "vision", losses)
         with progress("Tracing the language model"):
-            decoder = trace_decoder(checkpoint, weights, settings, torch_dtype)
-        graphs["decoder"] = _save(decoder, writer.folder, "decoder")
+            decoder = trace_decoder(checkpoint, weights, settings, torch_dtype, losses)
+        graphs["decoder"] = _save(decoder, writer.folder, "decoder", losses)
         processor = writer.folder / "processor"
         processor.mkdir()
         for file in checkpoint.processor_files():
@@ -94,8 +95,12 @@ def _require_tools() -> None:
         raise BackendError(f"exporting needs {', '.join(missing)}; install with: pip install 'iwp-export[export]'")
 
 
-def _save(model: ir.Model, folder: Path, name: str) -> GraphSpec:
-    """Write a graph and its weights, tensor by tensor; returns its entry in the manifest."""
+def _save(model: ir.Model, folder: Path, name: str, losses: Losses) -> GraphSpec:
+    """Write a graph and its weights, tensor by tensor; returns its entry in the manifest.
+
+    Raises:
+        CheckpointError: a tensor cannot be read, or holds what its element type in the graph does not.
+    """
     import onnx_ir as ir
 
     spec = GraphSpec(
@@ -115,6 +120,7 @@ def _save(model: ir.Model, folder: Path, name: str) -> GraphSpec:
             max_workers=1,
             max_in_flight_bytes=IN_FLIGHT_BYTES,
         )
+    losses.refuse()
     if not (folder / spec.weights).exists():  # a graph whose tensors are all small keeps them inside
         (folder / spec.weights).touch()
     return spec

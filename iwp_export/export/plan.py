@@ -11,7 +11,10 @@ from iwp_export.export.checkpoint import Checkpoint, open_checkpoint
 from iwp_export.models.common.family import Family
 from iwp_export.pruning.settings import PruningSettings
 
-Dtype = Literal["auto", "float32", "float16"]
+Dtype = Literal["auto", "float32", "float16", "bfloat16"]
+"""Element type of weights and activations; `auto` is float16 for a 16-bit checkpoint, else float32."""
+
+ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 """Rotary embeddings whose frequencies do not depend on the length of the prompt."""
@@ -26,6 +29,8 @@ class ExportPlan:
     decoder: DecoderInfo
     vision: VisionInfo
     weight_bytes: int
+    dtype_reason: str
+    """Why the decoder has its element type."""
 
     @property
     def num_visual(self) -> int:
@@ -66,8 +71,7 @@ def make_plan(checkpoint: Checkpoint, settings: PruningSettings, dtype: Dtype) -
             f"{checkpoint.name} cannot be pruned at layer {settings.layer}; choose layer {layers[0]} to {layers[-1]}"
         )
     generation = _generation_config(checkpoint)
-    half = checkpoint.dtype() in ("float16", "bfloat16")
-    name = ("float16" if half else "float32") if dtype == "auto" else dtype
+    name, reason = _choose_dtype(checkpoint, dtype)
     heads = text.num_attention_heads
     decoder = DecoderInfo(
         layers=text.num_hidden_layers,
@@ -82,10 +86,18 @@ def make_plan(checkpoint: Checkpoint, settings: PruningSettings, dtype: Dtype) -
         eos_token_ids=generation["eos"],
         pad_token_id=generation["pad"],
     )
-    size = checkpoint.size() * {"float16": 2, "float32": 4}[name]
+    size = checkpoint.size() * ITEM_BYTES[name]
     architecture = (config.architectures or ["unknown"])[0]
     info = ModelInfo(checkpoint.name, checkpoint.source, checkpoint.model_type, architecture, checkpoint.revision)
-    return ExportPlan(info, settings, decoder, checkpoint.family.vision_info(config), size)
+    return ExportPlan(info, settings, decoder, checkpoint.family.vision_info(config), size, reason)
+
+
+def _choose_dtype(checkpoint: Checkpoint, wanted: Dtype) -> tuple[str, str]:
+    """The element type of an export, and why it is that."""
+    if wanted != "auto":
+        return wanted, "as asked"
+    own = checkpoint.dtype()
+    return "float16" if ITEM_BYTES.get(own) == 2 else "float32", f"auto: the checkpoint is {own}"
 
 
 def _check_decoder(text: Any, family: Family) -> None:
