@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from iwp_export.version import __version__
@@ -9,6 +10,9 @@ from iwp_export.version import __version__
 if TYPE_CHECKING:
     from iwp_export.runtime.pipeline import Pipeline
 
+# ONNX Runtime reads this once, when it is imported, by whichever package. Without it, each process puts a device id and
+# a database of events for upload into the user's cache.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __all__ = ["__version__", "load"]
 
