@@ -72,9 +72,9 @@ def export_bundle(
             decoder = trace_decoder(checkpoint, weights, settings, torch_dtype)
         graphs["decoder"] = _save(decoder, writer.folder, "decoder")
         processor = writer.folder / "processor"
-        processor.mkdir()
-        for file in checkpoint.processor_files():
-            shutil.copyfile(file, processor / file.name)
+        for name in checkpoint.processor_files():
+            (processor / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(checkpoint.folder / name, processor / name)
         versions = {name: importlib.metadata.version(name) for name in TOOLS}
         manifest = Manifest(
             plan.model, settings, plan.decoder, plan.vision, graphs, tools={"iwp-export": __version__, **versions}

@@ -116,7 +116,9 @@ def _fake_model(checkpoint: Checkpoint, dtype: torch.dtype) -> Iterator[Any]:
     from transformers import AutoModelForImageTextToText
 
     with FakeTensorMode():
-        yield AutoModelForImageTextToText.from_config(checkpoint.config, dtype=dtype, attn_implementation="sdpa").eval()
+        yield AutoModelForImageTextToText.from_config(
+            checkpoint.config, dtype=dtype, attn_implementation="sdpa", trust_remote_code=False
+        ).eval()
 
 
 def _export(
