@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar, get_type_hints
@@ -81,6 +82,67 @@ class DecoderInfo:
 
 
 @dataclass(frozen=True)
+class GenerationInfo:
+    """What the checkpoint's generation_config asks of the choice of tokens.
+
+    Attributes:
+        repetition_penalty: divides the logits above 0, and multiplies those below, of tokens that were there before.
+        suppress_tokens, begin_suppress_tokens: token ids that are never chosen, and never as an answer's first.
+        min_length, min_new_tokens: no end of sequence before so many tokens, with the prompt's and without them.
+        top_k, top_p, min_p: among which tokens to draw where a request draws and does not say; None is all.
+        do_sample, temperature: for information; a request that gives no temperature takes the likeliest token.
+        ignored: settings, as `name = value`, that change transformers' tokens and are not applied.
+    """
+
+    repetition_penalty: float = 1.0
+    suppress_tokens: tuple[int, ...] = ()
+    begin_suppress_tokens: tuple[int, ...] = ()
+    min_length: int = 0
+    min_new_tokens: int = 0
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    do_sample: bool = False
+    temperature: float | None = None
+    ignored: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where a value is out of its range."""
+        for name, fits in {
+            "repetition_penalty": lambda value: _is_number(value) and 0 < value < math.inf,
+            "suppress_tokens": _are_ids,
+            "begin_suppress_tokens": _are_ids,
+            "min_length": _is_count,
+            "min_new_tokens": _is_count,
+            "top_k": lambda value: value is None or (_is_count(value) and value > 0),
+            "top_p": lambda value: value is None or (_is_number(value) and 0 < value <= 1),
+            "min_p": lambda value: value is None or (_is_number(value) and 0 <= value <= 1),
+            "do_sample": lambda value: isinstance(value, bool),
+            "temperature": lambda value: value is None or (_is_number(value) and 0 <= value < math.inf),
+            "ignored": lambda value: all(isinstance(item, str) for item in value),
+        }.items():
+            if not fits(getattr(self, name)):
+                raise ValueError(f"{name} = {getattr(self, name)!r}")
+
+    @property
+    def note(self) -> str:
+        """What is not applied, as a line; empty if nothing is."""
+        return f"generation_config asks for {', '.join(self.ignored)}, which is not applied" if self.ignored else ""
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _are_ids(value: object) -> bool:
+    return isinstance(value, tuple) and all(isinstance(item, int) and not isinstance(item, bool) for item in value)
+
+
+@dataclass(frozen=True)
 class FileEntry:
     """Size and SHA-256 of one file of the bundle."""
 
@@ -93,7 +155,8 @@ class Manifest:
     """Everything that a reader of the bundle may rely on; `files` covers every file but the manifest itself.
 
     `graphs` holds `decoder` and `vision`. `processor` names the folder with the tokenizer, image processor and
-    chat template. `tools` are the versions that made the bundle.
+    chat template. `generation` says how tokens are chosen where a request does not. `tools` are the versions that
+    made the bundle.
     """
 
     model: ModelInfo
@@ -102,6 +165,7 @@ class Manifest:
     vision: VisionInfo
     graphs: Mapping[str, GraphSpec]
     processor: str = "processor"
+    generation: GenerationInfo = field(default_factory=GenerationInfo)
     tools: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, FileEntry] = field(default_factory=dict)
 
@@ -141,6 +205,7 @@ class Manifest:
                 vision=_vision(data["vision"]),
                 graphs={name: _graph(graph) for name, graph in data["graphs"].items()},
                 processor=data["processor"],
+                generation=_generation(data.get("generation", {})),  # bundles of earlier versions lack it
                 tools=dict(data["tools"]),
                 files={name: _build(FileEntry, entry) for name, entry in data["files"].items()},
             )
@@ -169,6 +234,11 @@ def _build(kind: type[Fields], data: Mapping[str, Any]) -> Fields:
 def _vision(data: dict[str, Any]) -> VisionInfo:
     sizes = {name: (int(data[name][0]), int(data[name][1])) for name in ("image_size", "grid")}
     return _build(VisionInfo, {**data, **sizes})
+
+
+def _generation(data: dict[str, Any]) -> GenerationInfo:
+    lists = {name: tuple(value) for name, value in data.items() if isinstance(value, list)}
+    return GenerationInfo(**{**data, **lists})
 
 
 def _graph(data: dict[str, Any]) -> GraphSpec:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from iwp_export.bundle.store import BundleWriter
 from iwp_export.errors import BackendError
 from iwp_export.export.checkpoint import open_checkpoint
 from iwp_export.export.plan import Dtype, make_plan
+from iwp_export.export.proof import prove_model, prove_processor
 from iwp_export.progress import progress
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.version import __version__
@@ -49,7 +51,8 @@ def export_bundle(
 
     Raises:
         OutputError: the output exists, or cannot be written.
-        CheckpointError, SettingsError: see `iwp_export.export.plan.plan_export`.
+        CheckpointError, SettingsError: see `iwp_export.export.plan.plan_export`; or the bundle would not run, see
+            `iwp_export.export.proof`.
         BackendError: torch or another package that exporting needs is not installed.
     """
     settings = settings or PruningSettings()
@@ -64,23 +67,40 @@ def export_bundle(
     torch_dtype = getattr(torch, plan.decoder.dtype)
     weights = checkpoint.weights()
     with writer:
-        graphs = {}
+        processor = writer.folder / "processor"
+        for name in checkpoint.processor_files():
+            (processor / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(checkpoint.folder / name, processor / name)
+        versions = {name: importlib.metadata.version(name) for name in TOOLS}
+        graphs: dict[str, GraphSpec] = {}
+        manifest = Manifest(
+            plan.model,
+            settings,
+            plan.decoder,
+            plan.vision,
+            graphs,
+            generation=plan.generation,
+            tools={"iwp-export": __version__, **versions},
+        )
+        prove_model(checkpoint.config, manifest)  # before the work of minutes, and after it with the graphs
+        no_template = prove_processor(processor, plan.decoder, plan.vision)
         with progress("Tracing the vision tower"):
             vision = trace_vision(checkpoint, weights, torch_dtype)
         graphs["vision"] = _save(vision, writer.folder, "vision")
         with progress("Tracing the language model"):
             decoder = trace_decoder(checkpoint, weights, settings, torch_dtype)
         graphs["decoder"] = _save(decoder, writer.folder, "decoder")
-        processor = writer.folder / "processor"
-        for name in checkpoint.processor_files():
-            (processor / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(checkpoint.folder / name, processor / name)
-        versions = {name: importlib.metadata.version(name) for name in TOOLS}
-        manifest = Manifest(
-            plan.model, settings, plan.decoder, plan.vision, graphs, tools={"iwp-export": __version__, **versions}
-        )
+        prove_model(checkpoint.config, manifest)
         writer.commit(manifest)
+    if no_template:
+        _warn(f"{no_template}: the bundle answers token ids alone (Pipeline.generate_ids)")
+    if plan.generation.note:
+        _warn(plan.generation.note)
     return Path(output)
+
+
+def _warn(line: str) -> None:
+    print(f"iwp-export: warning: {line}", file=sys.stderr)
 
 
 def _require_tools() -> None:

@@ -11,10 +11,11 @@ from iwp_export.errors import RequestError
 from iwp_export.runtime.generate import Context
 from iwp_export.runtime.images import ImageSource, Picture
 from iwp_export.runtime.model import Call, LoadedModel
-from iwp_export.runtime.processor import Message, assistant_message, user_message
+from iwp_export.runtime.processor import assistant_message, user_message
 from iwp_export.runtime.request import check_request_keep
 from iwp_export.runtime.result import AnswerStream, Result
 from iwp_export.runtime.sampling import make_chooser
+from iwp_export.runtime.template import Message
 
 Images = ImageSource | Sequence[ImageSource] | None
 """One image, several, or none."""
@@ -83,7 +84,7 @@ class Conversation:
     ) -> AnswerStream:
         """One turn, piece by piece. A stream that is not read to its end leaves the conversation without this turn."""
         start = time.perf_counter()
-        choose = make_chooser(temperature, top_k, top_p, seed)
+        choose = make_chooser(temperature, top_k, top_p, seed, self._model.manifest.generation)
         limits = self._model.limits(max_new_tokens)
         if not isinstance(prompt, str):
             raise RequestError(f"a prompt is a text, got {type(prompt).__name__}")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy.typing as npt
 
-from iwp_export.backends.session import Features, Session, StepInputs
+from iwp_export.backends.session import Features, Floats, Session, StepInputs
 from iwp_export.bundle.manifest import Manifest
 from iwp_export.errors import RequestError
 from iwp_export.runtime.generate import AnswerLimits, Context, GenerationRecord, generate
@@ -17,7 +17,7 @@ from iwp_export.runtime.images import Picture
 from iwp_export.runtime.processor import Processor
 from iwp_export.runtime.request import build_prompt, kept_patches
 from iwp_export.runtime.result import Result, Timing
-from iwp_export.runtime.sampling import Chooser
+from iwp_export.runtime.sampling import Chooser, adjust_logits
 from iwp_export.runtime.text import Detokenizer
 
 IMAGES_REMEMBERED = 8
@@ -90,7 +90,12 @@ class LoadedModel:
         trace = GenerationRecord(logits=[] if with_logits else None)
         digests = [picture.digest for picture in call.pictures]
         text = Detokenizer(self.processor.decode)
-        for token in generate(self.session, context, call.inputs, features, digests, choose, limits, trace):
+
+        def pick(logits: Floats) -> int:
+            eos, done = decoder.eos_token_ids, len(trace.token_ids)
+            return choose(adjust_logits(logits, self.manifest.generation, eos, context.token_ids, done))
+
+        for token in generate(self.session, context, call.inputs, features, digests, pick, limits, trace):
             if token not in limits.eos_token_ids and (piece := text.add(token)):
                 yield piece
         if piece := text.finish():
@@ -102,7 +107,7 @@ class LoadedModel:
             timing=Timing(call.preprocess, vision, trace.prefill, trace.decode, len(trace.token_ids) - 1),
             prompt_tokens=reused + call.inputs.input_ids.size,
             reused_tokens=reused,
-            note=call.note,
+            note="; ".join(filter(None, (call.note, self.manifest.generation.note))),
             pictures=call.pictures,
             visual_tokens=sum(image.count for image in features),
             kept=kept_patches(call.inputs, trace.kept_index, [image.count for image in features]),
