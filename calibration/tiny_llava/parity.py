@@ -123,7 +123,7 @@ def run(artefact: Path, limit: int, provider: str | None = None) -> dict[str, An
         artefact: a bundle or an engine of tiny-llava.
         provider: of a bundle, see `iwp_export.load`.
     """
-    options = {} if provider is None else {"provider": provider}
+    options: dict[str, Any] = {} if provider is None else {"provider": provider}
     pipeline = iwp_export.load(str(artefact), **options)
     manifest = pipeline.manifest
     checkpoint = open_checkpoint(manifest.model.source)
