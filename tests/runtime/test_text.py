@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from iwp_export.errors import RequestError
 from iwp_export.runtime.text import Detokenizer, check_text
 
 TEXT = "Größe: 3 €, 日本語 und 🤖🦾! Naïve café.\n\nNext line,  two spaces"
