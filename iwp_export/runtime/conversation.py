@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
@@ -15,6 +16,7 @@ from iwp_export.runtime.processor import Message, assistant_message, user_messag
 from iwp_export.runtime.request import check_request_keep
 from iwp_export.runtime.result import AnswerStream, Result
 from iwp_export.runtime.sampling import make_chooser
+from iwp_export.runtime.split import common_length, split_calls
 
 Images = ImageSource | Sequence[ImageSource] | None
 """One image, several, or none."""
@@ -25,8 +27,9 @@ class Conversation:
 
     Only a turn's new tokens are run: the cache holds the earlier ones. An image's visual tokens are pruned once, in
     the turn that brings it, with that turn's question; later turns see the tokens that stayed. If the chat template
-    renders the earlier turns otherwise than they were run, the whole conversation is read anew, all its images
-    competing in one pool, and `Result.note` says so.
+    renders the earlier turns otherwise than they were run, the whole conversation is run again from its first token,
+    and `Result.note` says so. That is one call, in which all its images compete in one pool, or, where the backend does
+    not take so much in a call, one for each turn with images, which then compete as they did at first.
     """
 
     def __init__(self, model: LoadedModel, keep: float | None = None) -> None:
@@ -91,24 +94,51 @@ class Conversation:
         new = [processor.image(source) for source in image_list(image)]
         messages = [*self._messages, user_message(prompt, len(new))]
         pictures = [*self._pictures, *new]
-        call = self._plan(processor.token_ids(processor.render(messages), len(pictures)), pictures)
+        call = self._plan(messages, pictures)
         limits.check_prompt(call.inputs)
         call = replace(call, preprocess=time.perf_counter() - start)
         self._turn += 1
         answer = self._model.answer(call, choose, limits)
         return AnswerStream(self._follow(answer, call.context, self._turn, messages, pictures))
 
-    def _plan(self, token_ids: Ints, pictures: list[Picture]) -> Call:
-        """The shortest call after which the context holds the whole conversation."""
-        context = self._context
-        known = len(context.token_ids)
-        note = ""
-        if known:
-            note = self._difference(token_ids, pictures)
+    def _plan(self, messages: list[Message], pictures: list[Picture]) -> Call:
+        """The fewest calls after which the context holds the whole conversation; the last of them is answered."""
+        model, context = self._model, self._context
+        token_ids = self._token_ids(messages, len(pictures))
+        note = self._difference(token_ids, pictures) if context.token_ids else ""
         if note:
-            context, known = Context(self._model.session.new_cache()), 0
-        call = self._model.prepare(context, token_ids[known:], pictures[len(context.pictures) :], self._keep)
-        return replace(call, note=note)
+            context = Context(model.session.new_cache())
+        known, first = len(context.token_ids), len(context.pictures)
+        vision, limits = model.manifest.vision, model.session.call_limits
+        visual = token_ids[known:] == vision.image_token_id
+        ends = [visual.size]
+        if limits is not None and not limits.allow(visual):
+            ends = split_calls(visual, self._turn_ends(messages, token_ids, known), limits)
+            note = f"{note}, turn by turn" if note else ""
+        calls: list[Call] = []
+        for start, end in itertools.pairwise([0, *ends]):
+            count = int(visual[start:end].sum()) // vision.tokens_per_image
+            part = token_ids[known + start : known + end]
+            calls.append(model.prepare(context, part, pictures[first : first + count], self._keep, start))
+            first += count
+        return replace(calls[-1], note=note, earlier=tuple(calls[:-1]))
+
+    def _turn_ends(self, messages: list[Message], token_ids: Ints, known: int) -> list[int]:
+        """Where the users' turns end, counted from the first token that is not known.
+
+        A turn ends where its rendering without the later ones ceases to agree with the whole one.
+        """
+        ends, images = {len(token_ids)}, 0
+        for index, message in enumerate(messages[:-1]):
+            images += sum(part["type"] == "image" for part in message["content"])
+            if message["role"] == "user":
+                ends.add(common_length(self._token_ids(messages[: index + 1], images), token_ids))
+        image_token = self._model.manifest.vision.image_token_id
+        return [end - known for end in sorted(ends) if end > known and token_ids[end - 1] != image_token]
+
+    def _token_ids(self, messages: list[Message], images: int) -> Ints:
+        processor = self._model.processor
+        return processor.token_ids(processor.render(messages), images)
 
     def _difference(self, token_ids: Ints, pictures: list[Picture]) -> str:
         """Why the cache does not hold the beginning of this conversation, or an empty string if it does."""

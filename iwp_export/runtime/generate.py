@@ -115,7 +115,7 @@ def generate(
     start = time.perf_counter()
     output = context.run(session, prompt, features, pictures)
     token = choose(output.logits)
-    trace.prefill = time.perf_counter() - start
+    trace.prefill += time.perf_counter() - start
     trace.kept_index = output.kept_index
     while True:
         trace.token_ids.append(token)

@@ -26,13 +26,14 @@ IMAGES_REMEMBERED = 8
 
 @dataclass(frozen=True)
 class Call:
-    """One call of the decoder with a prompt or a further turn, ready to run."""
+    """One call of the decoder with a prompt or a further turn, ready to run after the `earlier` ones."""
 
     context: Context
     inputs: StepInputs
     pictures: tuple[Picture, ...]
     preprocess: float = 0.0
     note: str = ""
+    earlier: tuple[Call, ...] = ()
 
 
 class LoadedModel:
@@ -55,15 +56,27 @@ class LoadedModel:
         return found
 
     def prepare(
-        self, context: Context, token_ids: npt.ArrayLike, pictures: Sequence[Picture], keep: float | None
+        self,
+        context: Context,
+        token_ids: npt.ArrayLike,
+        pictures: Sequence[Picture],
+        keep: float | None,
+        ahead: int = 0,
     ) -> Call:
         """A call that appends tokens, with their images, to a context.
+
+        Args:
+            context: what the call continues.
+            token_ids: [S], with one image token for each visual token.
+            pictures: the images among them.
+            keep: fraction of their visual tokens that stays.
+            ahead: tokens of earlier calls that the context does not hold yet.
 
         Raises:
             RequestError: keep is out of range, or tokens and images do not fit each other.
         """
         vision = self.manifest.vision
-        start = len(context.token_ids)
+        start = len(context.token_ids) + ahead
         inputs = build_prompt(token_ids, vision.image_token_id, self.manifest.pruning, keep, start)
         visual, expected = int((inputs.feature_index >= 0).sum()), vision.tokens_per_image * len(pictures)
         if visual != expected:
@@ -81,16 +94,24 @@ class LoadedModel:
     def answer(
         self, call: Call, choose: Chooser, limits: AnswerLimits, *, with_logits: bool = False
     ) -> Generator[str, None, Result]:
-        """Run a call; yields pieces of text and returns the result."""
+        """Run a call, after the ones before it; yields pieces of text and returns the result."""
         context, decoder = call.context, self.manifest.decoder
         reused = len(context.token_ids)
+        parts = (*call.earlier, call)
         start = time.perf_counter()
-        features = [self.features(picture) for picture in call.pictures]
-        vision = time.perf_counter() - start if features else 0.0
+        features = [[self.features(picture) for picture in part.pictures] for part in parts]
+        vision = time.perf_counter() - start if any(features) else 0.0
+        counts = [[image.count for image in images] for images in features]
+        digests = [[picture.digest for picture in part.pictures] for part in parts]
         trace = GenerationRecord(logits=[] if with_logits else None)
-        digests = [picture.digest for picture in call.pictures]
+        kept: list[list[int]] = []
+        for index, part in enumerate(call.earlier):
+            start = time.perf_counter()
+            output = context.run(self.session, part.inputs, features[index], digests[index])
+            trace.prefill += time.perf_counter() - start
+            kept += kept_patches(part.inputs, output.kept_index, counts[index])
         text = Detokenizer(self.processor.decode)
-        for token in generate(self.session, context, call.inputs, features, digests, choose, limits, trace):
+        for token in generate(self.session, context, call.inputs, features[-1], digests[-1], choose, limits, trace):
             if token not in limits.eos_token_ids and (piece := text.add(token)):
                 yield piece
         if piece := text.finish():
@@ -100,12 +121,12 @@ class LoadedModel:
             token_ids=trace.token_ids,
             finish_reason=trace.finish_reason,
             timing=Timing(call.preprocess, vision, trace.prefill, trace.decode, len(trace.token_ids) - 1),
-            prompt_tokens=reused + call.inputs.input_ids.size,
+            prompt_tokens=reused + sum(part.inputs.input_ids.size for part in parts),
             reused_tokens=reused,
             note=call.note,
-            pictures=call.pictures,
-            visual_tokens=sum(image.count for image in features),
-            kept=kept_patches(call.inputs, trace.kept_index, [image.count for image in features]),
+            pictures=tuple(picture for part in parts for picture in part.pictures),
+            visual_tokens=sum(map(sum, counts)),
+            kept=[*kept, *kept_patches(call.inputs, trace.kept_index, counts[-1])],
             cache_bytes=context.cache.nbytes,
             cache_bytes_unpruned=decoder.cache_bytes([len(context.token_ids)] * decoder.layers),
             logits=trace.logits,

@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 
 import iwp_export
-from iwp_export.backends.session import Cache, Features, Floats, StepInputs, StepOutput
+from iwp_export.backends.session import Cache, CallLimits, Features, Floats, StepInputs, StepOutput
 from iwp_export.bundle.manifest import DecoderInfo, GraphSpec, Manifest, ModelInfo, TensorSpec, VisionInfo
 from iwp_export.bundle.store import BundleWriter
 from iwp_export.engine.files import EngineInfo, Fingerprint
 from iwp_export.engine.profiles import EngineLimits
 from iwp_export.engine.target import FlavourName
 from iwp_export.engine.writer import EngineWriter
-from iwp_export.errors import BackendError
+from iwp_export.errors import BackendError, RequestError
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.runtime.model import LoadedModel
 from iwp_export.runtime.pipeline import Pipeline
@@ -77,6 +77,7 @@ class ToySession:
     """The toy in numpy; counts what it was asked for, and answers `answers` first where a test wants certain words."""
 
     provider = "toy"
+    call_limits: CallLimits | None = None
 
     def __init__(self) -> None:
         self.encoded = 0
@@ -95,6 +96,8 @@ class ToySession:
         assert isinstance(cache, ToyCache)
         if self.fail:
             raise BackendError("the toy was told to fail")
+        if self.call_limits is not None and not self.call_limits.allow(inputs.feature_index[0] >= 0):
+            raise RequestError("the call is beyond the toy's limits")
         self.calls.append(inputs)
         index = inputs.feature_index[0]
         rows = np.concatenate(

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from iwp_export.backends.session import Cache, Features, Floats, StepInputs, StepOutput
+from iwp_export.backends.session import Cache, CallLimits, Features, Floats, StepInputs, StepOutput
 from iwp_export.backends.trt.device import Device
 from iwp_export.backends.trt.pool import Block, Pool, offsets
 from iwp_export.backends.trt.runner import Placed, Runner, Shape
@@ -94,6 +94,12 @@ class TrtSession:
         device.upload(self._no_image.address, np.zeros(self._row_bytes, np.uint8))
         device.synchronize()
         self._owners = owners  # declared after the runners: Python frees the runners first
+
+    @property
+    def call_limits(self) -> CallLimits:
+        """See `Session.call_limits`."""
+        visual_tokens = self._limits.max_images * self._manifest.vision.tokens_per_image
+        return CallLimits(self._limits.max_prompt, visual_tokens)
 
     @property
     def _row_bytes(self) -> int:

@@ -191,6 +191,23 @@ def test_all_contexts_have_one_memory_for_activations(
     assert device.used == 0
 
 
+def test_two_images_of_an_interrupted_conversation_run_again_in_an_engine_of_one(
+    tmp_path: Path, fake_card: Any
+) -> None:
+    chats = [p.chat(keep=0.25) for p in (iwp_export.load(str(write_plan(tmp_path / "toy.plan"))), toy_pipeline()[0])]
+    results = []
+    for chat in chats:
+        chat.ask("what colour ?", np.full((60, 90, 3), 99, np.uint8), max_new_tokens=3)
+        chat.ask("which digit ?", np.full((60, 90, 3), 33, np.uint8), max_new_tokens=3)
+        if chat is chats[0]:
+            stream = chat.stream("what ?")
+            next(stream)
+            stream.close()
+        results.append(chat.ask("how many ?", max_new_tokens=3))
+    assert results[0].note.endswith("turn by turn") and not results[1].note
+    assert results[0].token_ids == results[1].token_ids and len(results[0].kept) == 2
+
+
 def test_engines_without_activations_load(tmp_path: Path, fake_card: Any) -> None:
     for engine in fake_card.values():
         engine.context_bytes = {PREFILL: 0, DECODE: 0}
