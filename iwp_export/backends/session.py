@@ -49,6 +49,23 @@ class StepOutput:
     kept_index: Ints
 
 
+@dataclass(frozen=True)
+class CallLimits:
+    """What one call of `Session.step` may hold.
+
+    Attributes:
+        tokens: text and visual tokens together.
+        visual_tokens: those of all its images.
+    """
+
+    tokens: int
+    visual_tokens: int
+
+    def allow(self, visual: npt.NDArray[np.bool_]) -> bool:
+        """Whether a call fits; `visual` is true at its visual tokens."""
+        return visual.size <= self.tokens and int(visual.sum()) <= self.visual_tokens
+
+
 class Features(Protocol):
     """Features of one image, where the backend keeps them (on the device); opaque to the host."""
 
@@ -83,6 +100,10 @@ class Session(Protocol):
     @property
     def provider(self) -> str:
         """What executes the graphs, as this backend names it."""
+
+    @property
+    def call_limits(self) -> CallLimits | None:
+        """What one call may hold; None where only the model limits it."""
 
     def encode(self, inputs: Mapping[str, Array]) -> Features:
         """Run the vision graph on one image.

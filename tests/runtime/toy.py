@@ -18,14 +18,14 @@ import numpy as np
 import numpy.typing as npt
 
 import iwp_export
-from iwp_export.backends.session import Cache, Features, Floats, StepInputs, StepOutput
+from iwp_export.backends.session import Cache, CallLimits, Features, Floats, StepInputs, StepOutput
 from iwp_export.bundle.manifest import Bounds, DecoderInfo, GraphSpec, Manifest, ModelInfo, TensorSpec, VisionInfo
 from iwp_export.bundle.store import BundleWriter
 from iwp_export.engine.files import EngineInfo, Fingerprint
 from iwp_export.engine.profiles import EngineLimits
 from iwp_export.engine.target import FlavourName
 from iwp_export.engine.writer import EngineWriter
-from iwp_export.errors import BackendError
+from iwp_export.errors import BackendError, RequestError
 from iwp_export.models import find_family
 from iwp_export.models.common.picture import Array, Colours, Picture
 from iwp_export.pruning.onnx_function import VERSION
@@ -104,6 +104,7 @@ class ToySession:
     """The toy in numpy; counts what it was asked for, and answers `answers` first where a test wants certain words."""
 
     provider = "toy"
+    call_limits: CallLimits | None = None
 
     def __init__(self) -> None:
         self.encoded = 0
@@ -122,6 +123,8 @@ class ToySession:
         assert isinstance(cache, ToyCache)
         if self.fail:
             raise BackendError("the toy was told to fail")
+        if self.call_limits is not None and not self.call_limits.allow(inputs.feature_index[0] >= 0):
+            raise RequestError("the call is beyond the toy's limits")
         self.calls.append(inputs)
         index = inputs.feature_index[0]
         rows = np.concatenate(

@@ -71,6 +71,8 @@ class OrtSession:
         BackendError: ONNX Runtime or the provider is missing, did not become the active one, or cannot run the graphs.
     """
 
+    call_limits = None
+
     def __init__(self, bundle: Bundle, provider: str = "cpu", threads: int | None = None) -> None:
         graphs = bundle.manifest.graphs
         if provider == "cpu" and bundle.manifest.decoder.dtype == "bfloat16":

@@ -62,6 +62,7 @@ class TorchSession:
     """
 
     provider = "torch"
+    call_limits = None
 
     def __init__(
         self, model: Any, family: Family, settings: PruningSettings, select_for: SelectFor | None = None
