@@ -66,17 +66,18 @@ def choose_limits(
     context = min(positions, DEFAULT_CONTEXT) if max_context is None else max_context
     prompt = min(context, visual + PROMPT_TEXT) if max_prompt is None else max_prompt
     for name, value, least, greatest in (
-        ("--max-images", max_images, 1, None),
-        ("--max-context", context, 2, positions),
-        ("--max-prompt", prompt, 1, context),
+        ("max_images", max_images, 1, None),
+        ("max_context", context, 2, positions),
+        ("max_prompt", prompt, 1, context),
     ):
         if value < least or (greatest is not None and value > greatest):
             upper = "or more" if greatest is None else f"to {greatest}"
-            raise SettingsError(f"{name} must be {least} {upper}, got {value}")
+            raise SettingsError(f"{name} must be {least} {upper}, got {value}", options=(name,))
     if visual >= prompt:
         raise SettingsError(
             f"{max_images} image(s) make {visual} visual tokens, which leave no room for text in a prompt of {prompt}: "
-            "raise --max-context or lower --max-images"
+            "raise max_context or lower max_images",
+            options=("max_context", "max_images"),
         )
     return EngineLimits(context, prompt, max_images)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ RENAMES = (
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint on this machine; `config` is its transformers configuration."""
+    """A checkpoint; `config` is its transformers configuration, `is_local` whether its weights are on this machine."""
 
     name: str
     source: str
@@ -55,6 +55,17 @@ class Checkpoint:
     config: Any
     family: Family
     revision: str | None = None
+    is_local: bool = True
+
+    def with_weights(self) -> Checkpoint:
+        """The checkpoint with the weights on this machine, fetched now if they are not.
+
+        Raises:
+            CheckpointError: they cannot be fetched.
+        """
+        if self.is_local:
+            return self
+        return replace(self, folder=_download(self.source, self.revision, weights=True), is_local=True)
 
     @property
     def model_type(self) -> str:
@@ -119,7 +130,9 @@ def open_checkpoint(model: str, *, revision: str | None = None, weights: bool = 
     folder = Path(target).expanduser()
     if folder.is_dir():
         if revision is not None:
-            raise CheckpointError(f"--revision {revision} is for a Hub id, but {model} is a folder; leave it out")
+            raise CheckpointError(
+                f"revision {revision} is for a Hub id, but {model} is a folder; leave it out", options=("revision",)
+            )
         source = model
     elif "/" in target and not target.startswith((".", "/", "~")) and target.count("/") == 1:
         folder, source = _download(target, revision, weights), target
@@ -127,8 +140,17 @@ def open_checkpoint(model: str, *, revision: str | None = None, weights: bool = 
         known = ", ".join(ALIASES)
         raise CheckpointError(f"no model {model!r}: give a folder, a Hub id (owner/name) or one of: {known}")
     config = _read_config(folder, model)
-    name = model if model in ALIASES else (folder.resolve().name if folder.name and source == model else "")
-    return Checkpoint(name or target.split("/")[-1], source, folder, config, find_family(config.model_type), revision)
+    is_folder = source == model
+    name = model if model in ALIASES else (folder.resolve().name if folder.name and is_folder else "")
+    return Checkpoint(
+        name or target.split("/")[-1],
+        source,
+        folder,
+        config,
+        find_family(config.model_type),
+        revision,
+        weights or source == model,
+    )
 
 
 def weight_files(folder: Path) -> list[Path]:

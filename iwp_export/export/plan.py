@@ -21,6 +21,7 @@ ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 class ExportPlan:
     """What an export would make, from the configuration and the weights' headers alone."""
 
+    checkpoint: Checkpoint
     model: ModelInfo
     settings: PruningSettings
     decoder: DecoderInfo
@@ -45,25 +46,29 @@ class ExportPlan:
 
 
 def plan_export(
-    model: str, settings: PruningSettings, *, dtype: Dtype = "auto", revision: str | None = None
+    model: str, settings: PruningSettings | None = None, *, dtype: Dtype = "auto", revision: str | None = None
 ) -> ExportPlan:
-    """Read what is needed to say what `export_bundle` would do; nothing is written.
+    """Check and count what an export would make; nothing is written, and no weights of a Hub id are fetched.
+
+    Args:
+        model: an alias, a Hub id or a folder.
+        settings: where and how to prune; the defaults if left out.
+        dtype: element type of weights and activations; `auto` is float16 for a 16-bit checkpoint, else float32.
+        revision: branch, tag or commit of a Hub id.
 
     Raises:
         CheckpointError: the checkpoint cannot be found, read or supported.
-        SettingsError: the model has too few layers for `settings.layer`.
+        SettingsError: the model cannot be pruned at `settings.layer`.
     """
-    return make_plan(open_checkpoint(model, revision=revision, weights=False), settings, dtype)
-
-
-def make_plan(checkpoint: Checkpoint, settings: PruningSettings, dtype: Dtype) -> ExportPlan:
-    """The plan of a checkpoint that is open already; see `plan_export`."""
+    settings = settings or PruningSettings()
+    checkpoint = open_checkpoint(model, revision=revision, weights=False)
     config, text = checkpoint.config, checkpoint.config.text_config
     _check_decoder(text, checkpoint.family)
     layers = checkpoint.family.prunable_layers(config)
     if settings.layer not in layers:
         raise SettingsError(
-            f"{checkpoint.name} cannot be pruned at layer {settings.layer}; choose layer {layers[0]} to {layers[-1]}"
+            f"{checkpoint.name} cannot be pruned at layer {settings.layer}; choose layer {layers[0]} to {layers[-1]}",
+            options=("layer",),
         )
     generation = _generation_config(checkpoint)
     parameters, half = checkpoint.size()
@@ -85,7 +90,7 @@ def make_plan(checkpoint: Checkpoint, settings: PruningSettings, dtype: Dtype) -
     size = parameters * {"float16": 2, "float32": 4}[name]
     architecture = (config.architectures or ["unknown"])[0]
     info = ModelInfo(checkpoint.name, checkpoint.source, checkpoint.model_type, architecture, checkpoint.revision)
-    return ExportPlan(info, settings, decoder, checkpoint.family.vision_info(config), size)
+    return ExportPlan(checkpoint, info, settings, decoder, checkpoint.family.vision_info(config), size)
 
 
 def _check_decoder(text: Any, family: Family) -> None:

@@ -17,6 +17,7 @@ from iwp_export.runtime.processor import Message, assistant_message, user_messag
 from iwp_export.runtime.request import check_request_keep
 from iwp_export.runtime.result import AnswerStream, Result
 from iwp_export.runtime.sampling import AnswerOptions, make_chooser
+from iwp_export.runtime.text import check_text
 
 Images = ImageSource | Sequence[ImageSource] | None
 """One image, several, or none."""
@@ -64,8 +65,7 @@ class Conversation:
         wanted = AnswerOptions(**options)
         choose = make_chooser(wanted.temperature, wanted.top_k, wanted.top_p, wanted.seed)
         limits = self._model.limits(wanted.max_new_tokens)
-        if not isinstance(prompt, str):
-            raise RequestError(f"a prompt is a text, got {type(prompt).__name__}")
+        check_text(prompt)
         processor = self._model.processor
         new = [processor.image(source) for source in image_list(image)]
         messages = [*self._messages, user_message(prompt, len(new))]

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 import iwp_export
+from iwp_export import api
 from iwp_export.backends.torch.session import TorchSession
 from iwp_export.export.checkpoint import open_checkpoint
-from iwp_export.export.exporter import export_bundle
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.runtime.model import LoadedModel
 from iwp_export.runtime.pipeline import Pipeline
@@ -34,7 +34,7 @@ NEW_TOKENS = 4
 
 def compare(checkpoint: str, folder: Path) -> dict[str, Any]:
     """Greedy tokens, kept tokens and logits of the bundle and of torch, in float32."""
-    bundle = export_bundle(checkpoint, folder / "two.bundle", SETTINGS, dtype="float32")
+    bundle = api.export(checkpoint, folder / "two.bundle", SETTINGS, dtype="float32")
     opened = open_checkpoint(checkpoint)
     session = TorchSession(opened.load_model(), opened.family, SETTINGS)
     pipeline = iwp_export.load(str(bundle))

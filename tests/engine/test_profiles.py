@@ -25,9 +25,9 @@ def test_defaults_follow_the_model(manifest: Manifest) -> None:
 @pytest.mark.parametrize(
     ("choice", "message"),
     [
-        ({"max_context": 257}, "--max-context must be 2 to 256, got 257"),
-        ({"max_prompt": 300}, "--max-prompt must be 1 to 256, got 300"),
-        ({"max_images": 0}, "--max-images must be 1 or more, got 0"),
+        ({"max_context": 257}, "max_context must be 2 to 256, got 257"),
+        ({"max_prompt": 300}, "max_prompt must be 1 to 256, got 300"),
+        ({"max_images": 0}, "max_images must be 1 or more, got 0"),
         ({"max_images": 4}, "4 image.s. make 256 visual tokens, which leave no room for text"),
     ],
 )

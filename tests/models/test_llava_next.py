@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 
 import iwp_export
+from iwp_export import api
 from iwp_export.backends.torch.session import TorchSession
 from iwp_export.errors import CheckpointError, RequestError
 from iwp_export.export.checkpoint import open_checkpoint
-from iwp_export.export.exporter import export_bundle
 from iwp_export.models.common.tiles import best_resolution
 from iwp_export.models.llava_next import FAMILY
 from iwp_export.pruning.settings import PruningSettings
@@ -47,7 +47,7 @@ def model(folder: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def pipeline(model: Any, folder: Path) -> Pipeline:
-    return iwp_export.load(str(export_bundle(str(folder), folder.with_name("next.bundle"), SETTINGS)))
+    return iwp_export.load(str(api.export(str(folder), folder.with_name("next.bundle"), SETTINGS)))
 
 
 @pytest.fixture(scope="module")

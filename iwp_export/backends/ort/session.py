@@ -75,7 +75,7 @@ class OrtSession:
         if provider == "cpu" and bundle.manifest.decoder.dtype == "bfloat16":
             raise BackendError(
                 f"ONNX Runtime's CPU provider has no bfloat16 kernels, and {bundle.folder} is bfloat16: "
-                "export with --dtype float32 or float16, or choose another provider"
+                "export it as float32 or float16, or choose another provider"
             )
         self.provider = provider
         self._device = device_of(provider)

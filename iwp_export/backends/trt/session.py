@@ -225,9 +225,9 @@ class TrtSession:
         limits, per_image = self._limits, self._manifest.vision.tokens.greatest
         rows = sum(image.count for image in features)
         for what, wanted, most, option in (
-            ("tokens in one call", tokens, limits.max_prompt, "--max-prompt"),
-            ("tokens in all", max(cache.lengths) + tokens, limits.max_context, "--max-context"),
-            ("visual tokens in one call", rows, limits.max_images * per_image, "--max-images"),
+            ("tokens in one call", tokens, limits.max_prompt, "max_prompt"),
+            ("tokens in all", max(cache.lengths) + tokens, limits.max_context, "max_context"),
+            ("visual tokens in one call", rows, limits.max_images * per_image, "max_images"),
         ):
             if wanted > most:
                 raise RequestError(

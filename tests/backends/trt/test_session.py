@@ -150,9 +150,9 @@ def test_a_failed_step_leaves_the_cache_as_it_was(bundle: Path) -> None:
 @pytest.mark.parametrize(
     ("limits", "message"),
     [
-        (EngineLimits(512, 60, 4), r"has 66 tokens in one call, the engine takes 60.*--max-prompt"),
-        (EngineLimits(60, 66, 4), r"has 66 tokens in all, the engine takes 60.*--max-context"),
-        (EngineLimits(512, 512, 0), r"has 64 visual tokens in one call, the engine takes 0.*--max-images"),
+        (EngineLimits(512, 60, 4), r"has 66 tokens in one call, the engine takes 60.*max_prompt"),
+        (EngineLimits(60, 66, 4), r"has 66 tokens in all, the engine takes 60.*max_context"),
+        (EngineLimits(512, 512, 0), r"has 64 visual tokens in one call, the engine takes 0.*max_images"),
     ],
 )
 def test_requests_beyond_the_engine_name_the_option(bundle: Path, limits: EngineLimits, message: str) -> None:
