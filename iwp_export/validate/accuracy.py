@@ -86,10 +86,10 @@ def _execute(args: argparse.Namespace) -> int:
     questions, pipeline = entry.open_questions(args), entry.open_pipeline(args)
     measured = [measure_accuracy(pipeline, questions, keep, args.max_new_tokens) for keep in args.keep]
     kinds = list(measured[0].shares)
-    rows = [
-        [f"{found.keep:.2f}", f"{found.visual_tokens_kept:.0f}", *(f"{100 * found.shares[kind]:.1f} %" for kind in kinds)]
-        for found in measured
-    ]
+    rows = []
+    for found in measured:
+        percentages = [f"{100 * found.shares[kind]:.1f} %" for kind in kinds]
+        rows.append([f"{found.keep:.2f}", f"{found.visual_tokens_kept:.0f}", *percentages])
     print(f"accuracy on {len(questions)} questions")
     print(table([["keep", "visual tokens", *kinds], *rows]))
     entry.write_report(

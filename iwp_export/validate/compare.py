@@ -66,7 +66,8 @@ def compare_methods(
         raise SettingsError(f"no method {', '.join(sorted(unknown))}; there are: {', '.join(names)}")
     layers = reference.family.prunable_layers(reference.model.config)
     if settings.layer not in layers:
-        raise SettingsError(f"this model cannot be pruned at layer {settings.layer}; choose {layers[0]} to {layers[-1]}")
+        allowed = f"choose layer {layers[0]} to {layers[-1]}"
+        raise SettingsError(f"the model cannot be pruned at layer {settings.layer}; {allowed}")
     for name in only or names:
         for keep in keeps:
             draws = []

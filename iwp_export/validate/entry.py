@@ -10,13 +10,11 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from iwp_export.errors import IwpError
+from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.validate.questions import MAX_NEW_TOKENS, Question, read_questions
-
-if TYPE_CHECKING:
-    from iwp_export.runtime.pipeline import Pipeline
 
 PACKAGES = ("torch", "transformers", "numpy", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx")
 """What figures may depend on; a report gives the versions of those that are installed."""
@@ -57,12 +55,10 @@ def open_pipeline(args: argparse.Namespace) -> Pipeline:
     """The artefact that the arguments name.
 
     Raises:
-        BundleError, BackendError: see `iwp_export.load`.
+        BundleError, BackendError: see `Pipeline.open`.
     """
-    import iwp_export
-
-    options = {name: getattr(args, name) for name in ("provider", "threads") if getattr(args, name) is not None}
-    return iwp_export.load(str(args.artefact), **options)
+    options: dict[str, Any] = {} if args.provider is None else {"provider": args.provider}
+    return Pipeline.open(args.artefact, threads=args.threads, **options)
 
 
 def versions() -> dict[str, str]:

@@ -152,7 +152,7 @@ def _answer(
 
 
 def _logits_difference(ours: Result, tokens: Sequence[int], logits: Sequence[Floats]) -> float:
-    """The largest, up to the first token that differs: beyond it the two answer different prompts. NaN if there is one."""
+    """The largest, NaN if there is one, up to the first token that differs: beyond it the prompts are not the same."""
     largest = [0.0]
     for mine, token, a, b in zip(ours.token_ids, tokens, ours.logits or [], logits, strict=False):
         largest.append(float(np.abs(a - b).max()))

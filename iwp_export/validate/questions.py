@@ -92,11 +92,13 @@ def _question(line: bytes, folder: Path) -> Question:
 
 def _object(line: bytes) -> dict[str, Any]:
     try:
-        entry = json.loads(line.decode("utf-8-sig"))
+        entry = json.loads(line.decode("utf-8-sig").rstrip())
     except UnicodeDecodeError as error:
         raise ValueError("not UTF-8") from error
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON: {error.msg} at column {error.colno}") from error
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
     if not isinstance(entry, dict):
         raise ValueError(f"a question is a JSON object, got a {type(entry).__name__}")
     return entry
