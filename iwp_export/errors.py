@@ -24,6 +24,10 @@ class CheckpointError(IwpError):
     """The checkpoint cannot be read or is of a kind that is not supported."""
 
 
+class DataError(IwpError):
+    """A file of questions cannot be read, or lacks what is asked of it."""
+
+
 class OutputError(IwpError):
     """The output cannot be written where the user asked."""
 

@@ -81,8 +81,10 @@ def choose_diverse(features: Tensor, count: int) -> Tensor:
 
 
 def choose_grid(features: Tensor, count: int) -> Tensor:
-    """`count` cells spread evenly over a square grid of tokens."""
+    """`count` cells spread evenly over a square grid of tokens, or over the tokens in their order if they are none."""
     side = round(len(features) ** 0.5)
+    if side**2 != len(features):
+        return torch.from_numpy(np.linspace(0, len(features) - 1, count).round().astype(int))
     rows = max(1, round(count**0.5))
     per_row = -(-count // rows)
     centres = [
