@@ -13,13 +13,14 @@ import numpy as np
 
 from iwp_export.bundle.manifest import DecoderInfo, GraphSpec, Manifest, VisionInfo
 from iwp_export.errors import CheckpointError, IwpError, RequestError
+from iwp_export.models.common.family import Family
+from iwp_export.models.common.picture import Picture
 from iwp_export.runtime.processor import Processor, assistant_message, user_message
 from iwp_export.runtime.template import Message
 
 QUESTION, ANSWER, FURTHER = "What is in the picture?", "A cup.", "Where is it?"
 IMAGE_SIZE = (96, 64)
 """Width and height of the synthetic image, smaller than what any model takes."""
-
 COUNTS = {
     "layers": "num_hidden_layers",
     "hidden_size": "hidden_size",
@@ -32,80 +33,16 @@ COUNTS = {
 """Numbers of the manifest's decoder, and what the checkpoint calls them."""
 
 
-def prove_processor(folder: Path, decoder: DecoderInfo, vision: VisionInfo) -> str:
-    """Ask a question about an image up to the decoder's inputs, and a second one.
-
-    Args:
-        folder: the staged processor folder.
-        decoder, vision: what the manifest will say.
-
-    Returns:
-        Why no conversation is possible, only `generate_ids`; empty if all is well.
-
-    Raises:
-        CheckpointError: a run of the bundle would fail, or answer nonsense.
-    """
-    try:
-        return _prove_processor(folder, decoder, vision)
-    except CheckpointError:
-        raise
-    except Exception as error:  # damaged files make the libraries below fail in ways of their own
-        text = str(error).strip() or type(error).__name__
-        text = text if isinstance(error, IwpError) else f"its processor fails: {type(error).__name__}: {text}"
-        text = text.splitlines()[0].replace(str(folder), "the checkpoint")  # the folder is gone when this is read
-        raise CheckpointError(f"the bundle would not run: {text}") from error
-
-
-def _prove_processor(folder: Path, decoder: DecoderInfo, vision: VisionInfo) -> str:
-    processor = Processor(folder, vision)
-    pixels = processor.image(_picture()).pixel_values
-    _demand(bool(np.isfinite(pixels).all()), "its image processor makes pixels that are not finite: check mean and std")
-    _demand(float(np.ptp(pixels)) > 0, "its image processor makes the same pixel everywhere")
-    if processor.no_template:
-        return processor.no_template
-    first = [user_message(QUESTION, 1)]
-    for turns in (first, [*first, assistant_message(ANSWER), user_message(FURTHER, 0)]):
-        _prove_conversation(processor, turns, decoder, vision)
-    try:
-        without = processor.render([user_message(QUESTION, 0)])
-    except RequestError:  # a template may insist on an image
-        return ""
-    processor.token_ids(without, 0)  # else the image token is one of the words
-    return ""
-
-
-def _prove_conversation(processor: Processor, turns: list[Message], decoder: DecoderInfo, vision: VisionInfo) -> None:
-    text = processor.render(turns)
-    question = turns[-1]["content"][-1]["text"]
-    _demand(question.lower() in text.lower(), "its chat template leaves out what the user says")
-    ids = processor.token_ids(text, 1)
-    visual = ids == vision.image_token_id
-    _demand(
-        int(visual.sum()) == vision.tokens_per_image,
-        f"its processor makes {visual.sum()} visual tokens of an image, its model {vision.tokens_per_image}",
-    )
-    outside = ids[~visual & ((ids < 0) | (ids >= decoder.vocab_size))]
-    _demand(
-        not outside.size,
-        f"its tokenizer makes token {outside[:1].tolist()}, its model has a vocabulary of {decoder.vocab_size}",
-    )
-    _demand(
-        ids.size < decoder.max_positions,
-        f"a question about one image has {ids.size} tokens, its max_position_embeddings is {decoder.max_positions}",
-    )
-
-
-def prove_model(config: Any, manifest: Manifest) -> None:
-    """Numbers of the configuration that no weight's shape depends on, and the graphs' inputs and outputs.
+def prove_model(config: Any, decoder: DecoderInfo, vision: VisionInfo) -> None:
+    """Check numbers of the configuration that no weight's shape depends on.
 
     Args:
         config: the checkpoint's transformers configuration.
-        manifest: what will be written.
+        decoder, vision: what the manifest will say.
 
     Raises:
         CheckpointError: a run of the bundle would fail, or answer nonsense.
     """
-    decoder, vision = manifest.decoder, manifest.vision
     for name, shown in COUNTS.items():
         value = getattr(decoder, name)
         _demand(_is_count(value), f"its {shown} must be a whole number above 0, got {value!r}")
@@ -114,9 +51,6 @@ def prove_model(config: Any, manifest: Manifest) -> None:
         inside = isinstance(token, int) and 0 <= token < decoder.vocab_size
         _demand(inside, f"its eos_token_id {token!r} is not in its vocabulary of {decoder.vocab_size}")
     _prove_rope(config.text_config)
-    if manifest.graphs:
-        _prove_decoder_graph(manifest.graphs["decoder"], decoder)
-        _prove_vision_graph(manifest.graphs["vision"], vision)
 
 
 def _prove_rope(text: Any) -> None:
@@ -133,6 +67,89 @@ def _prove_rope(text: Any) -> None:
     _demand(sane, f"its rope_parameters {settings} give no usable frequencies")
 
 
+def prove_processor(folder: Path, decoder: DecoderInfo, vision: VisionInfo, family: Family) -> tuple[Picture, str]:
+    """Ask a question about an image up to the decoder's inputs, and a second one.
+
+    Args:
+        folder: the staged processor folder.
+        decoder, vision: what the manifest will say.
+        family: the model's.
+
+    Returns:
+        The image as the vision graph takes it; and why no conversation is possible, only `generate_ids`, empty if all
+        is well.
+
+    Raises:
+        CheckpointError: a run of the bundle would fail, or answer nonsense.
+    """
+    try:
+        processor = Processor(folder, vision, family)
+        picture = processor.image(_image())
+        _prove_picture(picture, vision)
+        if not processor.no_template:
+            _prove_conversations(processor, picture, decoder, vision, family)
+    except CheckpointError:
+        raise
+    except Exception as error:  # damaged files make the libraries below fail in ways of their own
+        text = " ".join(str(error).split()) or type(error).__name__
+        text = text if isinstance(error, IwpError) else f"its processor fails: {type(error).__name__}: {text}"
+        text = text.replace(str(folder), "the checkpoint")  # the folder is gone when this is read
+        raise CheckpointError(f"the bundle would not run: {text}") from error
+    return picture, processor.no_template
+
+
+def _prove_picture(picture: Picture, vision: VisionInfo) -> None:
+    count, bounds = picture.num_tokens, vision.tokens
+    inside = bounds.least <= count <= bounds.greatest
+    _demand(inside, f"its processor makes {count} visual tokens of an image, its model {bounds}")
+    for name, array in picture.inputs.items():
+        if np.issubdtype(array.dtype, np.floating):
+            _demand(bool(np.isfinite(array).all()), f"its image processor makes {name} that are not finite")
+            _demand(float(np.ptp(array)) > 0, f"its image processor makes the same {name} everywhere")
+
+
+def _prove_conversations(
+    processor: Processor, picture: Picture, decoder: DecoderInfo, vision: VisionInfo, family: Family
+) -> None:
+    first = [user_message(QUESTION, 1)]
+    for turns in (first, [*first, assistant_message(ANSWER), user_message(FURTHER, 0)]):
+        ids = processor.token_ids(_rendered(processor, turns), [picture])
+        visual = ids == vision.image_token_id
+        outside = ids[~visual & ((ids < 0) | (ids >= decoder.vocab_size))]
+        _demand(
+            not outside.size,
+            f"its tokenizer makes token {outside[:1].tolist()}, its model has a vocabulary of {decoder.vocab_size}",
+        )
+        end = family.positions(visual, [picture], 0)[1]
+        _demand(
+            end < decoder.max_positions,
+            f"a question about one image reaches position {end}, its max_position_embeddings is "
+            f"{decoder.max_positions}",
+        )
+    try:
+        without = processor.render([user_message(QUESTION, 0)])
+    except RequestError:  # a template may insist on an image
+        return
+    processor.token_ids(without, [])  # else the image token is one of the words
+
+
+def _rendered(processor: Processor, turns: list[Message]) -> str:
+    text = processor.render(turns)
+    question = turns[-1]["content"][-1]["text"]
+    _demand(question.lower() in text.lower(), "its chat template leaves out what the user says")
+    return text
+
+
+def prove_graphs(manifest: Manifest, picture: Picture) -> None:
+    """Check inputs and outputs of the graphs against what the manifest says and a picture brings.
+
+    Raises:
+        CheckpointError: they do not fit.
+    """
+    _prove_decoder_graph(manifest.graphs["decoder"], manifest.decoder)
+    _prove_vision_graph(manifest.graphs["vision"], manifest.vision, picture)
+
+
 def _prove_decoder_graph(graph: GraphSpec, decoder: DecoderInfo) -> None:
     inputs, outputs = ({tensor.name: tensor.shape for tensor in side} for side in (graph.inputs, graph.outputs))
     names = [f"{layer}.{part}" for layer in range(decoder.layers) for part in ("key", "value")]
@@ -146,15 +163,28 @@ def _prove_decoder_graph(graph: GraphSpec, decoder: DecoderInfo) -> None:
     _demand(logits == decoder.vocab_size, f"its decoder makes {logits} logits, for {decoder.vocab_size} tokens")
 
 
-def _prove_vision_graph(graph: GraphSpec, vision: VisionInfo) -> None:
-    size, features = graph.inputs[0].shape[-2:], graph.outputs[0].shape[-1]
-    _demand(size == vision.image_size, f"its vision tower takes images of {size}, not {vision.image_size}")
-    _demand(
-        features == vision.feature_size, f"its vision tower makes features of {features}, not {vision.feature_size}"
-    )
+def _prove_vision_graph(graph: GraphSpec, vision: VisionInfo, picture: Picture) -> None:
+    wanted = {tensor.name: tensor.shape for tensor in graph.inputs}
+    names = sorted(picture.inputs)
+    _demand(names == sorted(wanted), f"its vision graph takes {sorted(wanted)}, its processor makes {names}")
+    for name, array in picture.inputs.items():
+        shape = wanted[name]
+        fits = len(shape) == array.ndim and all(
+            _is_within(size, dim, vision) for size, dim in zip(array.shape, shape, strict=True)
+        )
+        _demand(fits, f"its vision graph takes {name} of {list(shape)}, its processor makes {list(array.shape)}")
+    features = graph.outputs[0].shape[-1]
+    _demand(features == vision.feature_size, f"its features have {features} numbers, not {vision.feature_size}")
 
 
-def _picture() -> np.ndarray[Any, np.dtype[np.uint8]]:
+def _is_within(size: int, dim: int | str, vision: VisionInfo) -> bool:
+    if isinstance(dim, int):
+        return size == dim
+    bounds = vision.dims.get(dim)
+    return bounds is None or bounds.least <= size <= bounds.greatest
+
+
+def _image() -> np.ndarray[Any, np.dtype[np.uint8]]:
     """A gradient, uint8 [H, W, 3]: no two rows or columns are alike."""
     width, height = IMAGE_SIZE
     x, y = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))

@@ -7,21 +7,23 @@ from typing import Any
 
 from PIL import Image
 
+from iwp_export.bundle.manifest import VisionInfo
 from iwp_export.errors import BundleError, RequestError
 
 MOST_SIDE = 16_384
 """Pixels of a side, and any other number in an image processor's settings."""
-MOST_PIXELS = 1 << 25
-"""Of an image: 0.5 GB at the two copies in float32 that preprocessing holds."""
+MOST_PIXELS = 1 << 24
+"""Of an image that was resized: 4096 x 4096, the largest that a published processor makes."""
 MOST_TILES = 64
-"""Of one image; published models cut one into 40 at most. Also how much longer than wide a resized image may be."""
+"""Of one image; published models cut one into 40 at most."""
 COUNTS = ("_patches", "_tiles", "_nums", "_crops")
 """Ends of names that hold a number of tiles or patches."""
 
 
-def most_pixels(image_size: tuple[int, int]) -> int:
-    """Pixels that one image may have for a model whose tiles are `image_size` (height, width)."""
-    return min(MOST_PIXELS, MOST_TILES * image_size[0] * image_size[1])
+def most_pixels(vision: VisionInfo) -> int:
+    """Pixels that one image may have; fewer where the model's tower sees squares of a fixed side."""
+    side = vision.geometry.get("pixels")
+    return min(MOST_PIXELS, MOST_TILES * side * side) if isinstance(side, int) else MOST_PIXELS
 
 
 def check_settings(images: Any, limit: int) -> None:
@@ -53,24 +55,25 @@ def check_settings(images: Any, limit: int) -> None:
             )
 
 
-def check_image(images: Any, width: int, height: int, limit: int) -> None:
+def check_image(images: Any, width: int, height: int) -> None:
     """Refuse an image that resizing would blow up: a thin line whose short side becomes a whole tile's.
 
     Raises:
-        RequestError: it would have more than `limit` pixels.
+        RequestError: it would have more than `MOST_PIXELS`, or more than Pillow reads from a file.
     """
-    size = None if hasattr(images, "merge_size") else getattr(images, "size", None)
+    size = getattr(images, "size", None)
     short = size.get("shortest_edge") if size else None
-    if short and getattr(images, "do_resize", False):
+    # Processors that count pixels or fit images into canvases do not keep the ratio at the price of size.
+    keeps_ratio = not hasattr(images, "merge_size") and not hasattr(images, "image_grid_pinpoints")
+    if short and keeps_ratio and getattr(images, "do_resize", False):
         long = short * max(width, height) / min(width, height)
-        if short * long > limit:
+        if short * long > MOST_PIXELS:
             raise RequestError(
                 f"an image of {width} x {height} pixels would be resized to {short:,} x {long:,.0f}: crop it"
             )
-    if getattr(images, "do_pad", False) and hasattr(images, "pad_to_square"):
-        bomb = 2 * (Image.MAX_IMAGE_PIXELS or MOST_PIXELS)  # what Pillow refuses to read, too
-        if max(width, height) ** 2 > bomb:
-            raise RequestError(f"an image of {width} x {height} pixels would be padded to a square: crop it")
+    squares = getattr(images, "do_pad", False) and hasattr(images, "pad_to_square")
+    if squares and max(width, height) ** 2 > 2 * (Image.MAX_IMAGE_PIXELS or MOST_PIXELS):
+        raise RequestError(f"an image of {width} x {height} pixels would be padded to a square: crop it")
 
 
 def _sides(size: Mapping[str, Any]) -> tuple[int, int]:

@@ -18,6 +18,7 @@ from iwp_export.errors import BundleError, CheckpointError
 from iwp_export.export.checkpoint import open_checkpoint
 from iwp_export.export.exporter import export_bundle
 from iwp_export.export.generation import HARMLESS, NEUTRAL, read_generation
+from iwp_export.export.plan import plan_export
 from iwp_export.pruning.settings import PruningSettings
 from tests.export.tiny import ASSETS, write_llava
 
@@ -133,8 +134,9 @@ def test_greedy_tokens_equal_generate(tmp_path: Path) -> None:
     pixels = np.random.default_rng(3).standard_normal((1, 3, 112, 112)).astype(np.float32)
     inputs = {"input_ids": torch.from_numpy(ids)[None], "pixel_values": torch.from_numpy(pixels)}
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-    bundle = export_bundle(str(tmp_path / "model"), tmp_path / "out.bundle", PruningSettings(layer=1))
+    bundle = export_bundle(plan_export(str(tmp_path / "model"), PruningSettings(layer=1)), tmp_path / "out.bundle")
     pipeline = iwp_export.load(str(bundle), threads=1)
+    picture = pipeline.processor.picture({"pixel_values": pixels})
     different = set()
     for asked in ASKED:
         config = {"eos_token_id": 3, "pad_token_id": 0, **asked}
@@ -143,7 +145,7 @@ def test_greedy_tokens_equal_generate(tmp_path: Path) -> None:
         object.__setattr__(pipeline.manifest, "generation", info)
         object.__setattr__(pipeline.manifest.decoder, "eos_token_ids", tokens.eos)
         theirs = model.generate(**inputs, max_new_tokens=12, do_sample=False, **config)[0, len(ids) :].tolist()
-        ours = pipeline.generate_ids(ids, pixels, keep=1, max_new_tokens=12)
+        ours = pipeline.generate_ids(ids, [picture], keep=1, max_new_tokens=12)
         assert ours.token_ids == theirs, asked
         different.add(tuple(theirs))
     assert len(different) == len(ASKED)
@@ -152,7 +154,7 @@ def test_greedy_tokens_equal_generate(tmp_path: Path) -> None:
 def test_a_bundle_keeps_and_shows_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     read(tmp_path, repetition_penalty=1.1, suppress_tokens=[5], do_sample=True, temperature=0.6, num_beams=2)
     shutil.copy(ASSETS / "model.safetensors", tmp_path / "model")
-    bundle = export_bundle(str(tmp_path / "model"), tmp_path / "out.bundle", dtype="float32")
+    bundle = export_bundle(plan_export(str(tmp_path / "model"), dtype="float32"), tmp_path / "out.bundle")
     expected = GenerationInfo(1.1, (5,), do_sample=True, temperature=0.6, ignored=("num_beams = 2",))
     manifest = Bundle.open(bundle).manifest
     assert manifest.generation == expected

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import iwp_export
+from iwp_export.bundle.manifest import Bounds
 from iwp_export.bundle.store import Bundle
 from iwp_export.cli.main import main
 from iwp_export.errors import CheckpointError, RequestError
+from iwp_export.export.checkpoint import open_checkpoint
 from iwp_export.export.exporter import export_bundle
 from iwp_export.export.plan import plan_export
-from iwp_export.export.proof import prove_model
-from iwp_export.pruning.settings import PruningSettings
+from iwp_export.export.proof import prove_graphs, prove_model, prove_processor
 from tests.export.tiny import ASSETS
 
 TEMPLATE = (ASSETS / "chat_template.jinja").read_text()
@@ -118,7 +121,7 @@ def test_templates_that_fail(folder: Path, capsys: pytest.CaptureFixture[str], t
         ({"image_token_index": 7}, {}, "0 image(s) were given, but the rendered conversation has 1"),
         ({}, {"max_position_embeddings": 0}, "max_position_embeddings must be a whole number above 0, got 0"),
         ({}, {"max_position_embeddings": -5}, "got -5"),
-        ({}, {"max_position_embeddings": 64}, "its max_position_embeddings is 64"),
+        ({}, {"max_position_embeddings": 64}, "reaches position 73, its max_position_embeddings is 64"),
         ({}, {"vocab_size": 10}, ""),
         ({}, {"rope_parameters": {"rope_type": "default", "rope_theta": 0.0}}, "rope_parameters"),
         ({}, {"rope_parameters": {"rope_type": "default", "rope_theta": -10000.0}}, "rope_parameters"),
@@ -149,7 +152,7 @@ def test_ends_of_sequence_that_are_no_tokens(
     line = refused(folder, capsys)
     assert where in line or "text_config" in line, line
     with pytest.raises(CheckpointError):  # a dry run says it too
-        plan_export(str(folder), PruningSettings())
+        plan_export(str(folder))
 
 
 def test_without_a_template_the_bundle_takes_token_ids(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -176,7 +179,7 @@ def test_templates_in_their_own_folder_are_exported(folder: Path) -> None:
     (named / "default.jinja").write_text(TEMPLATE)
     (named / "tool_use.jinja").write_text("{{ 1 }}")
     (folder / "chat_template.jinja").unlink()
-    bundle = Bundle.open(export_bundle(str(folder), folder.parent / "out.bundle"))
+    bundle = Bundle.open(export_bundle(plan_export(str(folder)), folder.parent / "out.bundle"))
     assert {"processor/additional_chat_templates/default.jinja", "processor/chat_template.jinja"} & set(
         bundle.manifest.files
     ) == {"processor/additional_chat_templates/default.jinja"}
@@ -197,13 +200,23 @@ def test_templates_in_their_own_folder_are_exported(folder: Path) -> None:
     ],
 )
 def test_graphs_that_are_not_the_models(tiny_bundle: Path, change: dict[str, Any]) -> None:
-    from dataclasses import replace
-
-    from iwp_export.export.checkpoint import open_checkpoint
-
-    manifest, config = Bundle.open(tiny_bundle).manifest, open_checkpoint("tiny-llava").config
-    prove_model(config, manifest)
+    manifest, checkpoint = Bundle.open(tiny_bundle).manifest, open_checkpoint("tiny-llava")
+    decoder, vision = manifest.decoder, manifest.vision
+    picture, _ = prove_processor(tiny_bundle / "processor", decoder, vision, checkpoint.family)
+    prove_model(checkpoint.config, decoder, vision)
+    prove_graphs(manifest, picture)
+    other = replace(decoder, **change)
     with pytest.raises(CheckpointError, match="would not run"):
-        prove_model(config, replace(manifest, decoder=replace(manifest.decoder, **change)))
-    with pytest.raises(CheckpointError, match="images of"):
-        prove_model(config, replace(manifest, vision=replace(manifest.vision, image_size=(336, 336))))
+        prove_model(checkpoint.config, other, vision)
+        prove_graphs(replace(manifest, decoder=other), picture)
+
+
+def test_pictures_that_are_not_the_vision_graphs(tiny_bundle: Path) -> None:
+    manifest, family = Bundle.open(tiny_bundle).manifest, open_checkpoint("tiny-llava").family
+    picture, _ = prove_processor(tiny_bundle / "processor", manifest.decoder, manifest.vision, family)
+    for inputs in ({}, {"pixels": picture.inputs["pixel_values"]}, {"pixel_values": np.zeros((1, 3, 336, 336))}):
+        with pytest.raises(CheckpointError, match="its vision graph takes"):
+            prove_graphs(manifest, replace(picture, inputs=inputs))
+    with pytest.raises(CheckpointError, match="64 visual tokens of an image, its model 16"):
+        vision = replace(manifest.vision, tokens=Bounds.fixed(16))
+        prove_processor(tiny_bundle / "processor", manifest.decoder, vision, family)

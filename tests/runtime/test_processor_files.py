@@ -16,8 +16,9 @@ import pytest
 
 import iwp_export
 from iwp_export.errors import BundleError, RequestError
+from iwp_export.runtime.image_limits import MOST_TILES
 from iwp_export.runtime.processor import Processor, user_message
-from tests.runtime.toy import ASSETS, PROCESSOR_FILES, VISION
+from tests.runtime.toy import ASSETS, FAMILY, PROCESSOR_FILES, VISION
 
 MESSAGES = [user_message("what", 1)]
 PLACES: dict[str, tuple[str, ...]] = {
@@ -81,7 +82,7 @@ def test_the_template_is_the_one_of_auto_processor(tmp_path: Path, own: str, old
 
 def rendered(folder: Path) -> str:
     try:
-        return Processor(folder, VISION).render(MESSAGES)
+        return Processor(folder, VISION, FAMILY).render(MESSAGES)
     except BundleError as error:
         assert "which transformers refuses" in str(error)
         return "conflict"
@@ -134,7 +135,7 @@ def test_damaged_files(tmp_path: Path, name: str, content: str) -> None:
         (folder / "chat_template.jinja").unlink()
     (folder / name).write_text(content, encoding="latin-1")
     with pytest.raises(BundleError) as caught:
-        Processor(folder, VISION)
+        Processor(folder, VISION, FAMILY)
     assert "\n" not in str(caught.value)
 
 
@@ -143,7 +144,7 @@ CONFIGS = ("config.json", "tokenizer_config.json", "processor_config.json")
 
 def test_no_folder(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="there is no such folder"):
-        Processor(tmp_path / "nothing", VISION)
+        Processor(tmp_path / "nothing", VISION, FAMILY)
 
 
 CODE: dict[str, Any] = {
@@ -174,10 +175,10 @@ def test_code_in_the_folder_is_neither_run_nor_asked_about(tmp_path: Path) -> No
 from pathlib import Path
 from iwp_export.errors import BundleError
 from iwp_export.runtime.processor import Processor
-from tests.runtime.toy import VISION
+from tests.runtime.toy import FAMILY, VISION
 for folder in sorted(Path({str(tmp_path)!r}).glob("*-*")):
     try:
-        Processor(folder, VISION)
+        Processor(folder, VISION, FAMILY)
     except BundleError as error:
         print(folder.name, error)
 """
@@ -240,7 +241,7 @@ def test_sizes_out_of_proportion(tmp_path: Path, settings: dict[str, Any], named
     images = json.loads(file.read_text())["image_processor"]
     change(file, image_processor={**images, **settings})
     with pytest.raises(BundleError) as caught:
-        Processor(folder, VISION)
+        Processor(folder, VISION, FAMILY)
     assert named in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -248,8 +249,7 @@ def test_sizes_out_of_proportion(tmp_path: Path, settings: dict[str, Any], named
     "kind", ["CLIP", "Llava", "LlavaNext", "LlavaOnevision", "Siglip", "Qwen2VL", "GotOcr2", "Idefics3", "Glm4v"]
 )
 def test_sizes_of_published_processors_are_fine(tmp_path: Path, kind: str) -> None:
-    from iwp_export.runtime.image_limits import most_pixels
     from iwp_export.runtime.processor_files import load_image_processor
 
     change(tmp_path / "preprocessor_config.json", image_processor_type=f"{kind}ImageProcessor")
-    assert load_image_processor(tmp_path, most_pixels((336, 336)))
+    assert load_image_processor(tmp_path, MOST_TILES * 336 * 336)
