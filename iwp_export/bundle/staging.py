@@ -57,7 +57,9 @@ class Staging:
             self._clear_stale()
             self._make_folder()
         except OSError as error:
-            raise OutputError(f"Cannot write {self._shown}: {os_reason(error)}. Choose another -o") from error
+            raise OutputError(
+                f"Cannot write {self._shown}: {os_reason(error)}. Choose another output", options=("output",)
+            ) from error
         return self
 
     def __exit__(

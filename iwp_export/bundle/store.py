@@ -79,10 +79,14 @@ class BundleWriter(Staging):
             return
         if not self._force:
             raise OutputError(
-                f"Cannot write {self.path}: it already exists. Remove it, choose another -o, or pass --force"
+                f"Cannot write {self.path}: it already exists. Remove it, choose another output, or replace it",
+                options=("output", "force"),
             )
         if foreign := _foreign_content(self._target):
-            raise OutputError(f"Cannot replace {self.path}: {foreign}. Remove it yourself or choose another -o")
+            raise OutputError(
+                f"Cannot replace {self.path}: {foreign}. Remove it yourself or choose another output",
+                options=("output",),
+            )
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+from iwp_export.bundle.document import Document
 from iwp_export.bundle.manifest import FileEntry, FileName, Manifest
-from iwp_export.bundle.schema import Count, Document, Flaw, Rule, between, from_json
+from iwp_export.bundle.schema import Count, Flaw, Rule, between, from_json
 from iwp_export.bundle.verify import Verify, check_files, check_no_code, plain_files
 from iwp_export.device.gpu import Gpu
 from iwp_export.engine.flavour import TITLES, Flavour

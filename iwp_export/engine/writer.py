@@ -59,20 +59,24 @@ class EngineWriter(Staging):
         except Flaw as flaw:
             raise OutputError(f"Cannot write {self.paths.decoder}: {flaw}") from flaw
         except OSError as error:
-            raise OutputError(f"Cannot write {self.paths.decoder}: {os_reason(error)}. Choose another -o") from error
+            raise OutputError(f"Cannot write {self.paths.decoder}: {os_reason(error)}") from error
         return info
 
     def _check_target(self) -> None:
         existing = [path for path in self.paths.all if path.exists() or path.is_symlink()]
         if existing and not self._force:
-            raise OutputError(f"Cannot write {self.paths.decoder}: {existing[0]} exists. Give --force or another -o")
+            raise OutputError(
+                f"Cannot write {self.paths.decoder}: {existing[0]} exists. Replace it or choose another output",
+                options=("force", "output"),
+            )
         known = ENGINE_JSON.listed_files(self.paths.info) or set()
         known |= {self.paths.info.name} if known else self._half_moved
         folder = self.paths.decoder.parent
         if foreign := foreign_entry(folder, known, [path.name for path in existing]):
             raise OutputError(
-                f"Cannot write {self.paths.decoder}: {folder / foreign} is not an engine's; "
-                "delete it or give another -o"
+                f"Cannot write {self.paths.decoder}: {folder / foreign} is not an engine's. "
+                "Delete it yourself or choose another output",
+                options=("output",),
             )
 
     def _listed_aside(self) -> set[str]:

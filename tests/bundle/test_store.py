@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from iwp_export.bundle import schema, staging, verify
+from iwp_export.bundle import document, staging, verify
 from iwp_export.bundle.manifest import (
+    Bounds,
     DecoderInfo,
     GraphSpec,
     Manifest,
@@ -42,7 +43,7 @@ def make_manifest() -> Manifest:
         model=ModelInfo("tiny", "/x", "llava", "Llava"),
         pruning=PruningSettings(),
         decoder=DecoderInfo(8, 128, 4, 2, 32, 48, 256, "float32", 2, (3,), 0),
-        vision=VisionInfo(4, (112, 112), (8, 8), 128),
+        vision=VisionInfo(4, 128, Bounds.fixed(64), {}, {"pixels": 112, "side": 8}),
         graphs={"decoder": graph("decoder"), "vision": graph("vision")},
     )
 
@@ -74,7 +75,7 @@ def edit_manifest(path: Path, **changes: object) -> None:
 
 
 def sealed(data: dict[str, Any]) -> dict[str, Any]:
-    return {**data, "digest": schema._digest_of(data)}
+    return {**data, "digest": document._digest_of(data)}
 
 
 def listing(folder: Path) -> list[str]:
@@ -95,7 +96,7 @@ def test_round_trip(tmp_path: Path) -> None:
 
 def test_existing_target_is_refused_at_the_door(tmp_path: Path) -> None:
     path = write(tmp_path / "x")
-    with pytest.raises(OutputError, match=r"already exists\. Remove it, choose another -o, or pass --force"):
+    with pytest.raises(OutputError, match=r"already exists.* or replace it"):
         BundleWriter(path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(OutputError, match="already exists"):
@@ -185,7 +186,7 @@ def test_target_that_appears_meanwhile_is_refused(tmp_path: Path) -> None:
 
 def test_unwritable_parent_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="Choose another -o"), BundleWriter(tmp_path / "file" / "x"):
+    with pytest.raises(OutputError, match="Choose another output"), BundleWriter(tmp_path / "file" / "x"):
         pass
 
 

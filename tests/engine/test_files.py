@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from iwp_export.bundle import schema, staging
+from iwp_export.bundle import document, staging
 from iwp_export.device.gpu import Gpu
 from iwp_export.engine.files import EngineInfo, EnginePaths, Fingerprint, read_engine, rebuild_command
 from iwp_export.engine.profiles import EngineLimits
@@ -62,7 +62,7 @@ def test_nothing_appears_without_a_commit(tmp_path: Path) -> None:
 
 def test_an_engine_is_replaced_only_by_force(tmp_path: Path) -> None:
     write(tmp_path / "a.plan")
-    with pytest.raises(OutputError, match=r"exists\. Give --force"):
+    with pytest.raises(OutputError, match=r"exists\. Replace it"):
         write(tmp_path / "a.plan")
     write(tmp_path / "a.plan", b"newer", force=True)
     assert (tmp_path / "a.plan").read_bytes() == b"newer"
@@ -105,7 +105,7 @@ def edit_info(path: Path, **changes: object) -> None:
     """Change NAME.json as somebody would who knows of its digest."""
     file = EnginePaths.of(path).info
     data = {**json.loads(file.read_text()), **changes}
-    file.write_text(json.dumps({**data, "digest": schema._digest_of(data)}))
+    file.write_text(json.dumps({**data, "digest": document._digest_of(data)}))
 
 
 def add(path: Path, name: str, content: bytes) -> None:
