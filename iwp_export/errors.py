@@ -4,7 +4,16 @@ from __future__ import annotations
 
 
 class IwpError(Exception):
-    """Base of every error that the command line prints as one line, with exit code 1 and no traceback."""
+    """Base of every error that the command line prints as one line, with exit code 1 and no traceback.
+
+    Args:
+        message: what was wrong, the value and the remedy, in terms of the library.
+        options: names of the parameters that the remedy is about; the command line adds its own names of them.
+    """
+
+    def __init__(self, message: str = "", *, options: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.options = options
 
 
 class SettingsError(IwpError, ValueError):
@@ -13,6 +22,10 @@ class SettingsError(IwpError, ValueError):
 
 class CheckpointError(IwpError):
     """The checkpoint cannot be read or is of a kind that is not supported."""
+
+
+class DataError(IwpError):
+    """A file of questions cannot be read, or lacks what is asked of it."""
 
 
 class OutputError(IwpError):

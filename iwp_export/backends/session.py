@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
+Array = npt.NDArray[Any]
+
+STEP_TENSORS = ("input_ids", "feature_index", "query_index", "position_ids")
+"""The arrays of `StepInputs`, by the names of the decoder's inputs."""
 
 
 @dataclass(frozen=True)
@@ -20,14 +24,14 @@ class StepInputs:
     Attributes:
         input_ids: int64 [1, S].
         feature_index: int64 [1, S], row in the call's image features at a visual token, -1 at text.
-        query_weights: float32 [1, S], weights of the tokens in the mean query; their sum is not zero.
-        position_ids: int64 [1, S], positions in the unpruned sequence.
+        query_index: int64 [Q], the call's tokens whose queries score the visual ones; Q is 1 at least.
+        position_ids: int64 [1, S] or, with M-RoPE, [3, 1, S]: positions in the unpruned sequence.
         num_kept: tokens of this call, text and visual, that go on past the pruning layer.
     """
 
     input_ids: Ints
     feature_index: Ints
-    query_weights: Floats
+    query_index: Ints
     position_ids: Ints
     num_kept: int
 
@@ -101,11 +105,11 @@ class Session(Protocol):
     def call_limits(self) -> CallLimits | None:
         """What one call may hold; None where only the model limits it."""
 
-    def encode(self, pixel_values: Floats) -> Features:
-        """Run the vision tower and the projector on one image.
+    def encode(self, inputs: Mapping[str, Array]) -> Features:
+        """Run the vision graph on one image.
 
         Args:
-            pixel_values: float32 [T, 3, h, w], the tiles of the image.
+            inputs: the graph's inputs by name (`Picture.inputs`).
         """
 
     def new_cache(self) -> Cache:

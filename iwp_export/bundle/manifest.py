@@ -45,17 +45,45 @@ class ModelInfo:
 
 
 @dataclass(frozen=True)
+class Bounds:
+    """Least, typical and greatest value of a size."""
+
+    least: int
+    typical: int
+    greatest: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.least <= self.typical <= self.greatest:
+            raise ValueError(f"bounds must rise from 0 or more, got {self}")
+
+    @classmethod
+    def fixed(cls, value: int) -> Bounds:
+        """A size that never changes."""
+        return cls(value, value, value)
+
+    def __str__(self) -> str:
+        if self.least == self.greatest:
+            return str(self.least)
+        return f"{self.least} to {self.greatest}, typically {self.typical}"
+
+
+@dataclass(frozen=True)
 class VisionInfo:
-    """What the host needs to know about images: `grid` (rows, columns) of visual tokens of one image."""
+    """What the host needs to know about images.
+
+    Attributes:
+        image_token_id: the token of a visual token's place in the prompt.
+        feature_size: length of a visual token's feature.
+        tokens: how many visual tokens an image becomes.
+        dims: bounds of the vision graph's named dimensions, for one image.
+        geometry: what the family needs to make the graph's inputs of an image; plain JSON.
+    """
 
     image_token_id: int
-    image_size: tuple[int, int]
-    grid: tuple[int, int]
     feature_size: int
-
-    @property
-    def tokens_per_image(self) -> int:
-        return self.grid[0] * self.grid[1]
+    tokens: Bounds
+    dims: Mapping[str, Bounds]
+    geometry: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -167,8 +195,8 @@ def _build(kind: type[Fields], data: Mapping[str, Any]) -> Fields:
 
 
 def _vision(data: dict[str, Any]) -> VisionInfo:
-    sizes = {name: (int(data[name][0]), int(data[name][1])) for name in ("image_size", "grid")}
-    return _build(VisionInfo, {**data, **sizes})
+    dims = {name: _build(Bounds, bounds) for name, bounds in data["dims"].items()}
+    return _build(VisionInfo, {**data, "tokens": _build(Bounds, data["tokens"]), "dims": dims})
 
 
 def _graph(data: dict[str, Any]) -> GraphSpec:

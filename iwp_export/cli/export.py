@@ -9,7 +9,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from iwp_export.cli.build import configure_build, export_engine, result
+from iwp_export import api
+from iwp_export.cli.build import announce, build_settings, configure_build
 from iwp_export.errors import BackendError
 from iwp_export.models import ALIASES
 from iwp_export.pruning.settings import Heads, PruningSettings, Query
@@ -70,26 +71,24 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> None:
     """Export, or with `--dry-run` say what an export would write."""
-    settings = PruningSettings(**{name: getattr(args, name) for name in SETTINGS})
+    pruning = PruningSettings(**{name: getattr(args, name) for name in SETTINGS})
     output = args.output or Path(f"{default_name(args.model)}.bundle")
+    replace = args.force or args.dry_run
+    choices = {"dtype": args.dtype, "revision": args.revision, "engine": build_settings(args)}
     try:
-        from iwp_export.export.exporter import export_bundle
-        from iwp_export.export.plan import plan_export
+        job = api.plan_export(args.model, output, pruning, force=replace, **choices)
     except ModuleNotFoundError as error:
         if str(error.name).startswith("iwp_export"):
             raise
         raise BackendError(f"exporting needs {error.name}; to get it: pip install 'iwp-export[export]'") from error
-
     if args.dry_run:
-        plan = plan_export(args.model, settings, dtype=args.dtype, revision=args.revision)
-        print(json.dumps(summarise(plan), indent=2) if args.json else describe(plan))
+        print(json.dumps(summarise(job.plan), indent=2) if args.json else describe(job.plan))
         return
-    if output.suffix == ".plan":
-        info = export_engine(args, settings, output, repeat(args))
-        print(json.dumps(result(output, info)) if args.json else f"wrote {output}")
-        return
-    path = export_bundle(args.model, output, settings, dtype=args.dtype, force=args.force, revision=args.revision)
-    print(json.dumps({"bundle": str(path)}) if args.json else f"wrote {path}")
+    if job.engine is not None:
+        announce(job.engine.machine)
+    path = job.run(repeat(args))
+    kind = "bundle" if job.engine is None else "engine"
+    print(json.dumps({kind: str(path)}) if args.json else f"wrote {path}")
 
 
 def repeat(args: argparse.Namespace) -> str:
@@ -116,7 +115,7 @@ def describe(plan: ExportPlan) -> str:
             ("model", f"{model.name} ({model.model_type}) from {model.source}"),
             ("decoder", f"{decoder.layers} layers of {decoder.hidden_size}, {decoder.dtype}"),
             ("pruning", f"at the input of layer {settings.layer}"),
-            ("tokens", f"keep {settings.keep:.2f} -> {plan.num_kept} of {plan.num_visual} visual tokens"),
+            ("tokens", f"keep {settings.keep:.2f} -> {plan.num_visual_kept} of {plan.num_visual} visual tokens"),
             ("cache", f"{full} -> {pruned} for one image and {TEXT_TOKENS} text tokens"),
             ("weights", human_bytes(plan.weight_bytes)),
         ]
@@ -130,7 +129,7 @@ def summarise(plan: ExportPlan) -> dict[str, Any]:
         "decoder": vars(plan.decoder),
         "pruning": plan.settings.to_dict(),
         "visual_tokens": plan.num_visual,
-        "visual_tokens_kept": plan.num_kept,
+        "visual_tokens_kept": plan.num_visual_kept,
         "text_tokens": TEXT_TOKENS,
         "cache_bytes_unpruned": plan.cache_bytes(TEXT_TOKENS, pruned=False),
         "cache_bytes": plan.cache_bytes(TEXT_TOKENS),

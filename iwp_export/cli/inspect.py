@@ -96,7 +96,7 @@ def _model(manifest: Manifest) -> list[tuple[str, object]]:
         ("decoder", f"{decoder.layers} layers of {decoder.hidden_size}, {decoder.dtype}"),
         ("heads", f"{decoder.heads} query, {decoder.kv_heads} key/value, size {decoder.head_dim}"),
         ("positions", f"{decoder.max_positions}, vocabulary {decoder.vocab_size}"),
-        ("image", f"{vision.image_size[0]} x {vision.image_size[1]} pixels -> {_visual(manifest)}"),
+        ("image", f"{vision.tokens} visual tokens"),
         ("made by", ", ".join(f"{name} {version}" for name, version in manifest.tools.items())),
     ]
 
@@ -105,13 +105,8 @@ def _files(files: Mapping[str, FileEntry]) -> str:
     return "files\n" + table([(name, human_bytes(f.bytes), f.sha256[:12]) for name, f in files.items()], "  ")
 
 
-def _visual(manifest: Manifest) -> str:
-    rows, columns = manifest.vision.grid
-    return f"{manifest.vision.tokens_per_image} visual tokens ({rows} x {columns})"
-
-
 def _pruning(manifest: Manifest) -> list[tuple[str, object]]:
-    settings, count = manifest.pruning, manifest.vision.tokens_per_image
+    settings, count = manifest.pruning, manifest.vision.tokens.typical
     shared = {name: value for name, value in settings.to_dict().items() if name != "stages"}
     keep = f"{settings.keep:.2f} -> {settings.num_keep(count)} of {count} visual tokens"
     return [("layer", settings.layer), ("keep", keep), *shared.items()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from iwp_export.bundle.manifest import DecoderInfo, GraphSpec, Manifest, VisionInfo
+from iwp_export.bundle.manifest import Bounds, DecoderInfo, GraphSpec, Manifest, VisionInfo
 from iwp_export.errors import SettingsError
 
 DEFAULT_CONTEXT = 4096
@@ -37,19 +37,6 @@ class EngineLimits:
         return f"{self.max_context} tokens, {self.max_prompt} a call with up to {self.max_images} image(s)"
 
 
-@dataclass(frozen=True)
-class Range:
-    """Least, typical and greatest value of a dimension."""
-
-    least: int
-    typical: int
-    greatest: int
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.least <= self.typical <= self.greatest:
-            raise ValueError(f"a range must rise, got {self}")
-
-
 Shapes = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 """Least, typical and greatest shape of an input."""
 
@@ -59,7 +46,7 @@ class Profile:
     """An optimisation profile: shapes of the inputs, and values of those that are lengths themselves."""
 
     shapes: Mapping[str, Shapes]
-    values: Mapping[str, Range]
+    values: Mapping[str, Bounds]
 
 
 def choose_limits(
@@ -74,22 +61,23 @@ def choose_limits(
     Raises:
         SettingsError: they contradict each other or the model.
     """
-    positions, per_image = decoder.max_positions, vision.tokens_per_image
+    positions, per_image = decoder.max_positions, vision.tokens.greatest
     visual = max_images * per_image
     context = min(positions, DEFAULT_CONTEXT) if max_context is None else max_context
     prompt = min(context, visual + PROMPT_TEXT) if max_prompt is None else max_prompt
     for name, value, least, greatest in (
-        ("--max-images", max_images, 1, None),
-        ("--max-context", context, 2, positions),
-        ("--max-prompt", prompt, 1, context),
+        ("max_images", max_images, 1, None),
+        ("max_context", context, 2, positions),
+        ("max_prompt", prompt, 1, context),
     ):
         if value < least or (greatest is not None and value > greatest):
             upper = "or more" if greatest is None else f"to {greatest}"
-            raise SettingsError(f"{name} must be {least} {upper}, got {value}")
+            raise SettingsError(f"{name} must be {least} {upper}, got {value}", options=(name,))
     if visual >= prompt:
         raise SettingsError(
             f"{max_images} image(s) make {visual} visual tokens, which leave no room for text in a prompt of {prompt}: "
-            "raise --max-context or lower --max-images"
+            "raise max_context or lower max_images",
+            options=("max_context", "max_images"),
         )
     return EngineLimits(context, prompt, max_images)
 
@@ -105,26 +93,28 @@ def decoder_profiles(manifest: Manifest, limits: EngineLimits, keep: float | Non
         limits: what the engine can hold.
         keep: the typical keep ratio; None is the exported one.
     """
-    visual = manifest.vision.tokens_per_image
+    visual, greatest = manifest.vision.tokens.typical, limits.max_images * manifest.vision.tokens.greatest
     kept = manifest.pruning.num_keep(visual, keep)
     prompt = min(limits.max_prompt, visual + TYPICAL_TEXT)
     past = limits.max_context - 1
-    one = Range(1, 1, 1)
+    one = Bounds(1, 1, 1)
 
-    def decode_past(tokens: int) -> Range:
-        return Range(1, min(past, tokens + TYPICAL_TEXT + TYPICAL_ANSWER), past)
+    def decode_past(tokens: int) -> Bounds:
+        return Bounds(1, min(past, tokens + TYPICAL_TEXT + TYPICAL_ANSWER), past)
 
     graph = manifest.graphs["decoder"]
     prefill = {
-        "tokens": Range(1, prompt, limits.max_prompt),
-        "features": Range(1, visual, limits.max_images * visual),
-        "past_full": Range(0, 0, past),
-        "past_pruned": Range(0, 0, past),
-        "num_kept": Range(1, min(prompt, kept + TYPICAL_TEXT), limits.max_prompt),
+        "tokens": Bounds(1, prompt, limits.max_prompt),
+        "features": Bounds(1, visual, greatest),
+        "queries": Bounds(1, min(prompt, TYPICAL_TEXT), limits.max_prompt),
+        "past_full": Bounds(0, 0, past),
+        "past_pruned": Bounds(0, 0, past),
+        "num_kept": Bounds(1, min(prompt, kept + TYPICAL_TEXT), limits.max_prompt),
     }
     decode = {
         "tokens": one,
         "features": one,
+        "queries": one,
         "past_full": decode_past(visual),
         "past_pruned": decode_past(kept),
         "num_kept": one,
@@ -142,12 +132,12 @@ def profiles_for(manifest: Manifest, limits: EngineLimits, keep: float | None, c
 
 def vision_profile(manifest: Manifest) -> Profile:
     """The vision tower's profile: one image a call, as the runtime runs it."""
-    return _profile(manifest.graphs["vision"], {"tiles": Range(1, 1, 1)})
+    return _profile(manifest.graphs["vision"], manifest.vision.dims)
 
 
-def _profile(graph: GraphSpec, ranges: Mapping[str, Range]) -> Profile:
+def _profile(graph: GraphSpec, ranges: Mapping[str, Bounds]) -> Profile:
     shapes: dict[str, Shapes] = {}
-    values: dict[str, Range] = {}
+    values: dict[str, Bounds] = {}
     for tensor in graph.inputs:
         if tensor.name in ranges:
             values[tensor.name] = ranges[tensor.name]
@@ -156,7 +146,7 @@ def _profile(graph: GraphSpec, ranges: Mapping[str, Range]) -> Profile:
         for dim in tensor.shape:
             if isinstance(dim, str) and dim not in ranges:
                 raise SettingsError(f"input {tensor.name} has dimension {dim!r}, which this version does not know")
-            dims.append(ranges[dim] if isinstance(dim, str) else Range(dim, dim, dim))
+            dims.append(ranges[dim] if isinstance(dim, str) else Bounds(dim, dim, dim))
         shapes[tensor.name] = (
             tuple(dim.least for dim in dims),
             tuple(dim.typical for dim in dims),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ import numpy as np
 
 from iwp_export.errors import CheckpointError
 from iwp_export.graph.weights import DTYPES, StoredTensor, read_header, renamed
-from iwp_export.models import ALIASES, Family, family
+from iwp_export.models import ALIASES, find_family
+from iwp_export.models.common.family import Family
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -35,9 +36,18 @@ PROCESSOR_FILES = (
 """What the runtime needs to turn prompts and images into tensors and tokens into text."""
 
 
+RENAMES = (
+    (r"^language_model\.lm_head\.", "lm_head."),
+    (r"^language_model\.(model\.)?", "model.language_model."),
+    (r"^(model\.)?vision_tower\.(vision_model\.)?", "model.vision_tower."),
+    (r"^multi_modal_projector\.", "model.multi_modal_projector."),
+    (r"^image_newline$", "model.image_newline"),
+)
+
+
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint on this machine; `config` is its transformers configuration."""
+    """A checkpoint; `config` is its transformers configuration, `is_local` whether its weights are on this machine."""
 
     name: str
     source: str
@@ -45,6 +55,17 @@ class Checkpoint:
     config: Any
     family: Family
     revision: str | None = None
+    is_local: bool = True
+
+    def with_weights(self) -> Checkpoint:
+        """The checkpoint with the weights on this machine, fetched now if they are not.
+
+        Raises:
+            CheckpointError: they cannot be fetched.
+        """
+        if self.is_local:
+            return self
+        return replace(self, folder=_download(self.source, self.revision, weights=True), is_local=True)
 
     @property
     def model_type(self) -> str:
@@ -59,7 +80,7 @@ class Checkpoint:
         tensors: dict[str, StoredTensor] = {}
         for file in weight_files(self.folder):
             tensors.update(read_header(file))
-        return renamed(tensors, self.family.RENAMES)
+        return renamed(tensors, RENAMES)
 
     def size(self) -> tuple[int, bool]:
         """Number of parameters, and whether they have 16 bits; from the index while the weights are not here.
@@ -109,7 +130,9 @@ def open_checkpoint(model: str, *, revision: str | None = None, weights: bool = 
     folder = Path(target).expanduser()
     if folder.is_dir():
         if revision is not None:
-            raise CheckpointError(f"--revision {revision} is for a Hub id, but {model} is a folder; leave it out")
+            raise CheckpointError(
+                f"revision {revision} is for a Hub id, but {model} is a folder; leave it out", options=("revision",)
+            )
         source = model
     elif "/" in target and not target.startswith((".", "/", "~")) and target.count("/") == 1:
         folder, source = _download(target, revision, weights), target
@@ -117,8 +140,17 @@ def open_checkpoint(model: str, *, revision: str | None = None, weights: bool = 
         known = ", ".join(ALIASES)
         raise CheckpointError(f"no model {model!r}: give a folder, a Hub id (owner/name) or one of: {known}")
     config = _read_config(folder, model)
-    name = model if model in ALIASES else (folder.resolve().name if folder.name and source == model else "")
-    return Checkpoint(name or target.split("/")[-1], source, folder, config, family(config.model_type), revision)
+    is_folder = source == model
+    name = model if model in ALIASES else (folder.resolve().name if folder.name and is_folder else "")
+    return Checkpoint(
+        name or target.split("/")[-1],
+        source,
+        folder,
+        config,
+        find_family(config.model_type),
+        revision,
+        weights or source == model,
+    )
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -167,7 +199,7 @@ def _read_config(folder: Path, model: str) -> Any:
         raise CheckpointError(f"{path} is not a model's configuration ({error!r})") from error
     if "auto_map" in raw:
         raise CheckpointError(f"{model} needs code from its own repository (trust_remote_code), which is never run")
-    family(model_type)  # refuses an unsupported family before transformers reads the rest
+    find_family(model_type)  # refuses an unsupported family before transformers reads the rest
     from transformers import AutoConfig
 
     try:

@@ -10,10 +10,8 @@ from typing import TYPE_CHECKING
 from iwp_export.bundle.manifest import GraphSpec, Manifest, TensorSpec
 from iwp_export.bundle.store import BundleWriter
 from iwp_export.errors import BackendError
-from iwp_export.export.checkpoint import open_checkpoint
-from iwp_export.export.plan import Dtype, make_plan
+from iwp_export.export.plan import ExportPlan
 from iwp_export.progress import progress
-from iwp_export.pruning.settings import PruningSettings
 from iwp_export.version import __version__
 
 if TYPE_CHECKING:
@@ -25,38 +23,25 @@ IN_FLIGHT_BYTES = 64 << 20
 TOOLS = ("torch", "transformers", "onnx", "onnx-ir", "onnxscript")
 
 
-def export_bundle(
-    model: str,
-    output: Path | str,
-    settings: PruningSettings | None = None,
-    *,
-    dtype: Dtype = "auto",
-    force: bool = False,
-    revision: str | None = None,
-) -> Path:
+def export_bundle(plan: ExportPlan, output: Path | str, force: bool = False) -> Path:
     """Export a checkpoint to a bundle.
 
     Args:
-        model: an alias, a Hub id or a folder.
+        plan: from `plan_export`.
         output: folder of the bundle; it appears whole or not at all.
-        settings: where and how to prune; the defaults if left out.
-        dtype: element type of weights and activations; `auto` is float16 for a 16-bit checkpoint, else float32.
         force: replace a bundle that is there already.
-        revision: branch, tag or commit of a Hub id.
 
     Returns:
         The bundle's folder.
 
     Raises:
         OutputError: the output exists, or cannot be written.
-        CheckpointError, SettingsError: see `iwp_export.export.plan.plan_export`.
+        CheckpointError: the weights cannot be fetched or read, or are not those that the configuration asks for.
         BackendError: torch or another package that exporting needs is not installed.
     """
-    settings = settings or PruningSettings()
     writer = BundleWriter(output, force)  # refuses an existing output before any work
     _require_tools()
-    checkpoint = open_checkpoint(model, revision=revision)
-    plan = make_plan(checkpoint, settings, dtype)
+    checkpoint, settings = plan.checkpoint.with_weights(), plan.settings
     import torch
 
     from iwp_export.export.trace import trace_decoder, trace_vision

@@ -8,12 +8,10 @@ from typing import Any, Literal
 from iwp_export.bundle.manifest import DecoderInfo, ModelInfo, VisionInfo
 from iwp_export.errors import CheckpointError, SettingsError
 from iwp_export.export.checkpoint import Checkpoint, open_checkpoint
+from iwp_export.models.common.family import Family
 from iwp_export.pruning.settings import PruningSettings
 
 Dtype = Literal["auto", "float32", "float16"]
-
-DECODERS = ("llama", "mistral", "qwen2")
-"""Language models of the plain shape that `PrunedDecoder` runs: pre-norm, gated MLP, full attention."""
 
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 """Rotary embeddings whose frequencies do not depend on the length of the prompt."""
@@ -23,6 +21,7 @@ ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 class ExportPlan:
     """What an export would make, from the configuration and the weights' headers alone."""
 
+    checkpoint: Checkpoint
     model: ModelInfo
     settings: PruningSettings
     decoder: DecoderInfo
@@ -31,39 +30,45 @@ class ExportPlan:
 
     @property
     def num_visual(self) -> int:
-        return self.vision.tokens_per_image
+        """Visual tokens of a typical image."""
+        return self.vision.tokens.typical
 
     @property
-    def num_kept(self) -> int:
+    def num_visual_kept(self) -> int:
+        """Those of them that stay."""
         return self.settings.num_keep(self.num_visual)
 
     def cache_bytes(self, text_tokens: int, pruned: bool = True) -> int:
         """Bytes of the key/value cache after a prompt of one image and `text_tokens` text tokens."""
-        full, kept = self.num_visual + text_tokens, self.num_kept + text_tokens
+        full, kept = self.num_visual + text_tokens, self.num_visual_kept + text_tokens
         below = self.settings.layer if pruned else self.decoder.layers
         return self.decoder.cache_bytes([full] * below + [kept] * (self.decoder.layers - below))
 
 
 def plan_export(
-    model: str, settings: PruningSettings, *, dtype: Dtype = "auto", revision: str | None = None
+    model: str, settings: PruningSettings | None = None, *, dtype: Dtype = "auto", revision: str | None = None
 ) -> ExportPlan:
-    """Read what is needed to say what `export_bundle` would do; nothing is written.
+    """Check and count what an export would make; nothing is written, and no weights of a Hub id are fetched.
+
+    Args:
+        model: an alias, a Hub id or a folder.
+        settings: where and how to prune; the defaults if left out.
+        dtype: element type of weights and activations; `auto` is float16 for a 16-bit checkpoint, else float32.
+        revision: branch, tag or commit of a Hub id.
 
     Raises:
         CheckpointError: the checkpoint cannot be found, read or supported.
-        SettingsError: the model has too few layers for `settings.layer`.
+        SettingsError: the model cannot be pruned at `settings.layer`.
     """
-    return make_plan(open_checkpoint(model, revision=revision, weights=False), settings, dtype)
-
-
-def make_plan(checkpoint: Checkpoint, settings: PruningSettings, dtype: Dtype) -> ExportPlan:
-    """The plan of a checkpoint that is open already; see `plan_export`."""
+    settings = settings or PruningSettings()
+    checkpoint = open_checkpoint(model, revision=revision, weights=False)
     config, text = checkpoint.config, checkpoint.config.text_config
-    _check_decoder(text)
-    if settings.layer >= text.num_hidden_layers:
+    _check_decoder(text, checkpoint.family)
+    layers = checkpoint.family.prunable_layers(config)
+    if settings.layer not in layers:
         raise SettingsError(
-            f"layer {settings.layer} is not below the {text.num_hidden_layers} layers of {checkpoint.name}; "
-            f"choose --layer 0 to {text.num_hidden_layers - 1}"
+            f"{checkpoint.name} cannot be pruned at layer {settings.layer}; choose layer {layers[0]} to {layers[-1]}",
+            options=("layer",),
         )
     generation = _generation_config(checkpoint)
     parameters, half = checkpoint.size()
@@ -85,12 +90,13 @@ def make_plan(checkpoint: Checkpoint, settings: PruningSettings, dtype: Dtype) -
     size = parameters * {"float16": 2, "float32": 4}[name]
     architecture = (config.architectures or ["unknown"])[0]
     info = ModelInfo(checkpoint.name, checkpoint.source, checkpoint.model_type, architecture, checkpoint.revision)
-    return ExportPlan(info, settings, decoder, checkpoint.family.vision_info(config), size)
+    return ExportPlan(checkpoint, info, settings, decoder, checkpoint.family.vision_info(config), size)
 
 
-def _check_decoder(text: Any) -> None:
-    if text.model_type not in DECODERS:
-        raise CheckpointError(f"language model {text.model_type!r} is not supported; supported: {', '.join(DECODERS)}")
+def _check_decoder(text: Any, family: Family) -> None:
+    known = family.decoders
+    if text.model_type not in known:
+        raise CheckpointError(f"language model {text.model_type!r} is not supported; supported: {', '.join(known)}")
     rope = (getattr(text, "rope_parameters", None) or {}).get("rope_type", "default")
     if rope not in ROPE_TYPES:
         raise CheckpointError(f"rope_type {rope!r} is not supported; supported: {', '.join(ROPE_TYPES)}")

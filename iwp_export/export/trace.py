@@ -21,44 +21,29 @@ from iwp_export.errors import CheckpointError
 from iwp_export.export.checkpoint import Checkpoint
 from iwp_export.graph.passes import AddFunction, RenameDimension, StreamWeights
 from iwp_export.graph.weights import StoredTensor
-from iwp_export.models import Family
 from iwp_export.pruning.onnx_function import DOMAIN, OP_TYPE, VERSION, select_tokens_function
 from iwp_export.pruning.settings import PruningSettings
 
 OPSET = 23
 """The first opset with Attention, RotaryEmbedding and RMSNormalization."""
 
+MAX_DIM = 1 << 20
+
 TRACE_TOKENS = 23
 TRACE_FEATURES = 11
+TRACE_QUERIES = 3
 TRACE_PAST = (7, 5)
 """Lengths of the traced example; distinct primes, so that no two dimensions are taken for one."""
 
 
-class VisionEncoder(nn.Module):
-    """Vision tower and projector: pixel_values float32 [T, 3, h, w] -> image_features [T * n, D]."""
-
-    def __init__(self, model: nn.Module, family: Family, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.model = model
-        self.family = family
-        self.dtype = dtype
-
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        return self.family.image_features(self.model, pixel_values.to(self.dtype)).flatten(0, 1)
-
-
 def trace_vision(checkpoint: Checkpoint, weights: Mapping[str, StoredTensor], dtype: torch.dtype) -> ir.Model:
-    """The graph `vision`: `pixel_values` -> `image_features`."""
-    height, width = checkpoint.family.vision_info(checkpoint.config).image_size
+    """The graph `vision`: a picture's inputs -> `image_features` [N, D]."""
     with _fake_model(checkpoint, dtype) as model:
-        module = VisionEncoder(model, checkpoint.family, dtype).eval()
-        program = _export(
-            module,
-            (torch.zeros(2, 3, height, width),),
-            ["pixel_values"],
-            ["image_features"],
-            {"pixel_values": {0: Dim("tiles", max=4096)}},
-        )
+        graph = checkpoint.family.vision_graph(model)
+        module = graph.module.eval()
+        dims = {name: Dim(name, max=MAX_DIM) for axes in graph.dims.values() for name in axes.values()}
+        shapes = {name: {axis: dims[dim] for axis, dim in graph.dims.get(name, {}).items()} for name in graph.inputs}
+        program = _export(module, tuple(graph.inputs.values()), list(graph.inputs), ["image_features"], shapes)
         sources = _sources(module, model, weights)
     return _finish(program, module, sources)
 
@@ -70,17 +55,15 @@ def trace_decoder(
     text = checkpoint.config.text_config
     layers = text.num_hidden_layers
     with _fake_model(checkpoint, dtype) as model:
-        module = PrunedDecoder(
-            checkpoint.family.language_model(model), model.lm_head, settings, select_as_symbol(settings)
-        ).eval()
+        module = PrunedDecoder(model, checkpoint.family, settings, select_as_symbol(settings)).eval()
         attention = module.language_model.layers[0].self_attn
         lengths = [TRACE_PAST[layer >= settings.layer] for layer in range(layers)]
         heads = (attention.k_proj.out_features // attention.head_dim, attention.head_dim)
         past = [torch.zeros(1, heads[0], lengths[i // 2], heads[1], dtype=dtype) for i in range(2 * layers)]
         rows = [torch.zeros(1, TRACE_TOKENS, dtype=torch.int64) for _ in range(3)]  # one object would be one input
+        queries = torch.zeros(TRACE_QUERIES, dtype=torch.int64)
         features = torch.zeros(TRACE_FEATURES, text.hidden_size, dtype=dtype)
-        weighting = torch.ones(1, TRACE_TOKENS)
-        arguments = (rows[0], features, rows[1], weighting, rows[2], torch.zeros(1, dtype=torch.int64), past)
+        arguments = (rows[0], features, rows[1], queries, rows[2], torch.zeros(1, dtype=torch.int64), past)
         caches = [f"{i}.{part}" for i in range(layers) for part in ("key", "value")]
         program = _export(
             module,
@@ -99,14 +82,15 @@ def trace_decoder(
     return graph
 
 
-DECODER_INPUTS = ("input_ids", "image_features", "feature_index", "query_weights", "position_ids", "num_kept")
+DECODER_INPUTS = ("input_ids", "image_features", "feature_index", "query_index", "position_ids", "num_kept")
 
 
 def _decoder_dimensions(layers: int, pruning_layer: int) -> dict[str, Any]:
-    tokens, full = Dim("tokens", max=1 << 20), Dim("past_full", max=1 << 20)
-    pruned = Dim("past_pruned", max=1 << 20)
+    tokens, full = Dim("tokens", max=MAX_DIM), Dim("past_full", max=MAX_DIM)
+    pruned = Dim("past_pruned", max=MAX_DIM)
     shapes: dict[str, Any] = {name: {1: tokens} for name in DECODER_INPUTS}
-    shapes.update(image_features={0: Dim("features", max=1 << 20)}, num_kept={})
+    features, queries = Dim("features", max=MAX_DIM), Dim("queries", max=MAX_DIM)
+    shapes.update(image_features={0: features}, query_index={0: queries}, num_kept={})
     shapes["past_key_values"] = [{2: full if i // 2 < pruning_layer else pruned} for i in range(2 * layers)]
     return shapes
 

@@ -6,20 +6,26 @@ import itertools
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
+from typing import Any
 
 from iwp_export.backends.session import Ints
 from iwp_export.errors import RequestError
-from iwp_export.runtime.generate import Context
-from iwp_export.runtime.images import ImageSource, Picture
-from iwp_export.runtime.model import Call, LoadedModel
+from iwp_export.models.common.picture import Picture
+from iwp_export.runtime.generate import Call, Context
+from iwp_export.runtime.images import ImageSource
+from iwp_export.runtime.model import LoadedModel
 from iwp_export.runtime.processor import Message, assistant_message, user_message
 from iwp_export.runtime.request import check_request_keep
 from iwp_export.runtime.result import AnswerStream, Result
-from iwp_export.runtime.sampling import make_chooser
+from iwp_export.runtime.sampling import AnswerOptions, make_chooser
 from iwp_export.runtime.split import common_length, split_calls
+from iwp_export.runtime.text import check_text
 
 Images = ImageSource | Sequence[ImageSource] | None
 """One image, several, or none."""
+
+
+AGAIN = "the conversation was run again from its first token"
 
 
 class Conversation:
@@ -47,55 +53,28 @@ class Conversation:
         return list(self._messages)
 
     def ask(
-        self,
-        prompt: str,
-        image: Images = None,
-        *,
-        max_new_tokens: int = 64,
-        temperature: float = 0.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        seed: int | None = None,
-        on_token: Callable[[str], None] | None = None,
+        self, prompt: str, image: Images = None, *, on_token: Callable[[str], None] | None = None, **options: Any
     ) -> Result:
         """One turn, answered whole; see `Pipeline.__call__`."""
-        stream = self.stream(
-            prompt,
-            image,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            seed=seed,
-        )
+        stream = self.stream(prompt, image, **options)
         for piece in stream:
             if on_token is not None:
                 on_token(piece)
         return stream.result
 
-    def stream(
-        self,
-        prompt: str,
-        image: Images = None,
-        *,
-        max_new_tokens: int = 64,
-        temperature: float = 0.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        seed: int | None = None,
-    ) -> AnswerStream:
+    def stream(self, prompt: str, image: Images = None, **options: Any) -> AnswerStream:
         """One turn, piece by piece. A stream that is not read to its end leaves the conversation without this turn."""
         start = time.perf_counter()
-        choose = make_chooser(temperature, top_k, top_p, seed)
-        limits = self._model.limits(max_new_tokens)
-        if not isinstance(prompt, str):
-            raise RequestError(f"a prompt is a text, got {type(prompt).__name__}")
+        wanted = AnswerOptions(**options)
+        choose = make_chooser(wanted.temperature, wanted.top_k, wanted.top_p, wanted.seed)
+        limits = self._model.limits(wanted.max_new_tokens)
+        check_text(prompt)
         processor = self._model.processor
         new = [processor.image(source) for source in image_list(image)]
         messages = [*self._messages, user_message(prompt, len(new))]
         pictures = [*self._pictures, *new]
         call = self._plan(messages, pictures)
-        limits.check_prompt(call.inputs)
+        limits.check_prompt(call)
         call = replace(call, preprocess=time.perf_counter() - start)
         self._turn += 1
         answer = self._model.answer(call, choose, limits)
@@ -104,26 +83,26 @@ class Conversation:
     def _plan(self, messages: list[Message], pictures: list[Picture]) -> Call:
         """The fewest calls after which the context holds the whole conversation; the last of them is answered."""
         model, context = self._model, self._context
-        token_ids = self._token_ids(messages, len(pictures))
+        token_ids = self._token_ids(messages, pictures)
         note = self._difference(token_ids, pictures) if context.token_ids else ""
         if note:
             context = Context(model.session.new_cache())
-        known, first = len(context.token_ids), len(context.pictures)
-        vision, limits = model.manifest.vision, model.session.call_limits
-        visual = token_ids[known:] == vision.image_token_id
+        known, new = len(context.token_ids), pictures[len(context.digests) :]
+        visual, limits = token_ids[known:] == model.manifest.vision.image_token_id, model.session.call_limits
         ends = [visual.size]
         if limits is not None and not limits.allow(visual):
-            ends = split_calls(visual, self._turn_ends(messages, token_ids, known), limits)
+            ends = split_calls(visual, self._turn_ends(messages, pictures, token_ids, known), limits)
             note = f"{note}, turn by turn" if note else ""
         calls: list[Call] = []
+        position = context.next_position
         for start, end in itertools.pairwise([0, *ends]):
-            count = int(visual[start:end].sum()) // vision.tokens_per_image
-            part = token_ids[known + start : known + end]
-            calls.append(model.prepare(context, part, pictures[first : first + count], self._keep, start))
-            first += count
+            count = _pictures_of(int(visual[start:end].sum()), new)
+            call = model.prepare(context, token_ids[known + start : known + end], new[:count], self._keep, position)
+            calls.append(call)
+            position, new = call.next_position, new[count:]
         return replace(calls[-1], note=note, earlier=tuple(calls[:-1]))
 
-    def _turn_ends(self, messages: list[Message], token_ids: Ints, known: int) -> list[int]:
+    def _turn_ends(self, messages: list[Message], pictures: list[Picture], token_ids: Ints, known: int) -> list[int]:
         """Where the users' turns end, counted from the first token that is not known.
 
         A turn ends where its rendering without the later ones ceases to agree with the whole one.
@@ -132,25 +111,25 @@ class Conversation:
         for index, message in enumerate(messages[:-1]):
             images += sum(part["type"] == "image" for part in message["content"])
             if message["role"] == "user":
-                ends.add(common_length(self._token_ids(messages[: index + 1], images), token_ids))
+                ends.add(common_length(self._token_ids(messages[: index + 1], pictures[:images]), token_ids))
         image_token = self._model.manifest.vision.image_token_id
         return [end - known for end in sorted(ends) if end > known and token_ids[end - 1] != image_token]
 
-    def _token_ids(self, messages: list[Message], images: int) -> Ints:
+    def _token_ids(self, messages: list[Message], pictures: list[Picture]) -> Ints:
         processor = self._model.processor
-        return processor.token_ids(processor.render(messages), images)
+        return processor.token_ids(processor.render(messages), pictures)
 
     def _difference(self, token_ids: Ints, pictures: list[Picture]) -> str:
         """Why the cache does not hold the beginning of this conversation, or an empty string if it does."""
         context = self._context
         known = len(context.token_ids)
-        digests = [picture.digest for picture in pictures[: len(context.pictures)]]
+        digests = [picture.digest for picture in pictures[: len(context.digests)]]
         if not context.intact:
-            return "the conversation was read anew: the last call was interrupted"
-        if digests != context.pictures or token_ids[:known].tolist() != context.token_ids:
-            return "the conversation was read anew: its beginning differs from what the cache holds"
+            return f"{AGAIN}: the last call was interrupted"
+        if digests != context.digests or token_ids[:known].tolist() != context.token_ids:
+            return f"{AGAIN}: its beginning differs from what the cache holds"
         if len(token_ids) == known:
-            return "the conversation was read anew: the cache holds all of it already"
+            return f"{AGAIN}: the cache holds all of it already"
         return ""
 
     def _follow(
@@ -186,3 +165,12 @@ def image_list(image: Images) -> list[ImageSource]:
     if image is None:
         return []
     return list(image) if isinstance(image, list | tuple) else [image]  # type: ignore[list-item]
+
+
+def _pictures_of(visual: int, pictures: Sequence[Picture]) -> int:
+    """How many of the pictures, from the first on, make so many visual tokens."""
+    count = 0
+    while visual > 0 and count < len(pictures):
+        visual -= pictures[count].num_tokens
+        count += 1
+    return count

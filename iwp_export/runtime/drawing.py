@@ -9,6 +9,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from iwp_export.errors import RequestError
+from iwp_export.models.common.picture import Picture, View
 
 MIN_SIDE = 768
 """Pixels of the shorter side of a drawing: smaller images are enlarged so that people can see them."""
@@ -17,31 +18,44 @@ DIMMED_LIGHT, DIMMED_COLOUR = 0.32, 0.25
 OUTLINE = (255, 196, 0)
 THICK_FROM = 24
 """Pixels of a patch from which its outline is four pixels wide, else two."""
+GAP = 16
+"""Pixels between the views of a picture."""
 GRID_LIGHT = 0.72
 """Share of its light that a pixel on the border of two patches keeps."""
 
 
-def draw_kept(
-    seen: npt.NDArray[np.uint8], kept: Iterable[int], grid: tuple[int, int], min_side: int = MIN_SIDE
-) -> Image.Image:
+def draw_kept(picture: Picture, kept: Iterable[int], min_side: int = MIN_SIDE) -> Image.Image:
     """The image with kept patches as they are, dropped ones dimmed, and a line around what was kept.
 
+    A picture of several views is drawn side by side.
+
     Args:
-        seen: uint8 [h, w, 3], the image as the model saw it (`Picture.seen`).
-        kept: indices of the kept visual tokens, row by row in the grid.
-        grid: rows and columns of visual tokens.
-        min_side: pixels of the drawing's shorter side at least; the drawing is made of whole pixels per patch.
+        picture: the image as the model saw it.
+        kept: indices of the kept visual tokens.
+        min_side: pixels of a view's shorter side at least; a drawing is made of whole pixels per patch.
 
     Raises:
-        RequestError: an index is not in the grid.
+        RequestError: the picture has no such token.
     """
-    rows, columns = grid
     chosen = np.asarray(list(kept), np.int64)
-    if chosen.size and not (chosen.min() >= 0 and chosen.max() < rows * columns):
+    if chosen.size and not (chosen.min() >= 0 and chosen.max() < picture.num_tokens):
         raise RequestError(
-            f"kept patches must be within 0 and {rows * columns - 1}, got {chosen.min()}..{chosen.max()}"
+            f"kept tokens must be within 0 and {picture.num_tokens - 1}, got {chosen.min()}..{chosen.max()}"
         )
-    mask = np.isin(np.arange(rows * columns), chosen).reshape(rows, columns)
+    drawn = [_draw_view(view, np.isin(view.tokens, chosen), min_side) for view in picture.views]
+    if len(drawn) == 1:
+        return drawn[0]
+    sheet = Image.new("RGB", (sum(view.width for view in drawn) + GAP * (len(drawn) - 1), max(v.height for v in drawn)))
+    left = 0
+    for view in drawn:
+        sheet.paste(view, (left, 0))
+        left += view.width + GAP
+    return sheet
+
+
+def _draw_view(view: View, mask: npt.NDArray[np.bool_], min_side: int) -> Image.Image:
+    rows, columns = mask.shape
+    seen = view.seen
     cell_height, cell_width = _cell_size(seen.shape[0] / rows, seen.shape[1] / columns, min_side / min(rows, columns))
     size = (columns * cell_width, rows * cell_height)
     pixels = np.asarray(Image.fromarray(seen).resize(size, Image.Resampling.LANCZOS), np.float32)

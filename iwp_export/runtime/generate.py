@@ -10,9 +10,14 @@ import numpy as np
 
 from iwp_export.backends.session import Cache, Features, Floats, Ints, Session, StepInputs, StepOutput
 from iwp_export.errors import RequestError
+from iwp_export.models.common.family import Family
+from iwp_export.models.common.picture import Picture
 from iwp_export.runtime.request import build_decode
 from iwp_export.runtime.result import FinishReason
 from iwp_export.runtime.sampling import Chooser
+
+TEXT = np.zeros(1, np.bool_)
+"""One token that is not visual, as each generated token is."""
 
 
 @dataclass
@@ -21,25 +26,50 @@ class Context:
 
     Attributes:
         cache: the session's.
-        token_ids: every token, pruned ones too: its length is the position of the next token.
-        pictures: digests of the images among them, in order.
+        token_ids: every token, pruned ones too.
+        digests: of the pictures among them, in order.
+        next_position: where the conversation goes on, counted unpruned.
         intact: false while a call runs, and for good if one failed: then the cache and this record may differ.
     """
 
     cache: Cache
     token_ids: list[int] = field(default_factory=list)
-    pictures: list[bytes] = field(default_factory=list)
+    digests: list[bytes] = field(default_factory=list)
+    next_position: int = 0
     intact: bool = True
 
-    def run(
-        self, session: Session, inputs: StepInputs, features: Sequence[Features] = (), pictures: Sequence[bytes] = ()
-    ) -> StepOutput:
-        """Run a call and record it."""
-        self.intact = False
-        output = session.step(inputs, features, self.cache)
-        self.token_ids += inputs.input_ids[0].tolist()
-        self.pictures += pictures
-        self.intact = True
+
+@dataclass(frozen=True)
+class Call:
+    """One call of the decoder with a prompt or a further turn, ready to run.
+
+    Attributes:
+        context: what it goes on from.
+        inputs: the new tokens.
+        pictures: the images among them.
+        next_position: where the conversation goes on after them.
+        preprocess: seconds that it took to prepare.
+        note: why an earlier turn's cache could not be reused; empty otherwise.
+        earlier: calls that must run before this one, where a backend does not take all in one.
+    """
+
+    context: Context
+    inputs: StepInputs
+    pictures: tuple[Picture, ...] = ()
+    next_position: int = 0
+    preprocess: float = 0.0
+    note: str = ""
+    earlier: tuple[Call, ...] = ()
+
+    def run(self, session: Session, features: Sequence[Features] = ()) -> StepOutput:
+        """Run the call and record it in its context."""
+        context = self.context
+        context.intact = False
+        output = session.step(self.inputs, features, context.cache)
+        context.token_ids += self.inputs.input_ids[0].tolist()
+        context.digests += [picture.digest for picture in self.pictures]
+        context.next_position = self.next_position
+        context.intact = True
         return output
 
 
@@ -56,17 +86,17 @@ class AnswerLimits:
         if not isinstance(count, int) or isinstance(count, bool) or count < 1:
             raise RequestError(f"max_new_tokens must be a whole number of 1 or more, got {count!r}")
 
-    def check_prompt(self, inputs: StepInputs) -> None:
+    def check_prompt(self, call: Call) -> None:
         """Refuse a call that reaches beyond the model's positions.
 
         Raises:
             RequestError: it does.
         """
-        length = int(inputs.position_ids[0, -1]) + 1
-        if length > self.max_positions:
-            visual = int((inputs.feature_index >= 0).sum())
+        if call.next_position > self.max_positions:
+            visual = int((call.inputs.feature_index >= 0).sum())
             raise RequestError(
-                f"the prompt has {length} tokens with {visual} new visual ones, the model takes {self.max_positions}: "
+                f"the prompt reaches position {call.next_position} with {visual} new visual tokens, the model takes "
+                f"{self.max_positions}: "
                 "shorten it, use fewer images, or begin a new conversation"
             )
 
@@ -93,40 +123,41 @@ class GenerationRecord:
 
 def generate(
     session: Session,
-    context: Context,
-    prompt: StepInputs,
+    family: Family,
+    call: Call,
     features: Sequence[Features],
-    pictures: Sequence[bytes],
     choose: Chooser,
     limits: AnswerLimits,
-    trace: GenerationRecord,
+    record: GenerationRecord,
 ) -> Iterator[int]:
-    """Run a prompt and yield generated tokens one by one; the last one is not run into the cache.
+    """Run a call and yield generated tokens one by one; the last one is not run into the cache.
 
     Args:
         session: the backend.
-        context: the cache to go on from.
-        prompt: the new tokens.
-        features, pictures: the new images' features and digests.
+        family: the model's, for the positions of generated tokens.
+        call: the prompt.
+        features: of the call's pictures.
         choose: from logits to the next token.
         limits: where to stop.
-        trace: filled on the way.
+        record: filled on the way.
     """
     start = time.perf_counter()
-    output = context.run(session, prompt, features, pictures)
+    context = call.context
+    output = call.run(session, features)
     token = choose(output.logits)
-    trace.prefill += time.perf_counter() - start
-    trace.kept_index = output.kept_index
+    record.prefill += time.perf_counter() - start
+    record.kept_index = output.kept_index
     while True:
-        trace.token_ids.append(token)
-        if trace.logits is not None:
-            trace.logits.append(output.logits)
-        reason = limits.reached(trace.token_ids, len(context.token_ids))
+        record.token_ids.append(token)
+        if record.logits is not None:
+            record.logits.append(output.logits)
+        reason = limits.reached(record.token_ids, context.next_position)
         yield token
         if reason is not None:
-            trace.finish_reason = reason
+            record.finish_reason = reason
             return
         start = time.perf_counter()
-        output = context.run(session, build_decode(token, len(context.token_ids)))
+        positions, after = family.positions(TEXT, (), context.next_position)
+        output = Call(context, build_decode(token, positions), next_position=after).run(session)
         token = choose(output.logits)
-        trace.decode += time.perf_counter() - start
+        record.decode += time.perf_counter() - start

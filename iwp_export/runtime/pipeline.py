@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from iwp_export.backends.session import Session
 from iwp_export.bundle.manifest import Manifest
 from iwp_export.bundle.store import Bundle, Verify
 from iwp_export.errors import BackendError, RequestError
+from iwp_export.models import find_family
+from iwp_export.models.common.picture import Picture
 from iwp_export.runtime.conversation import Conversation, Images
 from iwp_export.runtime.drawing import draw_kept
 from iwp_export.runtime.generate import Context
@@ -49,14 +52,18 @@ class Pipeline:
             from iwp_export.backends.trt.load import load_engine
 
             engine = load_engine(path, verify)
-            processor = Processor(engine.processor, engine.manifest.vision)
-            return cls(LoadedModel(engine.manifest, processor, engine.session))
+            return cls.of(engine.manifest, engine.processor, engine.session)
         from iwp_export.backends.ort.session import OrtSession
 
         bundle = Bundle.open(path, verify)
         session = OrtSession(bundle, provider, threads)
-        processor = Processor(bundle.path(bundle.manifest.processor), bundle.manifest.vision)
-        return cls(LoadedModel(bundle.manifest, processor, session))
+        return cls.of(bundle.manifest, bundle.path(bundle.manifest.processor), session)
+
+    @classmethod
+    def of(cls, manifest: Manifest, processor: Path, session: Session) -> Pipeline:
+        """A pipeline over a session that is open already; `processor` is the artefact's folder of that name."""
+        family = find_family(manifest.model.model_type)
+        return cls(LoadedModel(manifest, Processor(processor, manifest.vision, family), session))
 
     @property
     def manifest(self) -> Manifest:
@@ -77,61 +84,29 @@ class Pipeline:
         self,
         image: Images,
         prompt: str,
-        max_new_tokens: int = 64,
+        *,
         keep: float | None = None,
-        temperature: float = 0.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        seed: int | None = None,
         on_token: Callable[[str], None] | None = None,
+        **options: Any,
     ) -> Result:
         """Answer one question.
 
         Args:
             image: a path, a PIL image or a uint8 array [H, W, 3]; a list of these; or None for text alone.
             prompt: the user's text; the chat template puts the images before it.
-            max_new_tokens: tokens of the answer at most.
             keep: fraction of the visual tokens that stays, in (0, 1]; None is the exported one. 1 prunes nothing.
-            temperature: 0 takes the most likely token; above 0 tokens are drawn.
-            top_k, top_p, seed: see `make_chooser`.
             on_token: called with each piece of text once it is complete.
+            **options: fields of `AnswerOptions`, such as max_new_tokens and temperature.
 
         Raises:
             RequestError: the request cannot be served.
             BackendError: the backend failed.
         """
-        return self.chat(keep).ask(
-            prompt,
-            image,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            seed=seed,
-            on_token=on_token,
-        )
+        return self.chat(keep).ask(prompt, image, on_token=on_token, **options)
 
-    def stream(
-        self,
-        image: Images,
-        prompt: str,
-        max_new_tokens: int = 64,
-        keep: float | None = None,
-        temperature: float = 0.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        seed: int | None = None,
-    ) -> AnswerStream:
+    def stream(self, image: Images, prompt: str, *, keep: float | None = None, **options: Any) -> AnswerStream:
         """Like a call, but yields pieces of text as they become complete; `result` is there at the end."""
-        return self.chat(keep).stream(
-            prompt,
-            image,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            seed=seed,
-        )
+        return self.chat(keep).stream(prompt, image, **options)
 
     def chat(self, keep: float | None = None) -> Conversation:
         """A conversation of several turns, at one keep ratio."""
@@ -140,7 +115,7 @@ class Pipeline:
     def generate_ids(
         self,
         token_ids: npt.ArrayLike,
-        pixel_values: npt.NDArray[np.float32] | None = None,
+        pictures: Sequence[Picture] = (),
         *,
         max_new_tokens: int = 64,
         keep: float | None = None,
@@ -148,27 +123,22 @@ class Pipeline:
         stop_at_eos: bool = True,
         return_logits: bool = False,
     ) -> Result:
-        """Generate from token ids and pixels, with neither template nor image processor: the entry for comparisons.
+        """Generate from token ids and pictures, with no chat template: the entry for comparisons.
 
         Args:
             token_ids: [S] or [1, S], one image token for each visual token, as transformers' processors make them.
-            pixel_values: float32 [images, 3, h, w], or None for text alone.
+            pictures: what `processor.image` or `processor.picture` made.
             max_new_tokens, keep: as in a call.
             choose: from logits to a token; one that returns a reference's tokens compares logits along its path.
             stop_at_eos: false generates `max_new_tokens` tokens whatever they are, for timing.
             return_logits: keep the logits float32 [V] of each generated token in the result.
 
         Raises:
-            RequestError: tokens and pixels do not fit each other or the model.
+            RequestError: tokens and pictures do not fit each other or the model.
         """
-        height, width = self.manifest.vision.image_size
-        images = np.zeros((0, 3, height, width), np.float32) if pixel_values is None else np.asarray(pixel_values)
-        if images.ndim != 4 or images.shape[1:] != (3, height, width):
-            raise RequestError(f"pixel_values must be [images, 3, {height}, {width}], got {list(images.shape)}")
-        pictures = [self.processor.picture(image[None]) for image in images]
         limits = self._model.limits(max_new_tokens, stop_at_eos)
         call = self._model.prepare(Context(self._model.session.new_cache()), token_ids, pictures, keep)
-        limits.check_prompt(call.inputs)
+        limits.check_prompt(call)
         stream = AnswerStream(self._model.answer(call, choose, limits, with_logits=return_logits))
         for _ in stream:
             pass
@@ -182,4 +152,4 @@ class Pipeline:
         """
         if not 0 <= index < len(result.pictures):
             raise RequestError(f"the result has {len(result.pictures)} picture(s), so none with index {index}")
-        return draw_kept(result.pictures[index].seen, result.kept[index], self.manifest.vision.grid)
+        return draw_kept(result.pictures[index], result.kept[index])

@@ -14,7 +14,9 @@ import numpy.typing as npt
 from iwp_export.backends.session import Ints
 from iwp_export.bundle.manifest import VisionInfo
 from iwp_export.errors import BundleError, RequestError
-from iwp_export.runtime.images import ImageSource, Picture, load_image, make_picture
+from iwp_export.models.common.family import Family
+from iwp_export.models.common.picture import Array, Colours, Picture
+from iwp_export.runtime.images import ImageSource, load_image
 
 Message = Mapping[str, Any]
 """A turn as chat templates take it: `role`, and `content` as a list of parts `{"type": "image" | "text", ...}`."""
@@ -26,12 +28,13 @@ class Processor:
     Args:
         folder: the bundle's processor folder.
         vision: how images become visual tokens.
+        family: the model's.
 
     Raises:
         BundleError: the folder cannot be read, or its image token is not the model's.
     """
 
-    def __init__(self, folder: Path, vision: VisionInfo) -> None:
+    def __init__(self, folder: Path, vision: VisionInfo, family: Family) -> None:
         # Without torch, importing transformers prints advice to install it; here its absence is intended.
         os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
         from transformers import AutoImageProcessor, AutoTokenizer
@@ -44,7 +47,7 @@ class Processor:
         except (OSError, ValueError, KeyError, ImportError) as error:
             raise BundleError(f"cannot load the processor in {folder}: {str(error).splitlines()[0]}") from error
         self._template = _chat_template(folder, self.tokenizer)
-        self._vision = vision
+        self._vision, self._family = vision, family
         if vision.image_token_id >= len(self.tokenizer):
             raise BundleError(f"image token {vision.image_token_id} is beyond the tokenizer of {folder}")
 
@@ -56,18 +59,20 @@ class Processor:
         """
         image = load_image(source)
         try:
-            pixels = np.asarray(self._images(images=[image], return_tensors="np")["pixel_values"])
+            outputs = self._images(images=[image], return_tensors="np")
         except ValueError as error:  # a line of a pixel's width has no aspect ratio to keep, for example
             raise RequestError(f"cannot preprocess an image of {image.width} x {image.height}: {error}") from error
-        if pixels.shape[-2:] != tuple(self._vision.image_size):
-            raise RequestError(f"the processor made {pixels.shape}, the model takes {self._vision.image_size} pixels")
-        return self.picture(pixels)
+        return self.picture(outputs)
 
-    def picture(self, pixel_values: npt.ArrayLike) -> Picture:
-        """A picture from pixels [T, 3, h, w] that this processor, or one like it, made."""
+    def picture(self, outputs: Mapping[str, Array]) -> Picture:
+        """A picture from what this image processor, or one like it, returned for one image.
+
+        Raises:
+            RequestError: the arrays do not fit the model.
+        """
         normalised = getattr(self._images, "do_normalize", False)
-        mean, std = (self._images.image_mean, self._images.image_std) if normalised else (0.0, 1.0)
-        return make_picture(pixel_values, mean, std)
+        colours = Colours(tuple(self._images.image_mean), tuple(self._images.image_std)) if normalised else Colours()
+        return self._family.picture(outputs, self._vision, colours)
 
     def render(self, messages: Sequence[Message]) -> str:
         """The conversation as the model reads it, up to where its answer begins.
@@ -87,7 +92,7 @@ class Processor:
             raise RequestError(f"the chat template refuses the conversation: {error}") from error
         return str(text)
 
-    def token_ids(self, text: str, num_images: int) -> Ints:
+    def token_ids(self, text: str, pictures: Sequence[Picture]) -> Ints:
         """Token ids int64 [S] of a rendered conversation, each image placeholder repeated once per visual token.
 
         Raises:
@@ -97,13 +102,15 @@ class Processor:
         has_bos = bool(bos) and text.startswith(bos)  # a template may write it, and so may the tokenizer
         ids = np.asarray(self.tokenizer(text, add_special_tokens=not has_bos)["input_ids"], np.int64)
         image = ids == self._vision.image_token_id
-        if image.sum() != num_images:
+        if image.sum() != len(pictures):
             name, found = self.tokenizer.convert_ids_to_tokens(self._vision.image_token_id), int(image.sum())
             raise RequestError(
-                f"{num_images} image(s) were given, but the rendered conversation has {found} placeholder(s) {name}: "
-                f"a prompt must not contain {name} itself, and the chat template must place every image"
+                f"{len(pictures)} image(s) were given, but the rendered conversation has {found} placeholder(s) "
+                f"{name}: a prompt must not contain {name} itself, and the chat template must place every image"
             )
-        return np.repeat(ids, np.where(image, self._vision.tokens_per_image, 1))
+        repeats = np.ones(ids.size, np.int64)
+        repeats[image] = [picture.num_tokens for picture in pictures]
+        return np.repeat(ids, repeats)
 
     def decode(self, token_ids: Sequence[int] | npt.NDArray[np.int64]) -> str:
         """Text of generated tokens, without special tokens."""

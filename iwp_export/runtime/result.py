@@ -8,7 +8,7 @@ from typing import Literal
 
 from iwp_export.backends.session import Floats
 from iwp_export.errors import RequestError
-from iwp_export.runtime.images import Picture
+from iwp_export.models.common.picture import Picture
 
 FinishReason = Literal["stop", "length", "context"]
 
@@ -57,7 +57,7 @@ class Result:
         pictures: the images of this call. Only their visual tokens competed at the pruning step; where a conversation
             was run again turn by turn, those of each turn among themselves.
         visual_tokens: visual tokens of this call.
-        kept: per picture, the indices of the visual tokens that stayed, row by row in the grid, ascending.
+        kept: per picture, the indices of the visual tokens that stayed, ascending.
         cache_bytes: key/value cache at the end.
         cache_bytes_unpruned: what it would be without pruning.
         logits: float32 [V] of each generated token, if they were asked for.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,23 @@ from iwp_export.errors import BackendError, RequestError
 
 Chooser = Callable[[npt.NDArray[np.float32]], int]
 """From logits float32 [V] to the index of the next token."""
+
+
+@dataclass(frozen=True)
+class AnswerOptions:
+    """What a request may ask of an answer.
+
+    Attributes:
+        max_new_tokens: tokens of the answer at most.
+        temperature: 0 takes the most likely token; above 0 tokens are drawn.
+        top_k, top_p, seed: see `make_chooser`.
+    """
+
+    max_new_tokens: int = 64
+    temperature: float = 0.0
+    top_k: int | None = None
+    top_p: float | None = None
+    seed: int | None = None
 
 
 def make_chooser(

@@ -27,9 +27,9 @@ import numpy as np
 import onnxruntime
 import torch
 
-from iwp_export.export.exporter import export_bundle
+from iwp_export import api
 from iwp_export.pruning.settings import PruningSettings
-from iwp_export.runtime.request import build_decode, build_prompt
+from tests.runtime.toy import build_decode, build_prompt
 
 TEXT_TOKENS = 32
 SETTINGS = PruningSettings(layer=4, keep=0.3)
@@ -101,7 +101,7 @@ def make_model(shape: Shape) -> Any:
 def ours(model: Any, shape: Shape, folder: Path, threads: int) -> dict[str, Callable[[], object]]:
     """Calls of the exported decoder: prefill with everything kept and pruned, and a decode step after the former."""
     model.save_pretrained(folder / "checkpoint")
-    bundle = export_bundle(str(folder / "checkpoint"), folder / "model.bundle", SETTINGS)
+    bundle = api.export(str(folder / "checkpoint"), folder / "model.bundle", SETTINGS)
     session = _session(bundle / "decoder.onnx", threads)
     features = np.random.default_rng(0).standard_normal((shape.visual, shape.hidden)).astype(np.float32)
     image = shape.vocabulary - 1
@@ -114,7 +114,7 @@ def ours(model: Any, shape: Shape, folder: Path, threads: int) -> dict[str, Call
             "input_ids": inputs.input_ids,
             "image_features": features,
             "feature_index": inputs.feature_index,
-            "query_weights": inputs.query_weights,
+            "query_index": inputs.query_index,
             "position_ids": inputs.position_ids,
             "num_kept": np.array([inputs.num_kept]),
             **dict(zip(names, past, strict=True)),

@@ -1,7 +1,10 @@
-"""Time and memory of exporting a checkpoint of LLaVA-1.5-7B's shape, and a check of what was written.
+"""Time and memory of exporting a checkpoint of a 7B model's shape, and a check of what was written.
 
-python -m calibration.random_checkpoint build/llava-7b-random
-python tests/benchmarks/export_7b.py build/llava-7b-random -o docs/benchmarks/export_7b.json
+    python -m calibration.random_checkpoint build/llava-7b-random
+    python tests/benchmarks/export_7b.py build/llava-7b-random -o docs/benchmarks/export_7b.json
+
+The first command's `--family llava_next` gives LLaVA-NeXT-7B's shape in the place of LLaVA-1.5-7B's; the second takes a
+checkpoint of either.
 """
 
 from __future__ import annotations
@@ -76,10 +79,11 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, help="JSON file for the result")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=args.checkpoint.parent) as folder:
-        bundle = Path(folder) / "llava-7b.bundle"
+        bundle = Path(folder) / "7b.bundle"
         result = measure_export(args.checkpoint, bundle) | {"graphs": check_graphs(bundle)}
     result |= {
         "command": "python tests/benchmarks/export_7b.py CHECKPOINT -o JSON",
+        "family": json.loads((args.checkpoint / "config.json").read_text())["model_type"],
         "checkpoint_bytes": sum(file.stat().st_size for file in args.checkpoint.glob("*.safetensors")),
         "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
         "checker_peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,

@@ -44,7 +44,7 @@ def make_bundle(folder: Path, sizes: dict[str, int]) -> Path:
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 
     from calibration.random_checkpoint import write_checkpoint
-    from iwp_export.export.exporter import export_bundle
+    from iwp_export import api
     from iwp_export.pruning.settings import PruningSettings
 
     vision = CLIPVisionConfig(
@@ -60,7 +60,7 @@ def make_bundle(folder: Path, sizes: dict[str, int]) -> Path:
     architectures = ["LlavaForConditionalGeneration"]
     config = LlavaConfig(vision_config=vision, text_config=text, image_token_index=31999, architectures=architectures)
     write_checkpoint(folder / "checkpoint", config)
-    return export_bundle(str(folder / "checkpoint"), folder / "bundle", PruningSettings(), dtype="float16")
+    return api.export(str(folder / "checkpoint"), folder / "bundle", PruningSettings(), dtype="float16")
 
 
 def measure(bundle: Path, folder: Path, sms: tuple[str, ...], profiles: int) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import pytest
 
 from iwp_export.bundle import place, store
 from iwp_export.bundle.manifest import (
+    Bounds,
     DecoderInfo,
     GraphSpec,
     Manifest,
@@ -36,7 +37,7 @@ def make_manifest() -> Manifest:
         model=ModelInfo("tiny", "/x", "llava", "Llava"),
         pruning=PruningSettings(),
         decoder=DecoderInfo(8, 128, 4, 2, 32, 48, 256, "float32", 2, (3,), 0),
-        vision=VisionInfo(4, (112, 112), (8, 8), 128),
+        vision=VisionInfo(4, 128, Bounds.fixed(64), {}, {"pixels": 112, "side": 8}),
         graphs={"decoder": graph("decoder"), "vision": graph("vision")},
     )
 

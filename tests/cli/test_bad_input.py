@@ -47,7 +47,7 @@ def checkpoint(tmp_path: Path, weights: bool = True, **config: object) -> Path:
         ("--keep", "0", "keep must be"),
         ("--keep", "nan", "keep must be"),
         ("--layer", "-1", "layer must be"),
-        ("--layer", "8", "8 layers"),
+        ("--layer", "8", "cannot be pruned at layer 8; choose layer 0 to 7 (--layer)"),
         ("--chunk", "0", "chunk must be"),
         ("--growth", "0", "growth must be"),
         ("--penalty", "-1", "penalty must be"),

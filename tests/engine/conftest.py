@@ -75,9 +75,9 @@ def _random_config(heads: int, kv_heads: int) -> object:
 
 
 def _export(model: str, path: Path, settings: PruningSettings) -> None:
-    from iwp_export.export.exporter import export_bundle
+    from iwp_export import api
 
-    export_bundle(model, path, settings, dtype="float16")
+    api.export(model, path, settings, dtype="float16")
 
 
 def _once(factory: pytest.TempPathFactory, worker_id: str, name: str, make: Callable[[Path], object]) -> Path:

@@ -108,7 +108,7 @@ def test_size_comes_from_the_index_while_the_weights_are_not_here(folder: Path) 
 
 
 def test_revision_is_for_the_hub(folder: Path) -> None:
-    assert "--revision main" in refused(folder, revision="main")
+    assert "revision main" in refused(folder, revision="main")
 
 
 def change(folder: Path, **values: object) -> None:

@@ -19,16 +19,17 @@ import pytest
 import torch
 
 import iwp_export
+from iwp_export import api
 from iwp_export.backends.torch.session import TorchSession
 from iwp_export.bundle.store import Bundle
 from iwp_export.errors import BundleError, CheckpointError, OutputError, SettingsError
 from iwp_export.export.checkpoint import open_checkpoint
-from iwp_export.export.exporter import export_bundle
 from iwp_export.export.plan import plan_export
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.runtime.model import LoadedModel
 from iwp_export.runtime.pipeline import Pipeline
 from tests.export.tiny import DECODERS, write_llava
+from tests.runtime.toy import toy_picture
 
 LAYER_1 = PruningSettings(layer=1, keep=0.3)
 TOLERANCE = 2e-4
@@ -40,13 +41,14 @@ def test_bundle_equals_transformers_and_the_reference(tmp_path: Path, decoder: s
     """Eight greedy tokens with nothing pruned, and kept tokens and logits at 0.3, for two images and sharded files."""
     model = write_llava(tmp_path / "model", decoder, shard_size="100KB")
     model.generation_config.eos_token_id = None
-    bundle = export_bundle(str(tmp_path / "model"), tmp_path / "out.bundle", LAYER_1)
+    bundle = api.export(str(tmp_path / "model"), tmp_path / "out.bundle", LAYER_1)
     pipeline = iwp_export.load(str(bundle))
     rng = np.random.default_rng(1)
     pixels = rng.standard_normal((2, 3, 112, 112)).astype(np.float32)
+    pictures = [toy_picture(image) for image in pixels]
     ids = np.concatenate([[2, 5], [4] * 64, [9, 7], [4] * 64, rng.integers(5, 48, 6)])
 
-    ours = pipeline.generate_ids(ids, pixels, keep=1.0, max_new_tokens=8, stop_at_eos=False, return_logits=True)
+    ours = pipeline.generate_ids(ids, pictures, keep=1.0, max_new_tokens=8, stop_at_eos=False, return_logits=True)
     inputs = {"input_ids": torch.from_numpy(ids)[None], "pixel_values": torch.from_numpy(pixels)}
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
     theirs = model.generate(
@@ -59,7 +61,7 @@ def test_bundle_equals_transformers_and_the_reference(tmp_path: Path, decoder: s
     reference = Pipeline(LoadedModel(pipeline.manifest, pipeline.processor, session))
     for keep in (None, 0.05):
         options: dict[str, Any] = {"keep": keep, "max_new_tokens": 4, "stop_at_eos": False, "return_logits": True}
-        a, b = pipeline.generate_ids(ids, pixels, **options), reference.generate_ids(ids, pixels, **options)
+        a, b = pipeline.generate_ids(ids, pictures, **options), reference.generate_ids(ids, pictures, **options)
         assert a.kept == b.kept
         assert a.visual_tokens_kept == LAYER_1.num_keep(128, keep)
         assert a.token_ids == b.token_ids
@@ -67,20 +69,27 @@ def test_bundle_equals_transformers_and_the_reference(tmp_path: Path, decoder: s
         np.testing.assert_allclose(np.array(a.logits), np.array(b.logits), atol=TOLERANCE)
 
 
-def test_settings_reach_the_graph(tmp_path: Path) -> None:
-    """RoPE variants are wired as the settings say: the reference with the same settings chooses the same tokens."""
+@pytest.mark.parametrize(
+    "settings",
+    [
+        PruningSettings(
+            layer=2, keep=0.2, rope_in_magnitude=True, rope_in_duplication=False, penalty=1.5, query="last", heads="raw"
+        ),
+        PruningSettings(layer=1, keep=0.2, magnitude="value", similarity="key", duplication_norm="minmax"),
+    ],
+    ids=["rope", "no query"],
+)
+def test_settings_reach_the_graph(tmp_path: Path, settings: PruningSettings) -> None:
+    """Variants are wired as the settings say: the reference with the same settings chooses the same tokens."""
     model = write_llava(tmp_path / "model")
     checkpoint = open_checkpoint(str(tmp_path / "model"))
-    settings = PruningSettings(
-        layer=2, keep=0.2, rope_in_magnitude=True, rope_in_duplication=False, penalty=1.5, query="last", heads="raw"
-    )
-    pipeline = iwp_export.load(str(export_bundle(checkpoint.source, tmp_path / "out.bundle", settings)))
+    pipeline = iwp_export.load(str(api.export(checkpoint.source, tmp_path / "out.bundle", settings)))
     reference = Pipeline(
         LoadedModel(pipeline.manifest, pipeline.processor, TorchSession(model, checkpoint.family, settings))
     )
-    pixels = np.random.default_rng(3).standard_normal((1, 3, 112, 112)).astype(np.float32)
+    pictures = [toy_picture(np.random.default_rng(3).standard_normal((3, 112, 112)).astype(np.float32))]
     ids = np.array([2, 5, *[4] * 64, 9, 7, 12])
-    assert pipeline.generate_ids(ids, pixels).kept == reference.generate_ids(ids, pixels).kept
+    assert pipeline.generate_ids(ids, pictures).kept == reference.generate_ids(ids, pictures).kept
 
 
 def test_graphs_pass_the_checker_and_name_their_inputs(tiny_bundle: Path, tmp_path: Path) -> None:
@@ -104,7 +113,7 @@ def test_graphs_pass_the_checker_and_name_their_inputs(tiny_bundle: Path, tmp_pa
 
 def test_half_precision_bundle_answers_on_the_cpu(tmp_path: Path) -> None:
     write_llava(tmp_path / "model")
-    bundle = export_bundle(str(tmp_path / "model"), tmp_path / "half.bundle", LAYER_1, dtype="float16")
+    bundle = api.export(str(tmp_path / "model"), tmp_path / "half.bundle", LAYER_1, dtype="float16")
     result = iwp_export.load(str(bundle))(np.zeros((50, 80, 3), np.uint8), "what is the red digit ?", max_new_tokens=3)
     assert len(result.token_ids) >= 1
     assert result.visual_tokens_kept == 20
@@ -112,7 +121,7 @@ def test_half_precision_bundle_answers_on_the_cpu(tmp_path: Path) -> None:
 
 def test_plan_says_what_an_export_would_make() -> None:
     plan = plan_export("tiny-llava", PruningSettings(keep=0.3))
-    assert (plan.num_visual, plan.num_kept) == (64, 20)
+    assert (plan.num_visual, plan.num_visual_kept) == (64, 20)
     assert plan.decoder.dtype == "float16"
     head = 2 * 2 * 32 * 2  # key and value, 2 heads of 32, 2 bytes
     assert plan.cache_bytes(10, pruned=False) == 8 * 74 * head
@@ -123,13 +132,13 @@ def test_an_existing_output_is_refused_before_any_work(tmp_path: Path) -> None:
     (tmp_path / "out.bundle").mkdir()
     (tmp_path / "out.bundle" / "mine.txt").write_text("mine")
     with pytest.raises(OutputError):
-        export_bundle("no-such-model", tmp_path / "out.bundle", force=True)
+        api.export("no-such-model", tmp_path / "out.bundle", force=True)
     assert (tmp_path / "out.bundle" / "mine.txt").read_text() == "mine"
 
 
 def test_too_few_layers(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"layer 8 .* 8 layers .* --layer 0 to 7"):
-        export_bundle("tiny-llava", tmp_path / "out.bundle", PruningSettings(layer=8))
+    with pytest.raises(SettingsError, match="cannot be pruned at layer 8; choose layer 0 to 7"):
+        api.export("tiny-llava", tmp_path / "out.bundle", PruningSettings(layer=8))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -170,15 +179,13 @@ def test_weights_that_do_not_fit_the_configuration(tmp_path: Path, damage: str) 
         weights[name] = weight[:-1].clone()
     save_file(weights, path, metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match=r"layers\.2\.mlp\.up_proj\.weight"):
-        export_bundle(str(tmp_path / "model"), tmp_path / "out.bundle", LAYER_1)
+        api.export(str(tmp_path / "model"), tmp_path / "out.bundle", LAYER_1)
     assert not (tmp_path / "out.bundle").exists()
 
 
 def test_a_killed_export_leaves_nothing_that_opens(tmp_path: Path) -> None:
     """SIGKILL at two moments; `tests/benchmarks/kill_export.py` does it at 20."""
-    code = (
-        f"from iwp_export.export.exporter import export_bundle; export_bundle('tiny-llava', {str(tmp_path / 'out')!r})"
-    )
+    code = f"import iwp_export; iwp_export.export('tiny-llava', {str(tmp_path / 'out')!r})"
     for delay in (3.0, random.Random(0).uniform(4, 9)):
         process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
         time.sleep(delay)

@@ -7,17 +7,21 @@ from pathlib import Path
 import pytest
 import torch
 
+from iwp_export.bundle.manifest import Bounds
 from iwp_export.errors import CheckpointError
-from iwp_export.models import SUPPORTED, family
-from iwp_export.models.llava import image_features, vision_info
+from iwp_export.models import SUPPORTED, find_family
+from iwp_export.models.llava import FAMILY
 from tests.export.tiny import write_llava
 
 
 def test_registry_is_the_file_name() -> None:
+    assert {"llava", "llava_next"} <= set(SUPPORTED)
     for model_type in SUPPORTED:
-        assert family(model_type).__name__ == f"iwp_export.models.{model_type}"  # type: ignore[attr-defined]
+        assert type(find_family(model_type)).__module__ == f"iwp_export.models.{model_type}"
     with pytest.raises(CheckpointError, match="paligemma"):
-        family("paligemma")
+        find_family("paligemma")
+    with pytest.raises(CheckpointError, match="'common'"):
+        find_family("common")
 
 
 @pytest.mark.parametrize("layers", [-2, [-1, -3]])
@@ -30,14 +34,14 @@ def test_features_are_transformers_own(tmp_path: Path, layers: int | list[int]) 
     pixels = torch.randn(2, 3, 112, 112)
     with torch.no_grad():
         theirs = model.model.get_image_features(pixels, vision_feature_layer=layers).pooler_output
-        ours = image_features(model, pixels)
-    assert torch.equal(ours, torch.stack(list(theirs)))
+        ours = FAMILY.vision_graph(model).module(pixels)
+    assert torch.equal(ours, torch.cat(list(theirs)))
 
 
 def test_grid_and_refusals(tmp_path: Path) -> None:
     config = write_llava(tmp_path / "model").config
-    info = vision_info(config)
-    assert (info.grid, info.tokens_per_image, info.image_token_id) == ((8, 8), 64, 4)
+    info = FAMILY.vision_info(config)
+    assert (info.tokens, info.image_token_id, info.geometry) == (Bounds.fixed(64), 4, {"pixels": 112, "side": 8})
     config.vision_feature_select_strategy = "full"
     with pytest.raises(CheckpointError, match="'full'"):
-        vision_info(config)
+        FAMILY.vision_info(config)

@@ -10,7 +10,7 @@ import pytest
 from iwp_export.backends.session import CallLimits
 from iwp_export.errors import BackendError, RequestError
 from iwp_export.runtime.model import IMAGES_REMEMBERED
-from tests.runtime.toy import ToyCache, next_token, toy_pipeline
+from tests.runtime.toy import ToyCache, next_token, toy_picture, toy_pipeline
 
 IMAGE, OTHER = np.random.default_rng(2).integers(0, 256, (2, 60, 90, 3), np.uint8)
 EOS, RED, TWO = 3, 33, 32
@@ -40,7 +40,7 @@ def test_only_new_tokens_are_run_and_the_whole_conversation_is_in_the_cache() ->
     )
     ids = [token for call in session.calls for token in call.input_ids[0]]
     text = pipeline.processor.render(chat.messages[:-1])
-    rendered = pipeline.processor.token_ids(text, 2)
+    rendered = pipeline.processor.token_ids(text, [pipeline.processor.image(IMAGE), pipeline.processor.image(OTHER)])
     assert ids == [*rendered, *third.token_ids[:-1]]
     positions = [place for call in session.calls for place in call.position_ids[0]]
     assert positions == list(range(len(ids)))
@@ -83,7 +83,7 @@ def test_an_answer_ends_at_the_end_token_at_the_limit_or_where_the_model_ends() 
 
 def test_too_long_a_prompt() -> None:
     pipeline, session = toy_pipeline(max_positions=68)
-    with pytest.raises(RequestError, match="69 tokens with 64 new visual ones, the model takes 68"):
+    with pytest.raises(RequestError, match="position 69 with 64 new visual tokens, the model takes 68"):
         pipeline(IMAGE, "what ?")
     assert not session.calls
 
@@ -100,13 +100,13 @@ def test_an_end_token_that_was_generated_is_not_doubled() -> None:
     assert ids.count(EOS) == 1 and ids[ids.index(RED) + 1] == EOS
 
 
-def test_an_answer_that_is_rendered_otherwise_is_read_anew() -> None:
+def test_an_answer_that_is_rendered_otherwise_is_run_again() -> None:
     pipeline, session = toy_pipeline()
     chat = pipeline.chat()
     session.answers = words(RED, 1, TWO, EOS)  # <unk> has no text
     chat.ask("what ?", IMAGE)
     result = chat.ask("how many ?", max_new_tokens=2)
-    assert "read anew" in result.note and result.reused_tokens == 0
+    assert "run again" in result.note and result.reused_tokens == 0
     assert result.visual_tokens == 64 and session.encoded == 1  # the image's features were still there
     assert not chat.ask("which digit ?", max_new_tokens=2).note
 
@@ -271,10 +271,10 @@ def test_generate_ids() -> None:
     pipeline, session = toy_pipeline()
     picture = pipeline.processor.image(IMAGE)
     ids = np.array([[2, 5, *[4] * 64, 9, 6]])
-    result = pipeline.generate_ids(ids, picture.pixel_values, max_new_tokens=3, keep=1, return_logits=True)
+    result = pipeline.generate_ids(ids, [picture], max_new_tokens=3, keep=1, return_logits=True)
     assert result.logits is not None and [int(step.argmax()) for step in result.logits] == result.token_ids
     keys = np.stack([ids[0]] * 3, 1).astype(np.float32)
-    keys[2:66] = np.rint(picture.pixel_values.reshape(3, 8, 14, 8, 14).mean((2, 4)) * 4).reshape(3, 64).T
+    keys[2:66] = np.rint(picture.inputs["pixel_values"].reshape(3, 8, 14, 8, 14).mean((2, 4)) * 4).reshape(3, 64).T
     assert result.token_ids[0] == next_token(keys, 67)
     forced = iter([RED, EOS, TWO])
     result = pipeline.generate_ids([2, 5], max_new_tokens=3, choose=lambda logits: next(forced), stop_at_eos=False)
@@ -286,18 +286,22 @@ def test_generate_ids() -> None:
     ("ids", "pixels", "message"),
     [
         ([2, 4, 4, 6], None, "2 visual tokens, 0 image"),
-        ([2, 6], np.zeros((1, 3, 112, 112)), "0 visual tokens"),
-        ([2, 6], np.zeros((3, 112, 112)), "pixel_values must be"),
-        ([2, 6], np.zeros((1, 3, 56, 56)), "pixel_values must be"),
+        ([2, 6], np.zeros((3, 112, 112)), "0 visual tokens"),
+        ([2, 6], np.zeros((112, 112)), r"pixel_values have shape \[1, 112, 112\], the model takes \[1, 3, 112, 112\]"),
+        ([2, 6], np.zeros((3, 56, 56)), "pixel_values have shape"),
+        ([2, 6], np.full((3, 112, 112), np.nan), "not finite"),
         ([2, 48], None, "token ids must be within 0 and 47"),
         ([-1], None, "token ids must be within"),
+        ([[2, 6], [2, 7]], None, r"whole numbers \[S\] or \[1, S\], got int64 \[2, 2\]"),
+        ([[2, 6], [2]], None, "list of whole numbers"),
+        ([2.5, 6], None, "whole numbers"),
         ([], None, "empty"),
     ],
 )
-def test_generate_ids_refuses(ids: list[int], pixels: Any, message: str) -> None:
+def test_generate_ids_refuses(ids: Any, pixels: Any, message: str) -> None:
     pipeline, _ = toy_pipeline()
     with pytest.raises(RequestError, match=message):
-        pipeline.generate_ids(ids, pixels)
+        pipeline.generate_ids(ids, [] if pixels is None else [toy_picture(pixels)])
 
 
 @pytest.mark.parametrize(

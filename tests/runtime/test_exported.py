@@ -38,12 +38,12 @@ def test_equals_transformers_when_nothing_is_pruned(pipeline: Pipeline, referenc
 
     processor = pipeline.processor
     prompt = processor.render([{"role": "user", "content": [*[{"type": "image"}] * len(images), _text("how many ?")]}])
-    ids = processor.token_ids(prompt, len(images))
-    pixels = np.concatenate([processor.image(image).pixel_values for image in images]) if images else None
-    ours = pipeline.generate_ids(ids, pixels, max_new_tokens=8, keep=1, return_logits=True, stop_at_eos=False)
+    pictures = [processor.image(image) for image in images]
+    ids = processor.token_ids(prompt, pictures)
+    ours = pipeline.generate_ids(ids, pictures, max_new_tokens=8, keep=1, return_logits=True, stop_at_eos=False)
     inputs = {"input_ids": torch.tensor(ids)[None], "attention_mask": torch.ones(1, len(ids), dtype=torch.long)}
-    if pixels is not None:
-        inputs["pixel_values"] = torch.tensor(pixels)
+    if pictures:
+        inputs["pixel_values"] = torch.tensor(np.concatenate([picture.inputs["pixel_values"] for picture in pictures]))
     theirs = reference.generate(
         **inputs,
         max_new_tokens=8,
@@ -58,14 +58,14 @@ def test_equals_transformers_when_nothing_is_pruned(pipeline: Pipeline, referenc
 
 def test_a_turn_over_the_cache_equals_one_long_prompt(pipeline: Pipeline) -> None:
     model, processor = pipeline._model, pipeline.processor
-    ids = processor.token_ids("user <image> how many ? assistant 3 <eos> user <image> what colour ? assistant", 2)
     pictures = [processor.image(image) for image in (IMAGE, OTHER)]
-    pixels = np.concatenate([picture.pixel_values for picture in pictures])
-    whole = pipeline.generate_ids(ids, pixels, max_new_tokens=1, keep=1, return_logits=True)
+    text = "user <image> how many ? assistant 3 <eos> user <image> what colour ? assistant"
+    ids = processor.token_ids(text, pictures)
+    whole = pipeline.generate_ids(ids, pictures, max_new_tokens=1, keep=1, return_logits=True)
     context = Context(model.session.new_cache())
     for part, picture in zip((ids[:72], ids[72:]), pictures, strict=True):
         call = model.prepare(context, part, [picture], keep=1)
-        output = context.run(model.session, call.inputs, [model.features(picture)])
+        output = call.run(model.session, [model.features(picture)])
     assert whole.logits is not None
     np.testing.assert_allclose(output.logits, whole.logits[0], atol=TOLERANCE)
 

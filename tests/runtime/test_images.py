@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from iwp_export.errors import RequestError
-from iwp_export.runtime.drawing import DIMMED_LIGHT, OUTLINE, draw_kept
-from iwp_export.runtime.images import load_image, make_picture
+from iwp_export.models.common.picture import Colours, Picture, View
+from iwp_export.runtime.drawing import DIMMED_LIGHT, GAP, OUTLINE, draw_kept
+from iwp_export.runtime.images import load_image
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
 
@@ -45,6 +46,16 @@ def test_unreadable_images(tmp_path: Path) -> None:
         load_image(tmp_path)
 
 
+def test_images_that_fail_when_their_pixels_are_read(tmp_path: Path) -> None:
+    Image.fromarray(PIXELS).save(tmp_path / "whole.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:600])
+    closed = Image.open(tmp_path / "whole.png")
+    closed.close()
+    for late in (Image.open(tmp_path / "cut.png"), closed, Image.new("RGB", (0, 5))):
+        with pytest.raises(RequestError, match=r"cannot read the image RGB \d+ x \d+: "):
+            load_image(late)
+
+
 @pytest.mark.parametrize(
     "array",
     [PIXELS[..., 0], PIXELS.astype(np.float32), PIXELS.transpose(2, 0, 1), np.zeros((0, 3, 3), np.uint8), [1, 2], b"x"],
@@ -55,17 +66,32 @@ def test_other_things_are_no_images(array: Any) -> None:
 
 
 def test_seen_is_what_was_normalised() -> None:
-    mean, std = np.array([0.48, 0.45, 0.4]), np.array([0.27, 0.26, 0.28])
-    values = ((PIXELS / 255 - mean) / std).transpose(2, 0, 1)[None]
-    picture = make_picture(values, mean, std)
-    np.testing.assert_array_equal(picture.seen, PIXELS)
-    assert picture.digest == make_picture(values, mean, std).digest
-    assert picture.digest != make_picture(values[:, :, ::-1], mean, std).digest
+    mean, std = (0.48, 0.45, 0.4), (0.27, 0.26, 0.28)
+    values = ((PIXELS / 255 - mean) / std).transpose(2, 0, 1)
+    np.testing.assert_array_equal(Colours(mean, std).seen(values), PIXELS)
+
+
+def test_pictures_with_equal_inputs_have_equal_digests() -> None:
+    def digest(**inputs: Any) -> bytes:
+        return Picture(inputs, 1, ()).digest
+
+    assert digest(pixel_values=PIXELS) == digest(pixel_values=PIXELS.copy())
+    assert digest(pixel_values=PIXELS) != digest(pixel_values=PIXELS[:, ::-1])
+    assert digest(pixel_values=PIXELS) != digest(pixel_values=PIXELS, pack_index=np.arange(3))
+    assert digest(a=np.zeros((2, 3))) != digest(a=np.zeros((3, 2)))
+
+
+def a_view(height: int, width: int, rows: int, columns: int, light: int = 0, first: int = 0) -> View:
+    seen = np.full((height, width, 3), light, np.uint8)
+    return View(seen, first + np.arange(rows * columns).reshape(rows, columns))
+
+
+def a_picture(*views: View) -> Picture:
+    return Picture({}, sum(view.tokens.size for view in views), views)
 
 
 def test_drawing_keeps_kept_patches_and_dims_the_others() -> None:
-    seen = np.full((8, 12, 3), 200, np.uint8)
-    image = draw_kept(seen, [0, 5], (2, 3), min_side=40)
+    image = draw_kept(a_picture(a_view(8, 12, 2, 3, 200)), [0, 5], min_side=40)
     assert image.size == (60, 40)
     pixels = np.asarray(image)
     inside = pixels[10::20, 10::20].astype(int)
@@ -76,11 +102,19 @@ def test_drawing_keeps_kept_patches_and_dims_the_others() -> None:
 
 
 def test_drawing_follows_the_proportions_and_never_shrinks() -> None:
-    assert draw_kept(np.zeros((336, 672, 3), np.uint8), [], (24, 48), min_side=100).size == (672, 336)
-    assert draw_kept(np.zeros((112, 112, 3), np.uint8), range(64), (8, 8)).size == (768, 768)
+    assert draw_kept(a_picture(a_view(336, 672, 24, 48)), [], min_side=100).size == (672, 336)
+    assert draw_kept(a_picture(a_view(112, 112, 8, 8)), range(64)).size == (768, 768)
 
 
 @pytest.mark.parametrize("kept", [[-1], [64]])
 def test_patches_outside_the_grid(kept: list[int]) -> None:
     with pytest.raises(RequestError, match=r"within 0 and 63"):
-        draw_kept(np.zeros((112, 112, 3), np.uint8), kept, (8, 8))
+        draw_kept(a_picture(a_view(112, 112, 8, 8)), kept)
+
+
+def test_views_are_drawn_side_by_side() -> None:
+    image = draw_kept(a_picture(a_view(8, 8, 2, 2, 200), a_view(8, 16, 2, 4, 200, first=4)), [0, 5], min_side=40)
+    assert image.size == (40 + GAP + 80, 40)
+    middle = np.asarray(image)[10, [10, 30, 40 + GAP + 10, 40 + GAP + 30], 0].astype(int)
+    dim = round(200 * DIMMED_LIGHT)
+    assert abs(middle - [200, dim, dim, 200]).max() <= 1

@@ -14,14 +14,14 @@ from PIL import Image
 
 from iwp_export.errors import BundleError, RequestError
 from iwp_export.runtime.processor import Processor, assistant_message, user_message
-from tests.runtime.toy import ASSETS, PROCESSOR_FILES, VISION
+from tests.runtime.toy import ASSETS, FAMILY, PROCESSOR_FILES, VISION
 
 IMAGE = Image.fromarray(np.random.default_rng(1).integers(0, 256, (90, 150, 3), np.uint8))
 
 
 @pytest.fixture(scope="module")
 def processor() -> Processor:
-    return Processor(ASSETS, VISION)
+    return Processor(ASSETS, VISION, FAMILY)
 
 
 @pytest.mark.parametrize("num_images", [0, 1, 2])
@@ -34,32 +34,33 @@ def test_equals_transformers(processor: Processor, num_images: int) -> None:
     text = reference.apply_chat_template(messages, add_generation_prompt=True)
     assert processor.render(messages) == text
     images = [IMAGE, IMAGE.rotate(90)][:num_images]
+    pictures = [processor.image(image) for image in images]
     expected = reference(images=images or None, text=text, return_tensors="np")
-    np.testing.assert_array_equal(processor.token_ids(text, num_images), expected["input_ids"][0])
+    np.testing.assert_array_equal(processor.token_ids(text, pictures), expected["input_ids"][0])
     if images:
-        pixels = np.concatenate([processor.image(image).pixel_values for image in images])
+        pixels = np.concatenate([picture.inputs["pixel_values"] for picture in pictures])
         np.testing.assert_array_equal(pixels, expected["pixel_values"])
 
 
 def test_seen_is_the_resized_image(processor: Processor) -> None:
-    seen = processor.image(IMAGE).seen
+    seen = processor.image(IMAGE).views[0].seen
     resized = np.asarray(IMAGE.resize((112, 112), Image.Resampling.BICUBIC))
     assert np.abs(seen.astype(int) - resized).max() <= 1
 
 
 def test_bos_is_not_doubled(processor: Processor) -> None:
-    assert processor.token_ids("user red", 0).tolist() == processor.token_ids("<bos> user red", 0).tolist()
+    assert processor.token_ids("user red", []).tolist() == processor.token_ids("<bos> user red", []).tolist()
 
 
 def test_placeholders_must_match_the_images(processor: Processor) -> None:
     with pytest.raises(RequestError, match=r"1 image\(s\) were given, but .* 2 placeholder\(s\) <image>"):
-        processor.token_ids(processor.render([user_message("what is <image> ?", 1)]), 1)
+        processor.token_ids(processor.render([user_message("what is <image> ?", 1)]), [processor.image(IMAGE)])
     with pytest.raises(RequestError, match="0 image"):
-        processor.token_ids("<image> what", 0)
+        processor.token_ids("<image> what", [])
 
 
 def test_image_of_another_size_than_the_model_takes(processor: Processor) -> None:
-    other = Processor(ASSETS, replace(VISION, image_size=(336, 336)))
+    other = Processor(ASSETS, replace(VISION, geometry={"pixels": 336, "side": 24}), FAMILY)
     with pytest.raises(RequestError, match="336"):
         other.image(IMAGE)
 
@@ -74,7 +75,7 @@ def test_no_chat_template(tmp_path: Path) -> None:
     folder = copy_processor(tmp_path)
     (folder / "chat_template.jinja").unlink()
     with pytest.raises(RequestError, match="no chat template"):
-        Processor(folder, VISION).render([user_message("what", 0)])
+        Processor(folder, VISION, FAMILY).render([user_message("what", 0)])
 
 
 def test_the_older_place_of_the_chat_template(tmp_path: Path, processor: Processor) -> None:
@@ -83,22 +84,22 @@ def test_the_older_place_of_the_chat_template(tmp_path: Path, processor: Process
     (folder / "chat_template.jinja").unlink()
     (folder / "chat_template.json").write_text(json.dumps({"chat_template": template}))
     messages = [user_message("what", 1)]
-    assert Processor(folder, VISION).render(messages) == processor.render(messages)
+    assert Processor(folder, VISION, FAMILY).render(messages) == processor.render(messages)
 
 
 def test_a_template_that_refuses(tmp_path: Path) -> None:
     folder = copy_processor(tmp_path)
     (folder / "chat_template.jinja").write_text("{{ raise_exception('roles must alternate') }}")
     with pytest.raises(RequestError, match="roles must alternate"):
-        Processor(folder, VISION).render([user_message("what", 0)])
+        Processor(folder, VISION, FAMILY).render([user_message("what", 0)])
 
 
 def test_damaged_folders(tmp_path: Path) -> None:
     folder = copy_processor(tmp_path)
     with pytest.raises(BundleError, match="beyond the tokenizer"):
-        Processor(folder, replace(VISION, image_token_id=32000))
+        Processor(folder, replace(VISION, image_token_id=32000), FAMILY)
     (folder / "processor_config.json").unlink()
     with pytest.raises(BundleError, match="cannot load the processor"):
-        Processor(folder, VISION)
+        Processor(folder, VISION, FAMILY)
     with pytest.raises(BundleError, match="cannot load the processor"):
-        Processor(tmp_path / "nothing", VISION)
+        Processor(tmp_path / "nothing", VISION, FAMILY)

@@ -9,36 +9,63 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 import iwp_export
 from iwp_export.backends.session import Cache, CallLimits, Features, Floats, StepInputs, StepOutput
-from iwp_export.bundle.manifest import DecoderInfo, GraphSpec, Manifest, ModelInfo, TensorSpec, VisionInfo
+from iwp_export.bundle.manifest import Bounds, DecoderInfo, GraphSpec, Manifest, ModelInfo, TensorSpec, VisionInfo
 from iwp_export.bundle.store import BundleWriter
 from iwp_export.engine.files import EngineInfo, Fingerprint
 from iwp_export.engine.profiles import EngineLimits
 from iwp_export.engine.target import FlavourName
 from iwp_export.engine.writer import EngineWriter
 from iwp_export.errors import BackendError, RequestError
+from iwp_export.models import find_family
+from iwp_export.models.common.picture import Array, Colours, Picture
+from iwp_export.pruning.onnx_function import VERSION
 from iwp_export.pruning.settings import PruningSettings
+from iwp_export.runtime import request
 from iwp_export.runtime.model import LoadedModel
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.runtime.processor import Processor
 
 ASSETS = Path(iwp_export.__file__).parent / "assets" / "tiny_llava"
 PROCESSOR_FILES = ("chat_template.jinja", "processor_config.json", "tokenizer.json", "tokenizer_config.json")
-VISION = VisionInfo(image_token_id=4, image_size=(112, 112), grid=(8, 8), feature_size=3)
+VISION = VisionInfo(
+    image_token_id=4, feature_size=3, tokens=Bounds.fixed(64), dims={}, geometry={"pixels": 112, "side": 8}
+)
+FAMILY = find_family("llava")
 FIRST_WORD, VOCABULARY = 7, 48
 """The model only says words from 7 on: below are special tokens and the names of roles."""
 
 
 def decoder_info(dtype: str = "float32", max_positions: int = 512) -> DecoderInfo:
     return DecoderInfo(2, 3, 1, 1, 3, VOCABULARY, max_positions, dtype, 2, (3,), 0)
+
+
+def toy_picture(pixels: Array) -> Picture:
+    """A picture of pixels [3, 112, 112]."""
+    return FAMILY.picture({"pixel_values": pixels[None]}, VISION, Colours())
+
+
+def build_prompt(
+    ids: npt.ArrayLike, image_token: int, settings: PruningSettings, keep: float | None = None, start: int = 0
+) -> StepInputs:
+    """Inputs of a prompt whose positions go on from `start`."""
+    tokens = np.asarray(ids, np.int64)
+    positions = np.arange(start, start + tokens.size)[None]
+    return request.build_prompt(tokens, tokens == image_token, positions, settings, keep)
+
+
+def build_decode(token: int, position: int) -> StepInputs:
+    """Inputs of a generated token."""
+    return request.build_decode(token, np.array([[position]]))
 
 
 def next_token(key: np.ndarray[Any, Any], position: int) -> int:
@@ -85,9 +112,9 @@ class ToySession:
         self.answers: list[int] = []
         self.fail = False
 
-    def encode(self, pixel_values: Floats) -> Features:
+    def encode(self, inputs: Mapping[str, Array]) -> Features:
         self.encoded += 1
-        return ToyFeatures(toy_features(pixel_values))
+        return ToyFeatures(toy_features(inputs["pixel_values"]))
 
     def new_cache(self) -> Cache:
         return ToyCache()
@@ -135,7 +162,7 @@ def toy_manifest(dtype: str = "float32", max_positions: int = 512, keep: float =
         TensorSpec("input_ids", "int64", (1, "S")),
         TensorSpec("image_features", dtype, ("N", 3)),
         TensorSpec("feature_index", "int64", (1, "S")),
-        TensorSpec("query_weights", "float32", (1, "S")),
+        TensorSpec("query_index", "int64", ("Q",)),
         TensorSpec("position_ids", "int64", (1, "S")),
         TensorSpec("num_kept", "int64", (1,)),
         *past,
@@ -145,7 +172,7 @@ def toy_manifest(dtype: str = "float32", max_positions: int = 512, keep: float =
         *present,
         TensorSpec("kept_index", "int64", (1, "K")),
     )
-    vision_in = (TensorSpec("pixel_values", "float32", ("T", 3, 112, 112)),)
+    vision_in = (TensorSpec("pixel_values", "float32", (1, 3, 112, 112)),)
     vision_out = (TensorSpec("image_features", dtype, ("n", 3)),)
     return Manifest(
         model=ModelInfo("toy", "toy", "llava", "Toy"),
@@ -162,7 +189,7 @@ def toy_manifest(dtype: str = "float32", max_positions: int = 512, keep: float =
 def toy_pipeline(max_positions: int = 512, keep: float = 0.5) -> tuple[Pipeline, ToySession]:
     """A pipeline with the real processor of tiny-llava over the numpy session."""
     session = ToySession()
-    processor = Processor(ASSETS, VISION)
+    processor = Processor(ASSETS, VISION, FAMILY)
     return Pipeline(LoadedModel(toy_manifest(max_positions=max_positions, keep=keep), processor, session)), session
 
 
@@ -201,7 +228,7 @@ def _decoder(manifest: Manifest) -> Any:
     pasts = ", ".join(f"{kind}[1, 1, P{i}, 3] past_key_values_{i}_{name}" for i in (0, 1) for name in ("key", "value"))
     presents = ", ".join(f"{kind}[1, 1, T{i}, 3] present_{i}_{name}" for i in (0, 1) for name in ("key", "value"))
     text = f"""
-    decoder (int64[1, S] input_ids, {kind}[N, 3] image_features, int64[1, S] feature_index, float[1, S] query_weights,
+    decoder (int64[1, S] input_ids, {kind}[N, 3] image_features, int64[1, S] feature_index, int64[Q] query_index,
         int64[1, S] position_ids, int64[1] num_kept, {pasts})
         => (float[1, 1, {VOCABULARY}] logits, {presents}, int64[1, K] kept_index)
     <float[3] weights = {{1, 2, 3}}, float[1] words = {{{VOCABULARY - FIRST_WORD}}}, float[1] first = {{{FIRST_WORD}}},
@@ -264,7 +291,7 @@ def _vision(manifest: Manifest) -> Any:
     kind = {"float32": "float", "float16": "float16", "bfloat16": "bfloat16"}[manifest.decoder.dtype]
     number = {"float32": 1, "float16": 10, "bfloat16": 16}[manifest.decoder.dtype]
     text = f"""
-    vision (float[T, 3, 112, 112] pixel_values) => ({kind}[n, 3] image_features)
+    vision (float[1, 3, 112, 112] pixel_values) => ({kind}[n, 3] image_features)
     <float[1] four = {{4}}, int64[2] flat = {{-1, 3}}>
     {{
         mean = AveragePool <kernel_shape=[14, 14], strides=[14, 14]> (pixel_values)
@@ -300,7 +327,7 @@ def write_plan(
         processor.mkdir()
         for name in PROCESSOR_FILES:
             shutil.copy(ASSETS / name, processor)
-        fingerprint = Fingerprint(flavour, version, sms, "1")
+        fingerprint = Fingerprint(flavour, version, sms, str(VERSION))
         writer.commit(
             EngineInfo(fingerprint, EngineLimits(256, 200, 1), profiles, 0.3, "build toy.bundle", toy_manifest(), {})
         )

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from iwp_export.backends.ort.providers import create_session, device_of
-from iwp_export.backends.session import Cache, Features, Floats, StepInputs, StepOutput
+from iwp_export.backends.session import STEP_TENSORS, Array, Cache, Features, StepInputs, StepOutput
 from iwp_export.bundle.manifest import GraphSpec
 from iwp_export.bundle.store import Bundle
 from iwp_export.errors import BackendError
@@ -77,7 +78,13 @@ class OrtSession:
         if provider == "cpu" and bundle.manifest.decoder.dtype == "bfloat16":
             raise BackendError(
                 f"ONNX Runtime's CPU provider has no bfloat16 kernels, and {bundle.folder} is bfloat16: "
-                "export with --dtype float32 or float16, or choose another provider"
+                "export it as float32 or float16, or choose another provider"
+            )
+        if missing := set(STEP_TENSORS) - {tensor.name for tensor in graphs["decoder"].inputs}:
+            raise BackendError(
+                f"{bundle.folder} was exported by an older iwp-export, its decoder lacks the input {min(missing)}: "
+                f"export it again with iwp-export {shlex.quote(bundle.manifest.model.source)} "
+                f"-o {shlex.quote(str(bundle.folder))} --force and the settings that iwp-export inspect shows"
             )
         self.provider = provider
         self._device = device_of(provider)
@@ -90,10 +97,11 @@ class OrtSession:
         self._manifest = bundle.manifest
         self._no_image = _zeros((1, bundle.manifest.vision.feature_size), bundle.manifest.decoder.dtype)
 
-    def encode(self, pixel_values: Floats) -> Features:
+    def encode(self, inputs: Mapping[str, Array]) -> Features:
         """See `Session.encode`."""
         binding = self._vision.io_binding()
-        binding.bind_cpu_input("pixel_values", np.ascontiguousarray(pixel_values, np.float32))
+        for name, array in inputs.items():
+            binding.bind_cpu_input(name, np.ascontiguousarray(array))
         binding.bind_output("image_features", *self._device)
         _run(self._vision, binding)
         value = binding.get_outputs()[0]
@@ -111,7 +119,7 @@ class OrtSession:
             raise TypeError(f"a cache of {type(cache).__name__} does not belong to ONNX Runtime")
         images = self._joined(features)  # held until the run is over: before 1.30 a binding does not keep its inputs
         binding = self._decoder.io_binding()
-        for name in ("input_ids", "feature_index", "query_weights", "position_ids"):
+        for name in STEP_TENSORS:
             binding.bind_cpu_input(name, np.ascontiguousarray(getattr(inputs, name)))
         binding.bind_cpu_input("num_kept", np.array([inputs.num_kept], np.int64))
         binding.bind_ortvalue_input("image_features", images)

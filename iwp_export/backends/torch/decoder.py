@@ -7,6 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from iwp_export.models.common.family import Family
+from iwp_export.models.common.llama import attend
+from iwp_export.pruning.importance import token_importance
 from iwp_export.pruning.onnx_function import DOMAIN, OP_TYPE, VERSION, node_attributes
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.pruning.torch_select import Select, kept_index
@@ -19,16 +22,17 @@ class PrunedDecoder(nn.Module):
     selection). The queries, keys and values that score the tokens are the ones that the layer then uses.
 
     Args:
-        language_model: transformers module with embed_tokens, layers, norm and rotary_emb.
-        head: the projection to the vocabulary.
+        model: the transformers model.
+        family: its family, which says where its decoder differs from Llama's.
         settings: where and how to prune.
         select: the pruning op; `select_in_torch` or `select_as_symbol`.
     """
 
-    def __init__(self, language_model: Any, head: nn.Module, settings: PruningSettings, select: Select) -> None:
+    def __init__(self, model: Any, family: Family, settings: PruningSettings, select: Select) -> None:
         super().__init__()
-        self.language_model = language_model
-        self.head = head
+        self.family = family
+        self.language_model = family.language_model(model)
+        self.head = family.head(model)
         self.settings = settings
         self.select = select
 
@@ -37,7 +41,7 @@ class PrunedDecoder(nn.Module):
         input_ids: Tensor,
         image_features: Tensor,
         feature_index: Tensor,
-        query_weights: Tensor,
+        query_index: Tensor,
         position_ids: Tensor,
         num_kept: Tensor,
         past_key_values: list[Tensor],
@@ -48,8 +52,8 @@ class PrunedDecoder(nn.Module):
             input_ids: int64 [1, S].
             image_features: [N, D], features of the call's visual tokens, or one row that nothing refers to.
             feature_index: int64 [1, S], row of `image_features` at a visual token, -1 at text.
-            query_weights: float32 [1, S], weights of the tokens in the mean query; their sum is not zero.
-            position_ids: int64 [1, S], positions in the unpruned sequence.
+            query_index: int64 [Q], the call's tokens whose queries score the visual ones; Q is 1 at least.
+            position_ids: int64 [1, S] or, with M-RoPE, [3, 1, S]: positions in the unpruned sequence.
             num_kept: int64 [1], tokens that go on past the pruning layer, text and visual.
             past_key_values: key and value [1, Hkv, P_i, d] of layer 0, 1, ...; P_i is shorter from the pruning layer.
 
@@ -57,55 +61,60 @@ class PrunedDecoder(nn.Module):
             logits float32 [1, 1, V] of the last token; key and value of each layer with this call's tokens
             appended; kept_index int64 [1, K].
         """
-        lm = self.language_model
+        lm, family = self.language_model, self.family
         visual = feature_index >= 0
-        features = image_features[feature_index.clamp(min=0)]
-        words = lm.embed_tokens(input_ids.masked_fill(visual, 0))  # the image token may lie beyond the vocabulary
-        hidden = torch.where(visual[..., None], features, words)
-        rotary = _half_rotary(lm.rotary_emb(hidden, position_ids))
+        hidden = family.embed(lm, input_ids, image_features, feature_index)
+        rotary = family.rotary(lm, hidden, position_ids)
         present: list[Tensor] = []
-        kept = position_ids
-        mask = _causal_mask(hidden.shape[1], past_key_values[0].shape[2], hidden)
+        kept = feature_index
+        mask = family.mask(hidden.shape[1], past_key_values[0].shape[2], hidden)
         for index, layer in enumerate(lm.layers):
             normed = layer.input_layernorm(hidden)
-            query, key, value = _project(layer.self_attn, normed)
-            rotated = _rotate(query, rotary), _rotate(key, rotary)
+            query, key, value = family.project(layer.self_attn, normed)
+            rotated = torch.onnx.ops.rotary_embedding(query, *rotary), torch.onnx.ops.rotary_embedding(key, *rotary)
             if index == self.settings.layer:
-                kept = self._select((query, key, value), rotated, query_weights, visual, num_kept)
+                kept = self._select((query, key, value), rotated, query_index, visual, num_kept)
                 row = kept[0]
-                hidden = hidden.index_select(1, row)
+                hidden, feature_index = hidden.index_select(1, row), feature_index.index_select(1, row)
                 rotary = rotary[0].index_select(1, row), rotary[1].index_select(1, row)
                 value = value.index_select(2, row)
                 rotated = rotated[0].index_select(2, row), rotated[1].index_select(2, row)
-                mask = _causal_mask(hidden.shape[1], past_key_values[2 * index].shape[2], hidden)
+                mask = family.mask(hidden.shape[1], past_key_values[2 * index].shape[2], hidden)
             key_cache = torch.cat([past_key_values[2 * index], rotated[1]], 2)
             value_cache = torch.cat([past_key_values[2 * index + 1], value], 2)
             present += [key_cache, value_cache]
-            hidden = hidden + _attend(layer.self_attn, rotated[0], key_cache, value_cache, mask)
+            hidden = hidden + attend(layer.self_attn, rotated[0], key_cache, value_cache, mask)
             hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
-        return self.head(lm.norm(hidden[:, -1:])).float(), present, kept
+            hidden = family.after_layer(index, hidden, image_features, feature_index)
+        return family.logits(self.head, lm.norm(hidden[:, -1:])).float(), present, kept
 
     def _select(
         self,
         projected: tuple[Tensor, Tensor, Tensor],
         rotated: tuple[Tensor, Tensor],
-        query_weights: Tensor,
+        query_index: Tensor,
         visual: Tensor,
         num_kept: Tensor,
     ) -> Tensor:
         query, key, value = projected
         scored_query, scored_key = rotated if self.settings.rope_in_magnitude else (query, key)
-        weights = query_weights[:, None, :, None]
-        mean_query = ((scored_query.float() * weights).sum(2) / weights.sum(2)).to(query.dtype)
+        importance = token_importance(
+            torch,
+            scored_query.index_select(2, query_index).float(),
+            scored_key.float(),
+            value.float(),
+            visual,
+            **self.settings.scoring(),
+        )
         compared_key = rotated[1] if self.settings.rope_in_duplication else key
-        return self.select(mean_query, scored_key, compared_key, value, visual, num_kept)
+        return self.select(importance, compared_key, value, visual, num_kept)
 
 
 def select_in_torch(settings: PruningSettings) -> Select:
     """The op computed by torch: the reference that exported graphs are compared with."""
 
-    def select(query: Tensor, key: Tensor, rotated: Tensor, value: Tensor, visual: Tensor, num_kept: Tensor) -> Tensor:
-        return kept_index(query, key, rotated, value, visual, int(num_kept[0]), settings)
+    def select(importance: Tensor, key: Tensor, value: Tensor, visual: Tensor, num_kept: Tensor) -> Tensor:
+        return kept_index(importance, key, value, visual, int(num_kept[0]), settings)
 
     return select
 
@@ -113,13 +122,13 @@ def select_in_torch(settings: PruningSettings) -> Select:
 def select_as_symbol(settings: PruningSettings) -> Select:
     """The op as a node of the exported graph, its output's length the request-time number `num_kept[0]`."""
 
-    def select(query: Tensor, key: Tensor, rotated: Tensor, value: Tensor, visual: Tensor, num_kept: Tensor) -> Tensor:
+    def select(importance: Tensor, key: Tensor, value: Tensor, visual: Tensor, num_kept: Tensor) -> Tensor:
         length = num_kept[0].item()
         torch._check(length >= 1)
         torch._check(length <= visual.shape[1])
         return torch.onnx.ops.symbolic(
             f"{DOMAIN}::{OP_TYPE}",
-            (query, key, rotated, value, visual, num_kept),
+            (importance, key, value, visual, num_kept),
             attrs=node_attributes(settings),
             dtype=torch.int64,
             shape=(1, length),
@@ -127,39 +136,3 @@ def select_as_symbol(settings: PruningSettings) -> Select:
         )
 
     return select
-
-
-def _project(attention: Any, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries [1, H, S, d], keys and values [1, Hkv, S, d] before RoPE."""
-    shape = (*hidden.shape[:-1], -1, attention.head_dim)
-    query, key, value = (
-        project(hidden).view(shape).transpose(1, 2)
-        for project in (attention.q_proj, attention.k_proj, attention.v_proj)
-    )
-    return query, key, value
-
-
-def _half_rotary(rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """cos and sin [1, S, d / 2]: transformers repeats each half, the ONNX operator takes one."""
-    cos, sin = rotary
-    half = cos.shape[-1] // 2
-    return cos[..., :half], sin[..., :half]
-
-
-def _rotate(states: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
-    return torch.onnx.ops.rotary_embedding(states, *rotary)
-
-
-def _causal_mask(new: int, past: int, like: Tensor) -> Tensor:
-    """bool [1, 1, new, past + new]: a token sees the whole cache and this call's tokens up to itself."""
-    position = torch.arange(past, past + new, device=like.device)
-    return (torch.arange(past + new, device=like.device) <= position[:, None])[None, None]
-
-
-def _attend(attention: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
-    """Masked attention of query [1, H, S, d] over key and value [1, Hkv, P + S, d]: [1, S, H * d], projected."""
-    grouped = query.shape[1] != key.shape[1]
-    out = nn.functional.scaled_dot_product_attention(
-        query, key, value, attn_mask=mask, scale=attention.scaling, enable_gqa=grouped
-    )
-    return attention.o_proj(out.transpose(1, 2).reshape(1, query.shape[2], -1))

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from iwp_export.backends.session import Cache, Features, Floats, StepInputs, StepOutput
+from iwp_export.backends.session import Cache, Features, StepInputs, StepOutput
 from iwp_export.backends.torch.decoder import PrunedDecoder, select_in_torch
-from iwp_export.models import Family
+from iwp_export.models.common.family import Family
+from iwp_export.models.common.picture import Array
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.pruning.torch_select import Select
 
@@ -69,16 +69,16 @@ class TorchSession:
     ) -> None:
         self.model, self.family = model, family
         self._select_for = select_for or (lambda features: select_in_torch(settings))
-        self.decoder = PrunedDecoder(family.language_model(model), model.lm_head, settings, _unset).eval()
+        self.decoder = PrunedDecoder(model, family, settings, _unset).eval()
+        self._encoder = family.vision_graph(model).module.eval()
 
     def choosing(self, settings: PruningSettings, select_for: SelectFor | None = None) -> TorchSession:
         """This session with another way to choose tokens; the model is shared."""
         return TorchSession(self.model, self.family, settings, select_for)
 
-    def encode(self, pixel_values: Floats) -> Features:
+    def encode(self, inputs: Mapping[str, Array]) -> Features:
         with torch.no_grad():
-            pixels = torch.from_numpy(np.asarray(pixel_values)).to(self.model.dtype)
-            return TorchFeatures(self.family.image_features(self.model, pixels).flatten(0, 1))
+            return TorchFeatures(self._encoder(**{name: torch.from_numpy(array) for name, array in inputs.items()}))
 
     def new_cache(self) -> Cache:
         return TorchCache()
@@ -89,7 +89,7 @@ class TorchSession:
         size, dtype = self.decoder.language_model.config.hidden_size, self.model.dtype
         joined = torch.cat(values) if values else torch.zeros(1, size, dtype=dtype)
         self.decoder.select = self._select_for(joined)
-        arrays = (inputs.feature_index, inputs.query_weights, inputs.position_ids)
+        arrays = (inputs.feature_index, inputs.query_index, inputs.position_ids)
         with torch.no_grad():
             logits, present, kept = self.decoder(
                 torch.from_numpy(inputs.input_ids),

@@ -84,7 +84,7 @@ class CudaDevice:
         if code == OUT_OF_MEMORY:
             raise BackendError(
                 f"the GPU has no {nbytes / 2**20:.0f} MiB of memory left: close other programs on it, end "
-                "conversations, or build the engine with a smaller --max-context"
+                "conversations, or build the engine with a smaller max_context"
             )
         check(self._driver, code, "cuMemAlloc")
         return address.value

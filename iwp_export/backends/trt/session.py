@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from iwp_export.backends.session import Cache, CallLimits, Features, Floats, StepInputs, StepOutput
+from iwp_export.backends.session import STEP_TENSORS, Array, Cache, CallLimits, Features, StepInputs, StepOutput
 from iwp_export.backends.trt.device import Device
 from iwp_export.backends.trt.pool import Block, Pool, offsets
 from iwp_export.backends.trt.runner import Placed, Runner, Shape
@@ -98,17 +98,17 @@ class TrtSession:
     @property
     def call_limits(self) -> CallLimits:
         """See `Session.call_limits`."""
-        visual_tokens = self._limits.max_images * self._manifest.vision.tokens_per_image
+        visual_tokens = self._limits.max_images * self._manifest.vision.tokens.greatest
         return CallLimits(self._limits.max_prompt, visual_tokens)
 
     @property
     def _row_bytes(self) -> int:
         return self._manifest.vision.feature_size * self._item
 
-    def encode(self, pixel_values: Floats) -> Features:
+    def encode(self, inputs: Mapping[str, Array]) -> Features:
         """See `Session.encode`."""
         self._device.activate()
-        pixels = self._upload("pixel_values", np.ascontiguousarray(pixel_values, np.float32))
+        placed = {name: self._upload(name, np.ascontiguousarray(array)) for name, array in inputs.items()}
         blocks: list[Block] = []
 
         def place(shapes: Mapping[str, Shape]) -> dict[str, int]:
@@ -116,7 +116,7 @@ class TrtSession:
             return {"image_features": blocks[-1].address}
 
         try:
-            shapes = self._runners["vision"].run({"pixel_values": pixels}, {}, place)
+            shapes = self._runners["vision"].run(placed, {}, place)
             self._device.synchronize()
         except BaseException:
             self._pool.give(blocks)
@@ -145,10 +145,7 @@ class TrtSession:
         self._device.activate()
         decode = tokens == 1 and not features and min(cache.lengths) >= 1
         runner = self._runners["decode" if decode and "decode" in self._runners else "prefill"]
-        placed = {
-            name: self._upload(name, np.ascontiguousarray(getattr(inputs, name)))
-            for name in ("input_ids", "feature_index", "query_weights", "position_ids")
-        }
+        placed = {name: self._upload(name, np.ascontiguousarray(getattr(inputs, name))) for name in STEP_TENSORS}
         placed["image_features"] = self._joined(features)
         placed.update(self._past_tensors(cache))
         num_kept = np.array([inputs.num_kept], np.int64)
@@ -234,12 +231,12 @@ class TrtSession:
         return held.address
 
     def _check(self, tokens: int, features: Sequence[Features], cache: TrtCache) -> None:
-        limits, per_image = self._limits, self._manifest.vision.tokens_per_image
+        limits, per_image = self._limits, self._manifest.vision.tokens.greatest
         rows = sum(image.count for image in features)
         for what, wanted, most, option in (
-            ("tokens in one call", tokens, limits.max_prompt, "--max-prompt"),
-            ("tokens in all", max(cache.lengths) + tokens, limits.max_context, "--max-context"),
-            ("visual tokens in one call", rows, limits.max_images * per_image, "--max-images"),
+            ("tokens in one call", tokens, limits.max_prompt, "max_prompt"),
+            ("tokens in all", max(cache.lengths) + tokens, limits.max_context, "max_context"),
+            ("visual tokens in one call", rows, limits.max_images * per_image, "max_images"),
         ):
             if wanted > most:
                 raise RequestError(

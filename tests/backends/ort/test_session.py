@@ -6,6 +6,7 @@ import builtins
 import subprocess
 import sys
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,7 @@ from iwp_export.backends.ort import providers
 from iwp_export.backends.ort.session import OrtCache, OrtSession
 from iwp_export.bundle.store import Bundle
 from iwp_export.errors import BackendError
-from iwp_export.runtime.request import build_decode, build_prompt
-from tests.runtime.toy import toy_pipeline, write_toy_bundle
+from tests.runtime.toy import build_decode, build_prompt, toy_pipeline, write_toy_bundle
 
 IMAGE, OTHER = np.random.default_rng(3).integers(0, 256, (2, 60, 90, 3), np.uint8)
 
@@ -47,7 +47,7 @@ def test_outputs_become_inputs_without_a_copy(bundle: Path) -> None:
     settings = Bundle.open(bundle).manifest.pruning
     cache = session.new_cache()
     assert isinstance(cache, OrtCache) and cache.lengths == (0, 0) and cache.nbytes == 0
-    features = session.encode(np.zeros((1, 3, 112, 112), np.float32))
+    features = session.encode({"pixel_values": np.zeros((1, 3, 112, 112), np.float32)})
     assert (features.count, features.nbytes) == (64, 64 * 3 * 4)
     session.step(build_prompt([2, *[4] * 64, 9], 4, settings, keep=0.25), [features], cache)
     assert cache.lengths == (66, 18)
@@ -102,13 +102,23 @@ def test_a_failed_step_leaves_the_cache(bundle: Path) -> None:
     broken = build_decode(9, 0)
     with pytest.raises(BackendError, match="ONNX Runtime failed"):
         session.step(
-            type(broken)(broken.input_ids, broken.feature_index, broken.query_weights, broken.position_ids, 7),
+            type(broken)(broken.input_ids, broken.feature_index, broken.query_index, broken.position_ids, 7),
             [],
             cache,
         )
     assert cache.lengths == (0, 0)
     session.step(broken, [], cache)
     assert cache.lengths == (1, 1)
+
+
+def test_a_bundle_of_the_older_contract_is_refused(bundle: Path) -> None:
+    opened = Bundle.open(bundle)
+    decoder = opened.manifest.graphs["decoder"]
+    inputs = tuple(replace(t, name="query_weights") if t.name == "query_index" else t for t in decoder.inputs)
+    graphs = {**opened.manifest.graphs, "decoder": replace(decoder, inputs=inputs)}
+    older = Bundle(opened.folder, replace(opened.manifest, graphs=graphs))
+    with pytest.raises(BackendError, match=r"lacks the input query_index: export it again with iwp-export toy -o "):
+        OrtSession(older)
 
 
 def test_a_provider_that_is_not_there() -> None:
@@ -127,8 +137,8 @@ def test_a_provider_that_fell_back_is_an_error(bundle: Path, monkeypatch: pytest
     monkeypatch.setattr(onnxruntime.InferenceSession, "get_providers", lambda self: ["CPUExecutionProvider"])
     real = onnxruntime.InferenceSession
 
-    def on_cpu(path: str, options: Any, providers: list[str]) -> Any:
-        assert providers == ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    def on_cpu(path: str, options: Any, providers: list[Any]) -> Any:
+        assert providers == [("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"]
         return real(path, options, providers=["CPUExecutionProvider"])
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", on_cpu)
@@ -146,7 +156,7 @@ def test_a_model_that_cannot_be_loaded(tmp_path: Path) -> None:
 
 def test_bfloat16_on_the_cpu_is_refused(tmp_path: Path) -> None:
     path = write_toy_bundle(tmp_path / "x", "bfloat16")
-    with pytest.raises(BackendError, match=r"no bfloat16 kernels.*--dtype float32"):
+    with pytest.raises(BackendError, match=r"no bfloat16 kernels.*as float32"):
         OrtSession(Bundle.open(path))
 
 

@@ -23,10 +23,9 @@ from iwp_export.errors import BackendError, RequestError
 from iwp_export.runtime.model import LoadedModel
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.runtime.processor import Processor
-from iwp_export.runtime.request import build_decode, build_prompt
 from tests.backends.trt import fake_trt
 from tests.backends.trt.fake_trt import make_session
-from tests.runtime.toy import toy_manifest, toy_pipeline, write_toy_bundle
+from tests.runtime.toy import FAMILY, build_decode, build_prompt, toy_manifest, toy_pipeline, write_toy_bundle
 
 IMAGE, OTHER = np.random.default_rng(3).integers(0, 256, (2, 60, 90, 3), np.uint8)
 PROMPT = [2, *[4] * 64, 9]
@@ -39,11 +38,11 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def pipeline_over(session: TrtSession, path: Path) -> Pipeline:
     manifest = Bundle.open(path).manifest
-    return Pipeline(LoadedModel(manifest, Processor(path / manifest.processor, manifest.vision), session))
+    return Pipeline(LoadedModel(manifest, Processor(path / manifest.processor, manifest.vision, FAMILY), session))
 
 
 def prompt(session: TrtSession, cache: Any, path: Path) -> Any:
-    features = session.encode(np.zeros((1, 3, 112, 112), np.float32))
+    features = session.encode({"pixel_values": np.zeros((1, 3, 112, 112), np.float32)})
     return session.step(build_prompt(PROMPT, 4, Bundle.open(path).manifest.pruning, keep=0.25), [features], cache)
 
 
@@ -72,7 +71,7 @@ def test_a_real_model_within_its_profiles_equals_onnx_runtime(tiny_bundle: Path)
     image = manifest.vision.image_token_id
     results = []
     for each in (session, reference):
-        cache, features = each.new_cache(), [each.encode(pixels)]
+        cache, features = each.new_cache(), [each.encode({"pixel_values": pixels})]
         outputs = [each.step(build_prompt([2, *[image] * 64, 9, 8], image, manifest.pruning, None), features, cache)]
         outputs += [each.step(build_decode(token, 67 + i), (), cache) for i, token in enumerate([5, 7, 9])]
         results.append((outputs, cache.lengths, cache.nbytes))
@@ -216,9 +215,9 @@ def test_a_failed_step_leaves_the_cache_as_it_was(bundle: Path) -> None:
 @pytest.mark.parametrize(
     ("limits", "message"),
     [
-        (EngineLimits(512, 60, 4), r"has 66 tokens in one call, the engine takes 60.*--max-prompt"),
-        (EngineLimits(60, 66, 4), r"has 66 tokens in all, the engine takes 60.*--max-context"),
-        (EngineLimits(512, 512, 0), r"has 64 visual tokens in one call, the engine takes 0.*--max-images"),
+        (EngineLimits(512, 60, 4), r"has 66 tokens in one call, the engine takes 60.*max_prompt"),
+        (EngineLimits(60, 66, 4), r"has 66 tokens in all, the engine takes 60.*max_context"),
+        (EngineLimits(512, 512, 0), r"has 64 visual tokens in one call, the engine takes 0.*max_images"),
     ],
 )
 def test_requests_beyond_the_engine_name_the_option(bundle: Path, limits: EngineLimits, message: str) -> None:

@@ -1,0 +1,1 @@
+"""What families of models share: their interface, pictures, tiles, and the plain decoder."""

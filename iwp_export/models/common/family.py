@@ -1,0 +1,132 @@
+"""The interface of a family of models. A family speaks in three places: its vision graph, its decoder, its pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from iwp_export.bundle.manifest import VisionInfo
+from iwp_export.models.common.picture import Array, Colours, Picture
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class VisionGraph:
+    """A family's vision graph, ready to be traced.
+
+    Attributes:
+        module: a torch module whose inputs are those of `inputs` by keyword and whose output is [N, D].
+        inputs: example tensors by name.
+        dims: names of the dimensions that differ between images, by input and axis; `VisionInfo.dims` bounds them.
+    """
+
+    module: Any
+    inputs: Mapping[str, Any]
+    dims: Mapping[str, Mapping[int, str]]
+
+
+class Family:
+    """What is particular to a family. Its file, named by `model_type`, defines a subclass and `FAMILY`, an instance.
+
+    `model` is the transformers model and `config` its configuration. Methods that take them are for the export and may
+    import torch; the others run on a robot and need numpy alone.
+    """
+
+    decoders: tuple[str, ...] = ("llama", "mistral", "qwen2")
+    """Language models (their `model_type`) that the decoder's parts below run."""
+
+    # The vision graph, for the export.
+
+    def vision_info(self, config: Any) -> VisionInfo:
+        """What the host needs to know about images.
+
+        Raises:
+            CheckpointError: a configuration that this family does not support.
+        """
+        raise NotImplementedError
+
+    def vision_graph(self, model: Any) -> VisionGraph:
+        """From a picture's inputs to its features; traced on fake tensors, without control flow on values."""
+        raise NotImplementedError
+
+    # The decoder, for the export: the parts in which families differ, each with Llama's as default.
+
+    def language_model(self, model: Any) -> Any:
+        """The decoder's module with embed_tokens, layers, norm and rotary_emb."""
+        return model.model.language_model
+
+    def prunable_layers(self, config: Any) -> range:
+        """Layers at whose input visual tokens may be dropped."""
+        return range(config.text_config.num_hidden_layers)
+
+    def embed(self, language_model: Any, input_ids: Tensor, image_features: Tensor, feature_index: Tensor) -> Tensor:
+        """The input of layer 0, [1, S, D]; see `llama.embed`."""
+        from iwp_export.models.common import llama
+
+        return llama.embed(language_model, input_ids, image_features, feature_index)
+
+    def rotary(self, language_model: Any, hidden: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """cos and sin [1, S, d / 2] of the positions [1, S], or [3, 1, S] with M-RoPE."""
+        from iwp_export.models.common import llama
+
+        return llama.rotary(language_model, hidden, position_ids)
+
+    def project(self, attention: Any, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values before RoPE, normalised where the family does; see `llama.project`."""
+        from iwp_export.models.common import llama
+
+        return llama.project(attention, hidden)
+
+    def mask(self, new: int, past: int, like: Tensor) -> Tensor:
+        """Which tokens see which, bool [1, 1, new, past + new]; see `llama.mask`."""
+        from iwp_export.models.common import llama
+
+        return llama.mask(new, past, like)
+
+    def after_layer(self, index: int, hidden: Tensor, image_features: Tensor, feature_index: Tensor) -> Tensor:
+        """What is added to the output [1, K, D] of layer `index`; `feature_index` is of the tokens that are left."""
+        return hidden
+
+    def head(self, model: Any) -> Any:
+        """The module that projects to the vocabulary."""
+        return model.lm_head
+
+    def logits(self, head: Any, hidden: Tensor) -> Tensor:
+        """Logits [1, 1, V] of the last token's output after the final norm."""
+        return head(hidden)
+
+    # Pictures and positions, for the run: numpy alone.
+
+    def picture(self, outputs: Mapping[str, Array], vision: VisionInfo, colours: Colours) -> Picture:
+        """A picture from what the image processor returned for one image.
+
+        Args:
+            outputs: arrays by name, with a batch of one image.
+            vision: the bundle's.
+            colours: how the processor normalised.
+
+        Raises:
+            RequestError: the arrays do not fit the model.
+        """
+        raise NotImplementedError
+
+    def positions(
+        self, visual: npt.NDArray[np.bool_], pictures: Sequence[Picture], start: int
+    ) -> tuple[npt.NDArray[np.int64], int]:
+        """Positions of a call's tokens, and the one at which the conversation goes on.
+
+        Args:
+            visual: bool [S], true at visual tokens.
+            pictures: the call's, in the order of their tokens.
+            start: the first position.
+
+        Returns:
+            int64 [1, S], or [3, 1, S] with M-RoPE, and the next position.
+        """
+        return np.arange(start, start + visual.size, dtype=np.int64)[None], start + visual.size
