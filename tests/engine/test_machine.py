@@ -39,10 +39,11 @@ OPTIONS = SelectionOptions(2, 2, 5.0, "softmax", "none")
     ("flavour", "version", "target"),
     [
         ("rtx", "1.7.1.116", RTX),
-        ("tensorrt", "10.3.0.30", TENSORRT_10_3),
-        ("tensorrt", "10.13.3.9", TENSORRT_10_3),
+        ("tensorrt", "10.3.0.30", TENSORRT_10_3),  # JetPack 6
+        ("tensorrt", "10.13.3.9", TENSORRT_10_3),  # JetPack 7.0
         ("tensorrt", "10.14.1", TENSORRT_10_14),
         ("tensorrt", "10.15.0", TENSORRT_10_15),
+        ("tensorrt", "10.16.0", TENSORRT_10_15),  # JetPack 7.2
         ("tensorrt", "11.1.0.106", TENSORRT_10_15),
     ],
 )
@@ -70,6 +71,18 @@ def test_a_broken_install_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flavour_module, "is_installed", lambda name: True)
     monkeypatch.setitem(flavour_module.MODULES, "tensorrt", "no_such_tensorrt_module")
     with pytest.raises(BackendError, match=r"TensorRT does not load \(No module named"):
+        load_flavour.__wrapped__("tensorrt")
+
+
+def test_bindings_that_misread_arrays_are_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    misread = SimpleNamespace(
+        __version__="10.3.0",
+        PluginField=lambda name, data, type: SimpleNamespace(data=[data[0]] * len(data)),
+        PluginFieldType=SimpleNamespace(INT8=0),
+    )
+    monkeypatch.setattr(flavour_module, "is_installed", lambda name: True)
+    monkeypatch.setitem(sys.modules, "tensorrt", misread)  # type: ignore[misc]
+    with pytest.raises(BackendError, match=r"TensorRT 10\.3\.0 does not read arrays of numpy .*pip install 'numpy<2'"):
         load_flavour.__wrapped__("tensorrt")
 
 
