@@ -82,9 +82,9 @@ class RecordedMethod(Method):
         run = super().select(features)
 
         def record(*tensors: torch.Tensor) -> torch.Tensor:
-            visual = tensors[4][0]
+            importance, key, value, visual = (tensor[0] for tensor in tensors[:4])
             if visual.any():
-                arrays = (tensors[0][0], *(x[0][:, visual] for x in tensors[1:4]))
+                arrays = (importance[visual], key[:, visual], value[:, visual])
                 object.__setattr__(self, "inputs", [array.float().numpy() for array in arrays])
             return run(*tensors)
 

@@ -12,6 +12,9 @@ import numpy.typing as npt
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 
+STEP_TENSORS = ("input_ids", "feature_index", "query_index", "position_ids")
+"""The arrays of `StepInputs`, by the names of the decoder's inputs."""
+
 
 @dataclass(frozen=True)
 class StepInputs:
@@ -20,14 +23,14 @@ class StepInputs:
     Attributes:
         input_ids: int64 [1, S].
         feature_index: int64 [1, S], row in the call's image features at a visual token, -1 at text.
-        query_weights: float32 [1, S], weights of the tokens in the mean query; their sum is not zero.
+        query_index: int64 [Q], the call's tokens whose queries score the visual ones; Q is 1 at least.
         position_ids: int64 [1, S], positions in the unpruned sequence.
         num_kept: tokens of this call, text and visual, that go on past the pruning layer.
     """
 
     input_ids: Ints
     feature_index: Ints
-    query_weights: Floats
+    query_index: Ints
     position_ids: Ints
     num_kept: int
 

@@ -118,6 +118,7 @@ def decoder_profiles(manifest: Manifest, limits: EngineLimits, keep: float | Non
     prefill = {
         "tokens": Range(1, prompt, limits.max_prompt),
         "features": Range(1, visual, limits.max_images * visual),
+        "queries": Range(1, min(prompt, TYPICAL_TEXT), limits.max_prompt),
         "past_full": Range(0, 0, past),
         "past_pruned": Range(0, 0, past),
         "num_kept": Range(1, min(prompt, kept + TYPICAL_TEXT), limits.max_prompt),
@@ -125,6 +126,7 @@ def decoder_profiles(manifest: Manifest, limits: EngineLimits, keep: float | Non
     decode = {
         "tokens": one,
         "features": one,
+        "queries": one,
         "past_full": decode_past(visual),
         "past_pruned": decode_past(kept),
         "num_kept": one,

@@ -73,7 +73,7 @@ def kernel_value(tokens: Tokens) -> Array:
 
 def kernel(tokens: Tokens) -> Array:
     """kappa(q, k) = exp(q.k / sqrt(d))."""
-    return _exponential(tokens, tokens.query @ tokens.key.swapaxes(2, 3) / _root(tokens))
+    return _exponential(tokens, tokens.query / _root(tokens) @ tokens.key.swapaxes(2, 3))
 
 
 def value(tokens: Tokens) -> Array:

@@ -25,6 +25,7 @@ from iwp_export.engine.profiles import EngineLimits
 from iwp_export.engine.target import FlavourName
 from iwp_export.engine.writer import EngineWriter
 from iwp_export.errors import BackendError
+from iwp_export.pruning.onnx_function import VERSION
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.runtime.model import LoadedModel
 from iwp_export.runtime.pipeline import Pipeline
@@ -132,7 +133,7 @@ def toy_manifest(dtype: str = "float32", max_positions: int = 512, keep: float =
         TensorSpec("input_ids", "int64", (1, "S")),
         TensorSpec("image_features", dtype, ("N", 3)),
         TensorSpec("feature_index", "int64", (1, "S")),
-        TensorSpec("query_weights", "float32", (1, "S")),
+        TensorSpec("query_index", "int64", ("Q",)),
         TensorSpec("position_ids", "int64", (1, "S")),
         TensorSpec("num_kept", "int64", (1,)),
         *past,
@@ -198,7 +199,7 @@ def _decoder(manifest: Manifest) -> Any:
     pasts = ", ".join(f"{kind}[1, 1, P{i}, 3] past_key_values_{i}_{name}" for i in (0, 1) for name in ("key", "value"))
     presents = ", ".join(f"{kind}[1, 1, T{i}, 3] present_{i}_{name}" for i in (0, 1) for name in ("key", "value"))
     text = f"""
-    decoder (int64[1, S] input_ids, {kind}[N, 3] image_features, int64[1, S] feature_index, float[1, S] query_weights,
+    decoder (int64[1, S] input_ids, {kind}[N, 3] image_features, int64[1, S] feature_index, int64[Q] query_index,
         int64[1, S] position_ids, int64[1] num_kept, {pasts})
         => (float[1, 1, {VOCABULARY}] logits, {presents}, int64[1, K] kept_index)
     <float[3] weights = {{1, 2, 3}}, float[1] words = {{{VOCABULARY - FIRST_WORD}}}, float[1] first = {{{FIRST_WORD}}},
@@ -297,7 +298,7 @@ def write_plan(
         processor.mkdir()
         for name in PROCESSOR_FILES:
             shutil.copy(ASSETS / name, processor)
-        fingerprint = Fingerprint(flavour, version, sms, "1")
+        fingerprint = Fingerprint(flavour, version, sms, str(VERSION))
         writer.commit(
             EngineInfo(fingerprint, EngineLimits(256, 200, 1), profiles, 0.3, "build toy.bundle", toy_manifest(), {})
         )

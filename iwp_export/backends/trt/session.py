@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from iwp_export.backends.session import Cache, Features, Floats, StepInputs, StepOutput
+from iwp_export.backends.session import STEP_TENSORS, Cache, Features, Floats, StepInputs, StepOutput
 from iwp_export.backends.trt.device import Block, Device, Pool
 from iwp_export.backends.trt.runner import Placed, Runner, Shape
 from iwp_export.bundle.manifest import Manifest
@@ -134,10 +134,7 @@ class TrtSession:
         self._device.activate()
         decode = tokens == 1 and not features and min(cache.lengths) >= 1
         runner = self._runners["decode" if decode and "decode" in self._runners else "prefill"]
-        placed = {
-            name: self._upload(name, np.ascontiguousarray(getattr(inputs, name)))
-            for name in ("input_ids", "feature_index", "query_weights", "position_ids")
-        }
+        placed = {name: self._upload(name, np.ascontiguousarray(getattr(inputs, name))) for name in STEP_TENSORS}
         placed["image_features"] = self._joined(features)
         placed.update(self._past_tensors(cache))
         num_kept = np.array([inputs.num_kept], np.int64)
