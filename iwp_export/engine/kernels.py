@@ -146,7 +146,7 @@ class NoKernels:
     """Stands in where an engine is built and no kernel runs: it knows the kernels' sizes, running is an error."""
 
     def workspace_bytes(self, shape: SelectionShape, options: SelectionOptions) -> int:
-        """What `iwp_select_tokens_workspace` says, to the byte: an engine stores it, whichever plugin it is built with."""
+        """What `iwp_select_tokens_workspace` says, to the byte: engines store it, whichever plugin built them."""
         fits = (
             0 <= shape.batch <= MAX_BATCH
             and 1 <= shape.kv_heads <= MAX_KV_HEADS

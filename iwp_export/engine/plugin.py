@@ -13,6 +13,7 @@ import numpy as np
 from iwp_export.engine.kernels import (
     DUPLICATION_NORMS,
     MAX_HEAD_DIM,
+    MAX_KV_HEADS,
     MAX_TOKENS,
     SIMILARITIES,
     KernelLibrary,
@@ -143,7 +144,8 @@ def _plugin_class(trt: Any, kernels: KernelLibrary, report: Callable[[str], None
                 # A profile's num_kept and tokens are set apart, so that the former may be the greater one.
                 shape = dataclasses.replace(shape, num_kept=min(shape.num_kept, shape.tokens))
                 if not (size := kernels.workspace_bytes(shape, self.options)):
-                    raise BackendError(f"the CUDA kernels take up to {MAX_TOKENS} tokens, the engine is to take {shape}")
+                    limits = f"{MAX_TOKENS} tokens and {MAX_KV_HEADS} heads"
+                    raise BackendError(f"the CUDA kernels take up to {limits}; the engine is to take {shape}")
                 return size
 
         def get_fields_to_serialize(self) -> Any:

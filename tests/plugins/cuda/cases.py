@@ -33,15 +33,17 @@ class Case:
     name: str = ""
 
     def encoded(self) -> tuple[np.ndarray, ...]:
-        """importance, key, value as the library reads them: float32, keys and values maybe the bits of 16-bit floats."""
+        """importance, key, value as the library reads them; keys and values may be the bits of 16-bit floats."""
         return (self.importance, *(encode(x, self.shape.data_type) for x in (self.key, self.value)))
 
     def expected(self, sample: int) -> np.ndarray:
         """The oracle's output for one sample."""
-        *inputs, budget = self._visual(sample)
-        keep = ~self.is_visual[sample]
-        chosen = select_by_importance(*inputs, budget, **asdict(self.options))
-        keep[np.flatnonzero(self.is_visual[sample])[chosen]] = True
+        visual = self.is_visual[sample]
+        budget = self.shape.num_kept - int((~visual).sum())
+        budget = min(max(budget, 0), int(visual.sum()))
+        keep = ~visual
+        chosen = select_by_importance(*self._of_visual(sample), budget, **asdict(self.options))
+        keep[np.flatnonzero(visual)[chosen]] = True
         return np.flatnonzero(keep)
 
     def judge(self, kept: np.ndarray) -> float:
@@ -62,18 +64,16 @@ class Case:
             assert (np.diff(row) > 0).all() and row[0] >= 0 and row[-1] < visual.size and text_kept, (
                 f"{self}: sample {sample} is no ascending list with all text: {row}"
             )
-            *inputs, _ = self._visual(sample)
             chosen = np.flatnonzero(np.isin(np.flatnonzero(visual), row))
-            gap = selection_gap(chosen, *inputs, **asdict(self.options))
+            gap = selection_gap(chosen, *self._of_visual(sample), **asdict(self.options))
             assert gap <= TIE, f"{self}: sample {sample} took {mine} instead, off by {gap:.3g}"
             worst = max(worst, gap)
         return worst
 
-    def _visual(self, sample: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+    def _of_visual(self, sample: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """importance, key, value of a sample's visual tokens."""
         visual = self.is_visual[sample]
-        key, value = (x[sample][:, visual] for x in (self.key, self.value))
-        budget = self.shape.num_kept - int((~visual).sum())
-        return self.importance[sample, visual], key, value, min(max(budget, 0), int(visual.sum()))
+        return self.importance[sample, visual], self.key[sample][:, visual], self.value[sample][:, visual]
 
     def __str__(self) -> str:
         return f"{self.name or 'case'} {self.shape} {self.options}"
@@ -141,7 +141,7 @@ def make_case(
 
 
 def random_cases(count: int, largest: int, seed: int = 0) -> list[Case]:
-    """Cases over sizes, head sizes (odd ones too), budgets, options, text positions; 24 have all kinds of similarity."""
+    """Cases over sizes, head sizes (odd ones too), budgets, options; 24 have every type, similarity and norm."""
     rng = np.random.default_rng(seed)
     cases = []
     kinds = list(product(DATA_TYPES, SIMILARITIES, DUPLICATION_NORMS))
