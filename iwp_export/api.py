@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -98,6 +97,8 @@ class ExportJob:
 
         if self.engine is None:
             return export_bundle(self.plan, self.output, self.force)
+        import tempfile
+
         from iwp_export.bundle.store import Bundle
         from iwp_export.engine.build import build_engine
 

@@ -106,6 +106,7 @@ def decoder_profiles(manifest: Manifest, limits: EngineLimits, keep: float | Non
     prefill = {
         "tokens": Bounds(1, prompt, limits.max_prompt),
         "features": Bounds(1, visual, greatest),
+        "queries": Bounds(1, min(prompt, TYPICAL_TEXT), limits.max_prompt),
         "past_full": Bounds(0, 0, past),
         "past_pruned": Bounds(0, 0, past),
         "num_kept": Bounds(1, min(prompt, kept + TYPICAL_TEXT), limits.max_prompt),
@@ -113,6 +114,7 @@ def decoder_profiles(manifest: Manifest, limits: EngineLimits, keep: float | Non
     decode = {
         "tokens": one,
         "features": one,
+        "queries": one,
         "past_full": decode_past(visual),
         "past_pruned": decode_past(kept),
         "num_kept": one,

@@ -132,7 +132,7 @@ class RecordedMethod:
         run = self.method.select(features)
 
         def record(*inputs: torch.Tensor) -> torch.Tensor:
-            if inputs[4].any():  # is_visual: a decode step has no choice to make
+            if inputs[3].any():  # is_visual: a decode step has no choice to make
                 self._inputs = inputs
             return run(*inputs)
 
@@ -140,8 +140,8 @@ class RecordedMethod:
 
     def gap(self, chosen: npt.ArrayLike) -> float:
         """`selection_gap` of the visual tokens that someone else chose from the same inputs."""
-        query, key, key_rotated, value, is_visual = (tensor[0] for tensor in self._inputs[:5])
-        arrays = (query, *(tensor[:, is_visual] for tensor in (key, key_rotated, value)))
+        importance, key, value, is_visual = (tensor[0] for tensor in self._inputs[:4])
+        arrays = (importance[is_visual], key[:, is_visual], value[:, is_visual])
         return selection_gap(chosen, *(array.float().numpy() for array in arrays), **self.method.settings.selection())
 
 

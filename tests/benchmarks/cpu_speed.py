@@ -114,7 +114,7 @@ def ours(model: Any, shape: Shape, folder: Path, threads: int) -> dict[str, Call
             "input_ids": inputs.input_ids,
             "image_features": features,
             "feature_index": inputs.feature_index,
-            "query_weights": inputs.query_weights,
+            "query_index": inputs.query_index,
             "position_ids": inputs.position_ids,
             "num_kept": np.array([inputs.num_kept]),
             **dict(zip(names, past, strict=True)),

@@ -69,13 +69,20 @@ def test_bundle_equals_transformers_and_the_reference(tmp_path: Path, decoder: s
         np.testing.assert_allclose(np.array(a.logits), np.array(b.logits), atol=TOLERANCE)
 
 
-def test_settings_reach_the_graph(tmp_path: Path) -> None:
-    """RoPE variants are wired as the settings say: the reference with the same settings chooses the same tokens."""
+@pytest.mark.parametrize(
+    "settings",
+    [
+        PruningSettings(
+            layer=2, keep=0.2, rope_in_magnitude=True, rope_in_duplication=False, penalty=1.5, query="last", heads="raw"
+        ),
+        PruningSettings(layer=1, keep=0.2, magnitude="value", similarity="key", duplication_norm="minmax"),
+    ],
+    ids=["rope", "no query"],
+)
+def test_settings_reach_the_graph(tmp_path: Path, settings: PruningSettings) -> None:
+    """Variants are wired as the settings say: the reference with the same settings chooses the same tokens."""
     model = write_llava(tmp_path / "model")
     checkpoint = open_checkpoint(str(tmp_path / "model"))
-    settings = PruningSettings(
-        layer=2, keep=0.2, rope_in_magnitude=True, rope_in_duplication=False, penalty=1.5, query="last", heads="raw"
-    )
     pipeline = iwp_export.load(str(api.export(checkpoint.source, tmp_path / "out.bundle", settings)))
     reference = Pipeline(
         LoadedModel(pipeline.manifest, pipeline.processor, TorchSession(model, checkpoint.family, settings))

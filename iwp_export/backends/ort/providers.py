@@ -22,6 +22,8 @@ PROVIDERS = {
 }
 CUDA_PROVIDERS = ("cuda", "tensorrt", "rtx")
 """Providers whose outputs stay in CUDA memory between steps; the others hand them over in host memory."""
+OPTIONS = {"cuda": {"use_tf32": "0"}}
+"""Options of providers. TF32 rounds the factors of float32 products to 10 bits: the scores of tokens need all 23."""
 GPU_PACKAGE = "pip uninstall onnxruntime, then pip install 'iwp-export[ort-gpu]'"
 INSTALL = {
     "cpu": "pip install 'iwp-export[ort]'",
@@ -70,7 +72,9 @@ def create_session(model: Path, provider: str, threads: int | None = None) -> An
     options.log_severity_level = LOG_ERRORS
     if threads is not None:
         options.intra_op_num_threads = threads
-    wanted = [name] if name == PROVIDERS["cpu"] else [name, PROVIDERS["cpu"]]
+    wanted: list[Any] = [(name, OPTIONS[provider]) if provider in OPTIONS else name]
+    if provider != "cpu":
+        wanted.append(PROVIDERS["cpu"])
     try:
         session = onnxruntime.InferenceSession(str(model), options, providers=wanted)
     except Exception as error:  # ONNX Runtime's own exceptions share no base class

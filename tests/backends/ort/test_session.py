@@ -6,6 +6,7 @@ import builtins
 import subprocess
 import sys
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,13 +102,23 @@ def test_a_failed_step_leaves_the_cache(bundle: Path) -> None:
     broken = build_decode(9, 0)
     with pytest.raises(BackendError, match="ONNX Runtime failed"):
         session.step(
-            type(broken)(broken.input_ids, broken.feature_index, broken.query_weights, broken.position_ids, 7),
+            type(broken)(broken.input_ids, broken.feature_index, broken.query_index, broken.position_ids, 7),
             [],
             cache,
         )
     assert cache.lengths == (0, 0)
     session.step(broken, [], cache)
     assert cache.lengths == (1, 1)
+
+
+def test_a_bundle_of_the_older_contract_is_refused(bundle: Path) -> None:
+    opened = Bundle.open(bundle)
+    decoder = opened.manifest.graphs["decoder"]
+    inputs = tuple(replace(t, name="query_weights") if t.name == "query_index" else t for t in decoder.inputs)
+    graphs = {**opened.manifest.graphs, "decoder": replace(decoder, inputs=inputs)}
+    older = Bundle(opened.folder, replace(opened.manifest, graphs=graphs))
+    with pytest.raises(BackendError, match=r"lacks the input query_index: export it again with iwp-export toy -o "):
+        OrtSession(older)
 
 
 def test_a_provider_that_is_not_there() -> None:
@@ -126,8 +137,8 @@ def test_a_provider_that_fell_back_is_an_error(bundle: Path, monkeypatch: pytest
     monkeypatch.setattr(onnxruntime.InferenceSession, "get_providers", lambda self: ["CPUExecutionProvider"])
     real = onnxruntime.InferenceSession
 
-    def on_cpu(path: str, options: Any, providers: list[str]) -> Any:
-        assert providers == ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    def on_cpu(path: str, options: Any, providers: list[Any]) -> Any:
+        assert providers == [("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"]
         return real(path, options, providers=["CPUExecutionProvider"])
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", on_cpu)
