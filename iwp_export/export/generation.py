@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from iwp_export.bundle.manifest import GenerationInfo
+from iwp_export.bundle.schema import from_json, to_json
 from iwp_export.errors import CheckpointError
 from iwp_export.export.checkpoint import Checkpoint
 
@@ -88,9 +89,7 @@ def _special_tokens(config: Mapping[str, Any], vocab_size: int) -> SpecialTokens
 def _generation_info(config: Mapping[str, Any]) -> GenerationInfo:
     obeyed = {field.name for field in fields(GenerationInfo)} - {"ignored"}
     given = {name: value for name, value in config.items() if value is not None}
-    values: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in given.items() if name in obeyed
-    }
+    values = {name: value for name, value in given.items() if name in obeyed}
     if values.get("top_k") == 0:  # transformers' word for all
         del values["top_k"]
     if "min_new_tokens" in values:  # then transformers takes no notice of the other
@@ -103,7 +102,8 @@ def _generation_info(config: Mapping[str, Any]) -> GenerationInfo:
         and value is not False
         and value not in ([], {}, *NEUTRAL.get(name, ()))
     ]
-    return GenerationInfo(**values, ignored=tuple(ignored))
+    wishes: GenerationInfo = from_json(GenerationInfo, to_json(GenerationInfo()) | values | {"ignored": ignored}, "")
+    return wishes
 
 
 def _shown(value: Any) -> str:
