@@ -71,7 +71,7 @@ def plan_export(
             options=("layer",),
         )
     generation = _generation_config(checkpoint)
-    parameters, half = checkpoint.size()
+    half = checkpoint.dtype() in ("float16", "bfloat16")
     name = ("float16" if half else "float32") if dtype == "auto" else dtype
     heads = text.num_attention_heads
     decoder = DecoderInfo(
@@ -87,7 +87,7 @@ def plan_export(
         eos_token_ids=generation["eos"],
         pad_token_id=generation["pad"],
     )
-    size = parameters * {"float16": 2, "float32": 4}[name]
+    size = checkpoint.size() * {"float16": 2, "float32": 4}[name]
     architecture = (config.architectures or ["unknown"])[0]
     info = ModelInfo(checkpoint.name, checkpoint.source, checkpoint.model_type, architecture, checkpoint.revision)
     return ExportPlan(checkpoint, info, settings, decoder, checkpoint.family.vision_info(config), size)

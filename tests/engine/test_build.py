@@ -61,7 +61,7 @@ def test_a_bundle_becomes_an_engine(rtx: Flavour, half_bundle: Path, tmp_path: P
     assert (paths.processor / "tokenizer.json").is_file()
     assert info.manifest.pruning == Bundle.open(half_bundle).manifest.pruning
     assert info.source == f"build {half_bundle}"
-    with pytest.raises(OutputError, match=r"exists\. Give --force"):
+    with pytest.raises(OutputError, match=r"exists\. Replace it"):
         api.build(half_bundle, tmp_path / "tiny.plan", SMALL)
     if find_gpu() is None:
         with pytest.raises(BackendError, match=r"tensorrt_rtx does not load .*tiny\.plan: .*CUDA driver version"):

@@ -6,6 +6,7 @@ import ctypes.util
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,14 +17,7 @@ from iwp_export.device import memory
 from iwp_export.device.memory import MemoryWatch, available_bytes
 from iwp_export.engine import flavour as flavour_module
 from iwp_export.engine.flavour import Flavour, load_flavour
-from iwp_export.engine.kernels import (
-    NoKernels,
-    SelectionAddresses,
-    SelectionOptions,
-    SelectionShape,
-    SharedKernels,
-    largest_workspace,
-)
+from iwp_export.engine.kernels import NoKernels, SelectionAddresses, SelectionOptions, SelectionShape, SharedKernels
 from iwp_export.engine.log import first_error, make_printing_logger, ran_out_of_memory
 from iwp_export.engine.memory import estimate_build_bytes
 from iwp_export.engine.monitor import make_monitor
@@ -31,8 +25,8 @@ from iwp_export.engine.network import make_builder
 from iwp_export.engine.target import RTX, TENSORRT_10_3, TENSORRT_10_14, TENSORRT_10_15, Target, target_for
 from iwp_export.errors import BackendError
 
-SHAPE = SelectionShape(1, 32, 8, 600, 128, 200, "float16")
-OPTIONS = SelectionOptions(2, 2, 5.0, "softmax", "none")
+SHAPE = SelectionShape(1, 8, 600, 128, 200, "float16")
+OPTIONS = SelectionOptions(2, 2, 5.0, "dual_weight", "none")
 
 
 @pytest.mark.parametrize(
@@ -101,14 +95,12 @@ def test_a_library_of_something_else_is_refused() -> None:
 
 def test_the_stand_in_refuses_to_run() -> None:
     with pytest.raises(BackendError, match="the pruning kernels are not loaded"):
-        NoKernels().enqueue(SHAPE, OPTIONS, SelectionAddresses(*range(7)), 0, 0)
+        NoKernels().enqueue(SHAPE, OPTIONS, SelectionAddresses(*range(6)), 0, 0)
 
 
 def test_scratch_memory_covers_shorter_prompts() -> None:
-    sizes = {4096: 1000, 8000: 10}
-    kernels = SimpleNamespace(workspace_bytes=lambda shape, options: sizes[shape.tokens])
-    shape = SelectionShape(1, 32, 8, 8000, 128, 200, "float16")
-    assert largest_workspace(kernels, shape, OPTIONS) == 1000  # type: ignore[arg-type]
+    longest, with_matrix = (NoKernels().workspace_bytes(replace(SHAPE, tokens=n), OPTIONS) for n in (8000, 4096))
+    assert longest == with_matrix > 4096**2 * 4  # beyond 4,096 tokens there is no matrix of pairs
 
 
 def test_memory_is_estimated_and_watched(monkeypatch: pytest.MonkeyPatch) -> None:
