@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ from pathlib import PurePosixPath
 from typing import Annotated, Any
 
 from iwp_export.bundle.document import Document
-from iwp_export.bundle.schema import Count, FileSize, Form, Rule, TokenId, one_of
+from iwp_export.bundle.schema import Count, FileSize, Form, Number, Rule, TokenId, above_zero, one_of
 from iwp_export.pruning.settings import PruningSettings
 
 EXPORT_OPTIONS = ("layer", "keep", "chunk", "growth", "penalty", "query", "heads")
@@ -132,6 +133,37 @@ class DecoderInfo:
 
 
 @dataclass(frozen=True)
+class GenerationInfo:
+    """What the checkpoint's generation_config asks of the choice of tokens.
+
+    Attributes:
+        repetition_penalty: divides the logits above 0, and multiplies those below, of tokens that were there before.
+        suppress_tokens, begin_suppress_tokens: token ids that are never chosen, and never as an answer's first.
+        min_length, min_new_tokens: no end of sequence before so many tokens, with the prompt's and without them.
+        top_k, top_p, min_p: among which tokens to draw where a request draws and does not say; None is all.
+        do_sample, temperature: for information; a request that gives no temperature takes the likeliest token.
+        ignored: settings, as `name = value`, that change transformers' tokens and are not applied.
+    """
+
+    repetition_penalty: Annotated[float, above_zero(math.inf)] = 1.0
+    suppress_tokens: tuple[TokenId, ...] = ()
+    begin_suppress_tokens: tuple[TokenId, ...] = ()
+    min_length: Number = 0
+    min_new_tokens: Number = 0
+    top_k: Count | None = None
+    top_p: Annotated[float, above_zero(1)] | None = None
+    min_p: Annotated[float, Rule(lambda value: 0 <= value <= 1, "a number from 0 to 1")] | None = None
+    do_sample: bool = False
+    temperature: Annotated[float, Rule(lambda value: value >= 0, "a number of 0 or more")] | None = None
+    ignored: tuple[str, ...] = ()
+
+    @property
+    def note(self) -> str:
+        """What is not applied, as a line; empty if nothing is."""
+        return f"generation_config asks for {', '.join(self.ignored)}, which is not applied" if self.ignored else ""
+
+
+@dataclass(frozen=True)
 class FileEntry:
     """Size and SHA-256 of one file of the bundle."""
 
@@ -144,7 +176,8 @@ class Manifest:
     """Everything that a reader of the bundle may rely on; `files` covers every file but the manifest itself.
 
     `graphs` holds `decoder` and `vision`. `processor` names the folder with the tokenizer, image processor and
-    chat template. `tools` are the versions that made the bundle.
+    chat template. `generation` says how tokens are chosen where a request does not. `tools` are the versions that
+    made the bundle.
     """
 
     model: ModelInfo
@@ -153,6 +186,7 @@ class Manifest:
     vision: VisionInfo
     graphs: Mapping[str, GraphSpec]
     processor: FileName = "processor"
+    generation: GenerationInfo = field(default_factory=GenerationInfo)
     tools: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[FileName, FileEntry] = field(default_factory=dict)
 

@@ -22,11 +22,16 @@ PROCESSOR_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.json",
+    "vocab.txt",
     "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tiktoken.model",
     "preprocessor_config.json",
     "processor_config.json",
     "chat_template.json",
     "chat_template.jinja",
+    "additional_chat_templates/*.jinja",
     "config.json",
     "generation_config.json",
 )
@@ -118,11 +123,17 @@ class Checkpoint:
         from transformers import AutoModelForImageTextToText
 
         return AutoModelForImageTextToText.from_pretrained(
-            self.folder, dtype=getattr(torch, dtype), attn_implementation="sdpa", local_files_only=True
+            self.folder,
+            dtype=getattr(torch, dtype),
+            attn_implementation="sdpa",
+            local_files_only=True,
+            trust_remote_code=False,
         ).eval()
 
     def processor_files(self) -> list[Path]:
-        return [path for name in PROCESSOR_FILES if (path := self.folder / name).is_file()]
+        """Paths of `PROCESSOR_FILES` that are there, relative to the checkpoint's folder."""
+        found = [file for pattern in PROCESSOR_FILES for file in sorted(self.folder.glob(pattern))]
+        return [file.relative_to(self.folder) for file in found if file.is_file()]
 
 
 def open_checkpoint(model: str, *, revision: str | None = None, weights: bool = True) -> Checkpoint:

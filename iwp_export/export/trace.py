@@ -107,7 +107,9 @@ def fake_model(
     config = copy.deepcopy(checkpoint.config)  # a model writes its element type and attention into it
     with FakeTensorMode():
         try:
-            model = AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation="sdpa").eval()
+            model = AutoModelForImageTextToText.from_config(
+                config, dtype=dtype, attn_implementation="sdpa", trust_remote_code=False
+            ).eval()
         except Exception as error:  # whatever a value that no schema foresaw leads to
             text = " ".join(str(error).split()) or type(error).__name__
             raise CheckpointError(

@@ -118,4 +118,6 @@ def _onnxruntime() -> Any:
         import onnxruntime
     except ImportError as error:
         raise BackendError(f"ONNX Runtime is not installed ({error}). To get it: {INSTALL['cpu']}") from error
+    # For Windows, and where it was imported before this package, which sets ORT_DISABLE_TELEMETRY.
+    onnxruntime.disable_telemetry_events()
     return onnxruntime
