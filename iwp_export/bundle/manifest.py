@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ from pathlib import PurePosixPath
 from typing import Annotated, Any
 
 from iwp_export.bundle.document import Document
-from iwp_export.bundle.schema import GREATEST, Count, FileSize, Form, Rule, TokenId, between, one_of
+from iwp_export.bundle.schema import Count, FileSize, Form, Number, Rule, TokenId, above_zero, one_of
 from iwp_export.pruning.settings import PruningSettings
 
 EXPORT_OPTIONS = ("layer", "keep", "chunk", "growth", "penalty", "query", "heads")
@@ -131,10 +132,6 @@ class DecoderInfo:
         return sum(lengths) * 2 * self.kv_heads * self.head_dim * item
 
 
-Fraction = Annotated[float, Rule(lambda value: 0 < value <= 1, "a number above 0 and at most 1")]
-Length = Annotated[int, between(0, GREATEST)]
-
-
 @dataclass(frozen=True)
 class GenerationInfo:
     """What the checkpoint's generation_config asks of the choice of tokens.
@@ -148,13 +145,13 @@ class GenerationInfo:
         ignored: settings, as `name = value`, that change transformers' tokens and are not applied.
     """
 
-    repetition_penalty: Annotated[float, Rule(lambda value: value > 0, "a number above 0")] = 1.0
+    repetition_penalty: Annotated[float, above_zero(math.inf)] = 1.0
     suppress_tokens: tuple[TokenId, ...] = ()
     begin_suppress_tokens: tuple[TokenId, ...] = ()
-    min_length: Length = 0
-    min_new_tokens: Length = 0
+    min_length: Number = 0
+    min_new_tokens: Number = 0
     top_k: Count | None = None
-    top_p: Fraction | None = None
+    top_p: Annotated[float, above_zero(1)] | None = None
     min_p: Annotated[float, Rule(lambda value: 0 <= value <= 1, "a number from 0 to 1")] | None = None
     do_sample: bool = False
     temperature: Annotated[float, Rule(lambda value: value >= 0, "a number of 0 or more")] | None = None

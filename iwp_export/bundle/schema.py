@@ -60,8 +60,15 @@ def one_of(*choices: str) -> Rule:
     return Rule(lambda value: value in choices, f"one of {', '.join(choices)}")
 
 
+def above_zero(greatest: float) -> Rule:
+    """A number above 0."""
+    upper = "" if greatest == math.inf else f" and at most {greatest}"
+    return Rule(lambda value: 0 < value <= greatest, f"a number above 0{upper}")
+
+
 Count = Annotated[int, between(1, GREATEST)]
-TokenId = Annotated[int, between(0, GREATEST)]
+Number = Annotated[int, between(0, GREATEST)]
+TokenId = Number
 FileSize = Annotated[int, between(0, 2**63 - 1)]
 
 

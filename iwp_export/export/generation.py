@@ -89,7 +89,7 @@ def _special_tokens(config: Mapping[str, Any], vocab_size: int) -> SpecialTokens
 def _generation_info(config: Mapping[str, Any]) -> GenerationInfo:
     obeyed = {field.name for field in fields(GenerationInfo)} - {"ignored"}
     given = {name: value for name, value in config.items() if value is not None}
-    values = {name: value for name, value in given.items() if name in obeyed}
+    values: dict[str, Any] = {name: value for name, value in given.items() if name in obeyed}
     if values.get("top_k") == 0:  # transformers' word for all
         del values["top_k"]
     if "min_new_tokens" in values:  # then transformers takes no notice of the other
@@ -102,8 +102,8 @@ def _generation_info(config: Mapping[str, Any]) -> GenerationInfo:
         and value is not False
         and value not in ([], {}, *NEUTRAL.get(name, ()))
     ]
-    wishes: GenerationInfo = from_json(GenerationInfo, to_json(GenerationInfo()) | values | {"ignored": ignored}, "")
-    return wishes
+    info: GenerationInfo = from_json(GenerationInfo, {**to_json(GenerationInfo()), **values, "ignored": ignored}, "")
+    return info
 
 
 def _shown(value: Any) -> str:

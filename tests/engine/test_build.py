@@ -107,7 +107,7 @@ def test_the_function_body_is_not_what_is_built(rtx: Flavour, half_bundle: Path,
     assert other.parse_from_file(str(graph))
     assert plugin_layers(rtx, with_plugin) == plugins == 1
     loop = rtx.trt.LayerType.TRIP_LIMIT  # the rounds of the function's body
-    assert (count_layers(with_function, loop), count_layers(with_plugin, loop)) == (1, 0)
+    assert count_layers(with_function, loop) > 0 == count_layers(with_plugin, loop)
 
 
 def test_a_wrong_architecture_is_refused_before_any_work(rtx: Flavour, half_bundle: Path, tmp_path: Path) -> None:

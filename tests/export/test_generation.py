@@ -12,6 +12,7 @@ import pytest
 
 import iwp_export
 from iwp_export.bundle.manifest import GenerationInfo
+from iwp_export.bundle.schema import Flaw, from_json
 from iwp_export.bundle.store import Bundle
 from iwp_export.cli.main import main
 from iwp_export.errors import CheckpointError
@@ -88,12 +89,7 @@ def test_every_setting_of_transformers_has_its_place() -> None:
         {"repetition_penalty": "x"},
         {"suppress_tokens": ["x"]},
         {"suppress_tokens": 5},
-        {"suppress_tokens": [-1]},
-        {"repetition_penalty": float("nan")},
-        {"min_new_tokens": True},
         {"min_new_tokens": -1},
-        {"min_p": -0.5},
-        {"temperature": -1.0},
         {"top_p": 7.0, "do_sample": True},
         {"bos_token_id": "x"},
         {"pad_token_id": [1]},
@@ -170,3 +166,7 @@ def test_a_bundle_keeps_and_shows_it(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert line.endswith("generation_config asks for num_beams = 2, which is not applied")
     assert main(["run", str(bundle), "--prompt", "how many ?"]) == 0
     assert "num_beams = 2, which is not applied" in capsys.readouterr().err
+    content = manifest.to_dict()
+    generation = {**content["generation"], "repetition_penalty": 0}
+    with pytest.raises(Flaw, match="repetition_penalty is 0, must be a number above 0"):
+        from_json(GenerationInfo, generation, "")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from iwp_export.bundle.manifest import GenerationInfo
+from iwp_export.bundle.schema import Flaw, from_json, to_json
 from iwp_export.errors import BackendError, RequestError
 from iwp_export.runtime.sampling import adjust_logits, candidates, greedy, make_chooser
 from tests.runtime.toy import toy_pipeline
@@ -173,6 +174,29 @@ def test_a_request_comes_before_the_checkpoint() -> None:
     assert make_chooser(generation=wishes) is greedy  # a temperature is the request's alone
     np.testing.assert_allclose(draws(generation=GenerationInfo(min_p=0.7)), [0, 4 / 7, 0, 3 / 7, 0], atol=0.03)
     np.testing.assert_allclose(draws(generation=GenerationInfo(top_p=0.3), top_p=1.0), np.exp(LOGITS), atol=0.03)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"repetition_penalty": 0},
+        {"repetition_penalty": float("nan")},
+        {"repetition_penalty": "x"},
+        {"suppress_tokens": ("x",)},
+        {"suppress_tokens": 7},
+        {"min_new_tokens": -1},
+        {"min_new_tokens": True},
+        {"top_k": 0},
+        {"top_p": 2},
+        {"min_p": -1},
+        {"temperature": -1},
+        {"ignored": (1,)},
+    ],
+)
+def test_wishes_that_make_no_sense(values: dict[str, Any]) -> None:
+    lists = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+    with pytest.raises(Flaw, match=next(iter(values))):
+        from_json(GenerationInfo, {**to_json(GenerationInfo()), **lists}, "")
 
 
 def test_a_pipeline_obeys_and_says_what_it_does_not() -> None:
