@@ -85,6 +85,7 @@ class Tampered:
     """A session whose vision graph or logits are not the checkpoint's."""
 
     provider = "tampered"
+    call_limits = None
 
     def __init__(self, session: Any, scale: float = 1.0, shift: float = 0.0) -> None:
         self._session, self._scale, self._shift = session, scale, shift
