@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import re
+
 
 class IwpError(Exception):
     """Base of every error that the command line prints as one line, with exit code 1 and no traceback.
@@ -42,3 +45,24 @@ class RequestError(IwpError, ValueError):
 
 class BackendError(IwpError):
     """A runtime or compiler is missing, or did not do what was asked (a silent fallback, for example)."""
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether an error, or one that it came from, is a disk or a quota without room.
+
+    numpy's `tofile` reports a short write without the system's number, `shutil.copytree` has it in its text.
+    """
+    while error is not None:
+        if isinstance(error, OSError):
+            text = str(error)
+            if error.errno in (errno.ENOSPC, errno.EDQUOT) or f"[Errno {errno.ENOSPC}]" in text:
+                return True
+            if error.errno is None and re.fullmatch(r"\d+ requested and \d+ written", text):
+                return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def os_reason(error: OSError) -> str:
+    """Why the system refused, in words."""
+    return "the disk is full" if is_disk_full(error) else error.strerror or str(error)

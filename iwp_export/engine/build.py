@@ -21,7 +21,7 @@ from iwp_export.engine.network import EngineBuilder, check_architectures
 from iwp_export.engine.profiles import EngineLimits, choose_limits, profiles_for, vision_profile
 from iwp_export.engine.target import FlavourName, Target, target_for
 from iwp_export.engine.writer import EngineWriter
-from iwp_export.errors import BackendError, OutputError, SettingsError
+from iwp_export.errors import BackendError, OutputError, SettingsError, os_reason
 from iwp_export.pruning.onnx_function import VERSION
 from iwp_export.pruning.settings import check_keep
 
@@ -255,9 +255,9 @@ def build_engine(
             for role, title in titles.items():
                 path: Path = getattr(writer.paths, role)
                 _build_graph(builder, bundle, plan, role, profiles[role], title, writer.staged(path))
-            shutil.copytree(bundle.path(manifest.processor), writer.staged(writer.paths.processor))
+            bundle.copy_processor(writer.staged(writer.paths.processor))
         except OSError as error:  # a full disk, mostly
-            raise OutputError(f"Cannot write {output}: {error.strerror or error}") from error
+            raise OutputError(f"Cannot write {output}: {os_reason(error)}") from error
         fingerprint = Fingerprint(flavour.name, flavour.version, sms, str(VERSION))
         made_from = source or f"build {shlex.quote(str(bundle.folder))}"
         return writer.commit(EngineInfo(fingerprint, plan.limits, plan.profiles, plan.keep, made_from, manifest, {}))

@@ -14,7 +14,7 @@ from iwp_export.engine.memory import BuildMemoryError
 from iwp_export.engine.monitor import make_monitor
 from iwp_export.engine.plugin import make_creator
 from iwp_export.engine.profiles import Profile
-from iwp_export.errors import BackendError, OutputError
+from iwp_export.errors import BackendError, OutputError, os_reason
 from iwp_export.progress import progress
 from iwp_export.pruning.onnx_function import DOMAIN, OP_TYPE, VERSION
 
@@ -146,7 +146,7 @@ class EngineBuilder:
         try:
             self._timing_cache.write_bytes(memoryview(config.get_timing_cache().serialize()))
         except OSError as error:
-            raise OutputError(f"Cannot write timing cache {self._timing_cache}: {error.strerror or error}") from error
+            raise OutputError(f"Cannot write timing cache {self._timing_cache}: {os_reason(error)}") from error
 
     def _failure(self, title: str, memory_low: bool) -> BackendError:
         if memory_low or ran_out_of_memory(self.logger):

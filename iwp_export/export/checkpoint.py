@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from iwp_export.errors import CheckpointError
-from iwp_export.graph.weights import DTYPES, StoredTensor, read_header, renamed
+from iwp_export.export.weight_files import SINGLE, Index, stored_tensors, weight_index
+from iwp_export.graph.weights import FLOATS, StoredTensor
 from iwp_export.models import ALIASES, find_family
 from iwp_export.models.common.family import Family
 
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
 SMALL_FILES = ("*.json", "*.jinja", "*.txt", "*.model")
-PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 PROCESSOR_FILES = (
     "tokenizer.json",
     "tokenizer.model",
@@ -25,24 +22,22 @@ PROCESSOR_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.json",
+    "vocab.txt",
     "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tiktoken.model",
     "preprocessor_config.json",
     "processor_config.json",
     "chat_template.json",
     "chat_template.jinja",
+    "additional_chat_templates/*.jinja",
     "config.json",
     "generation_config.json",
 )
 """What the runtime needs to turn prompts and images into tensors and tokens into text."""
 
-
-RENAMES = (
-    (r"^language_model\.lm_head\.", "lm_head."),
-    (r"^language_model\.(model\.)?", "model.language_model."),
-    (r"^(model\.)?vision_tower\.(vision_model\.)?", "model.vision_tower."),
-    (r"^multi_modal_projector\.", "model.multi_modal_projector."),
-    (r"^image_newline$", "model.image_newline"),
-)
+ITEM_BYTES = {element.name: element.itemsize for element in FLOATS.values()}
 
 
 @dataclass(frozen=True)
@@ -65,38 +60,58 @@ class Checkpoint:
         """
         if self.is_local:
             return self
-        return replace(self, folder=_download(self.source, self.revision, weights=True), is_local=True)
+        _download_weights(self)
+        return replace(self, is_local=True)
 
     @property
     def model_type(self) -> str:
         return str(self.config.model_type)
 
     def weights(self) -> dict[str, StoredTensor]:
-        """Every stored tensor under the name that transformers' model gives it.
+        """Every tensor that transformers would load, by its name in the files.
 
         Raises:
-            CheckpointError: there are no safetensors weights, or a shard is missing or damaged.
+            CheckpointError: see `iwp_export.export.weight_files.stored_tensors`.
         """
-        tensors: dict[str, StoredTensor] = {}
-        for file in weight_files(self.folder):
-            tensors.update(read_header(file))
-        return renamed(tensors, RENAMES)
+        return stored_tensors(self.folder, self.named_weights)
 
-    def size(self) -> tuple[int, bool]:
-        """Number of parameters, and whether they have 16 bits; from the index while the weights are not here.
+    def dtype(self) -> str:
+        """The element type in which `from_pretrained` loads it: the configuration's, else the first weight's.
 
         Raises:
             CheckpointError: as `weights`.
         """
-        index = self.folder / INDEX
-        total = _index(index).get("metadata", {}).get("total_size") if index.is_file() else None
-        if total is not None and not any(self.folder.glob("*.safetensors")):
-            half = str(getattr(self.config, "dtype", None)).removeprefix("torch.") in ("float16", "bfloat16")
-            return int(total) // (2 if half else 4), half
-        tensors = self.weights()
-        embedding = tensors.get("model.language_model.embed_tokens.weight")
-        count = sum(tensor.nbytes // np.dtype(DTYPES[tensor.dtype]).itemsize for tensor in tensors.values())
-        return count, embedding is not None and embedding.dtype in ("F16", "BF16")
+        if self.config.dtype is not None:
+            return str(self.config.dtype).removeprefix("torch.")
+        index = self._index_without_weights()
+        stored = index.metadata.get("dtype") if index else self._first_dtype()
+        return stored if stored in ITEM_BYTES else "float32"
+
+    def size(self) -> int:
+        """Number of stored values, from the index while the weights are not here.
+
+        Raises:
+            CheckpointError: as `weights`.
+        """
+        index = self._index_without_weights()
+        total = index.metadata.get("total_size") if index else None
+        if isinstance(total, int):
+            return total // ITEM_BYTES[self.dtype()]
+        return sum(tensor.size for tensor in self.weights().values())
+
+    def _first_dtype(self) -> str:
+        return next((FLOATS[tensor.dtype].name for tensor in self.weights().values() if tensor.dtype in FLOATS), "")
+
+    def _index_without_weights(self) -> Index | None:
+        """The index, if none of the files that it names is here."""
+        index = weight_index(self.folder, self.named_weights)
+        return None if index is None or any((self.folder / name).is_file() for name in index.files) else index
+
+    @property
+    def named_weights(self) -> str | None:
+        """The file of weights that config.json names, if it does."""
+        named = getattr(self.config, "transformers_weights", None)
+        return named if named is None else str(named)
 
     def load_model(self, dtype: str = "float32") -> Any:
         """The checkpoint's stock transformers model, ready for inference.
@@ -108,11 +123,17 @@ class Checkpoint:
         from transformers import AutoModelForImageTextToText
 
         return AutoModelForImageTextToText.from_pretrained(
-            self.folder, dtype=getattr(torch, dtype), attn_implementation="sdpa", local_files_only=True
+            self.folder,
+            dtype=getattr(torch, dtype),
+            attn_implementation="sdpa",
+            local_files_only=True,
+            trust_remote_code=False,
         ).eval()
 
     def processor_files(self) -> list[Path]:
-        return [path for name in PROCESSOR_FILES if (path := self.folder / name).is_file()]
+        """Paths of `PROCESSOR_FILES` that are there, relative to the checkpoint's folder."""
+        found = [file for pattern in PROCESSOR_FILES for file in sorted(self.folder.glob(pattern))]
+        return [file.relative_to(self.folder) for file in found if file.is_file()]
 
 
 def open_checkpoint(model: str, *, revision: str | None = None, weights: bool = True) -> Checkpoint:
@@ -128,64 +149,23 @@ def open_checkpoint(model: str, *, revision: str | None = None, weights: bool = 
     """
     target = ALIASES.get(model, model)
     folder = Path(target).expanduser()
-    if folder.is_dir():
+    remote = not folder.is_dir()
+    if not remote:
         if revision is not None:
             raise CheckpointError(
                 f"revision {revision} is for a Hub id, but {model} is a folder; leave it out", options=("revision",)
             )
         source = model
     elif "/" in target and not target.startswith((".", "/", "~")) and target.count("/") == 1:
-        folder, source = _download(target, revision, weights), target
+        folder, source = _download(target, revision, SMALL_FILES), target
     else:
         known = ", ".join(ALIASES)
         raise CheckpointError(f"no model {model!r}: give a folder, a Hub id (owner/name) or one of: {known}")
     config = _read_config(folder, model)
-    is_folder = source == model
-    name = model if model in ALIASES else (folder.resolve().name if folder.name and is_folder else "")
-    return Checkpoint(
-        name or target.split("/")[-1],
-        source,
-        folder,
-        config,
-        find_family(config.model_type),
-        revision,
-        weights or source == model,
-    )
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a checkpoint, from its index where there is one.
-
-    Raises:
-        CheckpointError: there are none, or one that the index names is missing.
-    """
-    index = folder / INDEX
-    if index.is_file():
-        files = [folder / name for name in sorted(set(_index(index)["weight_map"].values()))]
-    else:
-        files = sorted(folder.glob("*.safetensors"))
-    missing = [file.name for file in files if not file.is_file()]
-    if missing:
-        raise CheckpointError(f"{folder} lacks {', '.join(missing)}, which its index names; download it again")
-    if not files:
-        pickles = [p.name for pattern in PICKLES for p in folder.glob(pattern)]
-        if pickles:
-            raise CheckpointError(
-                f"{folder} has only pickled weights ({pickles[0]}), which can run code when opened; "
-                "convert them to safetensors with save_pretrained"
-            )
-        raise CheckpointError(f"{folder} has no weights: expected {SINGLE} or {INDEX}")
-    return files
-
-
-def _index(path: Path) -> dict[str, Any]:
-    """The index of a sharded checkpoint."""
-    try:
-        index: dict[str, Any] = json.loads(path.read_text())
-        assert isinstance(index["weight_map"], dict)
-    except (ValueError, KeyError, TypeError, AssertionError) as error:
-        raise CheckpointError(f"{path} is damaged ({error!r}); download it again") from error
-    return index
+    name = model if model in ALIASES else (folder.resolve().name if folder.name and not remote else "")
+    name = name or target.split("/")[-1]
+    checkpoint = Checkpoint(name, source, folder, config, find_family(config.model_type), revision, not remote)
+    return checkpoint.with_weights() if weights else checkpoint
 
 
 def _read_config(folder: Path, model: str) -> Any:
@@ -208,18 +188,26 @@ def _read_config(folder: Path, model: str) -> Any:
         raise CheckpointError(f"{path} is not a valid {model_type} configuration: {_first_line(error)}") from error
 
 
-def _download(repo: str, revision: str | None, weights: bool) -> Path:
+def _download(repo: str, revision: str | None, patterns: Sequence[str]) -> Path:
     from huggingface_hub import snapshot_download
 
-    patterns = [*SMALL_FILES, *(["*.safetensors"] if weights else [])]
     try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=list(patterns)))
     except Exception as error:
         at = f" at revision {revision}" if revision else ""
         raise CheckpointError(
             f"cannot download {repo}{at} ({type(error).__name__}: {_first_line(error)}); "
             "check the name and the network, or give a local folder"
         ) from error
+
+
+def _download_weights(checkpoint: Checkpoint) -> None:
+    """Bring the files that transformers would load to this machine, of the commit that the configuration is of."""
+    commit, named = checkpoint.folder.name, checkpoint.named_weights
+    _download(checkpoint.source, commit, [named or SINGLE])
+    index = weight_index(checkpoint.folder, named)
+    if index is not None:
+        _download(checkpoint.source, commit, index.files)
 
 
 def _first_line(error: Exception) -> str:

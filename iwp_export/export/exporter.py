@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from iwp_export.bundle.manifest import GraphSpec, Manifest, TensorSpec
 from iwp_export.bundle.store import BundleWriter
 from iwp_export.errors import BackendError
 from iwp_export.export.plan import ExportPlan
+from iwp_export.export.proof import prove_graphs, prove_model, prove_processor
 from iwp_export.progress import progress
 from iwp_export.version import __version__
 
@@ -36,7 +38,8 @@ def export_bundle(plan: ExportPlan, output: Path | str, force: bool = False) -> 
 
     Raises:
         OutputError: the output exists, or cannot be written.
-        CheckpointError: the weights cannot be fetched or read, or are not those that the configuration asks for.
+        CheckpointError: the weights cannot be fetched or read, or are not those that the configuration asks for; or
+            the bundle would not run, see `iwp_export.export.proof`.
         BackendError: torch or another package that exporting needs is not installed.
     """
     writer = BundleWriter(output, force)  # refuses an existing output before any work
@@ -49,6 +52,12 @@ def export_bundle(plan: ExportPlan, output: Path | str, force: bool = False) -> 
     torch_dtype = getattr(torch, plan.decoder.dtype)
     weights = checkpoint.weights()
     with writer:
+        processor = writer.folder / "processor"
+        for name in checkpoint.processor_files():
+            (processor / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(checkpoint.folder / name, processor / name)
+        prove_model(checkpoint.config, plan.decoder, plan.vision)  # before the work of minutes
+        picture, no_template = prove_processor(processor, plan.decoder, plan.vision, checkpoint.family)
         graphs = {}
         with progress("Tracing the vision tower"):
             vision = trace_vision(checkpoint, weights, torch_dtype)
@@ -56,16 +65,27 @@ def export_bundle(plan: ExportPlan, output: Path | str, force: bool = False) -> 
         with progress("Tracing the language model"):
             decoder = trace_decoder(checkpoint, weights, settings, torch_dtype)
         graphs["decoder"] = _save(decoder, writer.folder, "decoder")
-        processor = writer.folder / "processor"
-        processor.mkdir()
-        for file in checkpoint.processor_files():
-            shutil.copyfile(file, processor / file.name)
         versions = {name: importlib.metadata.version(name) for name in TOOLS}
         manifest = Manifest(
-            plan.model, settings, plan.decoder, plan.vision, graphs, tools={"iwp-export": __version__, **versions}
+            plan.model,
+            settings,
+            plan.decoder,
+            plan.vision,
+            graphs,
+            generation=plan.generation,
+            tools={"iwp-export": __version__, **versions},
         )
+        prove_graphs(manifest, picture)
         writer.commit(manifest)
+    if no_template:
+        _warn(f"{no_template}: the bundle answers token ids alone (Pipeline.generate_ids)")
+    if plan.generation.note:
+        _warn(plan.generation.note)
     return Path(output)
+
+
+def _warn(line: str) -> None:
+    print(f"iwp-export: warning: {line}", file=sys.stderr)
 
 
 def _require_tools() -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from iwp_export.bundle.manifest import DecoderInfo, ModelInfo, VisionInfo
+from iwp_export.bundle.manifest import DecoderInfo, GenerationInfo, ModelInfo, VisionInfo
 from iwp_export.errors import CheckpointError, SettingsError
 from iwp_export.export.checkpoint import Checkpoint, open_checkpoint
+from iwp_export.export.generation import read_generation
 from iwp_export.models.common.family import Family
 from iwp_export.pruning.settings import PruningSettings
 
@@ -26,6 +27,7 @@ class ExportPlan:
     settings: PruningSettings
     decoder: DecoderInfo
     vision: VisionInfo
+    generation: GenerationInfo
     weight_bytes: int
 
     @property
@@ -70,8 +72,8 @@ def plan_export(
             f"{checkpoint.name} cannot be pruned at layer {settings.layer}; choose layer {layers[0]} to {layers[-1]}",
             options=("layer",),
         )
-    generation = _generation_config(checkpoint)
-    parameters, half = checkpoint.size()
+    special, generation = read_generation(checkpoint, text.vocab_size)
+    half = checkpoint.dtype() in ("float16", "bfloat16")
     name = ("float16" if half else "float32") if dtype == "auto" else dtype
     heads = text.num_attention_heads
     decoder = DecoderInfo(
@@ -83,14 +85,14 @@ def plan_export(
         vocab_size=text.vocab_size,
         max_positions=text.max_position_embeddings,
         dtype=name,
-        bos_token_id=generation["bos"],
-        eos_token_ids=generation["eos"],
-        pad_token_id=generation["pad"],
+        bos_token_id=special.bos,
+        eos_token_ids=special.eos,
+        pad_token_id=special.pad,
     )
-    size = parameters * {"float16": 2, "float32": 4}[name]
+    size = checkpoint.size() * {"float16": 2, "float32": 4}[name]
     architecture = (config.architectures or ["unknown"])[0]
     info = ModelInfo(checkpoint.name, checkpoint.source, checkpoint.model_type, architecture, checkpoint.revision)
-    return ExportPlan(checkpoint, info, settings, decoder, checkpoint.family.vision_info(config), size)
+    return ExportPlan(checkpoint, info, settings, decoder, checkpoint.family.vision_info(config), generation, size)
 
 
 def _check_decoder(text: Any, family: Family) -> None:
@@ -103,16 +105,3 @@ def _check_decoder(text: Any, family: Family) -> None:
     windows = [kind for kind in getattr(text, "layer_types", None) or [] if kind != "full_attention"]
     if windows or (text.model_type == "mistral" and text.sliding_window is not None):
         raise CheckpointError(f"sliding-window attention is not supported ({text.model_type} with a window)")
-
-
-def _generation_config(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Special tokens as transformers' `generate` takes them: generation_config.json, then the configuration."""
-    from transformers import GenerationConfig
-
-    if (checkpoint.folder / "generation_config.json").is_file():
-        source = GenerationConfig.from_pretrained(checkpoint.folder)
-    else:
-        source = checkpoint.config.text_config
-    eos = source.eos_token_id
-    eos = () if eos is None else (eos,) if isinstance(eos, int) else tuple(eos)
-    return {"bos": source.bos_token_id, "eos": eos, "pad": source.pad_token_id}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
@@ -19,8 +20,9 @@ from torch.export import Dim
 from iwp_export.backends.torch.decoder import PrunedDecoder, select_as_symbol
 from iwp_export.errors import CheckpointError
 from iwp_export.export.checkpoint import Checkpoint
+from iwp_export.export.loading import loaded_tensors
 from iwp_export.graph.passes import AddFunction, RenameDimension, StreamWeights
-from iwp_export.graph.weights import StoredTensor
+from iwp_export.graph.weights import FLOATS, StoredTensor
 from iwp_export.pruning.onnx_function import DOMAIN, OP_TYPE, VERSION, select_tokens_function
 from iwp_export.pruning.settings import PruningSettings
 
@@ -38,13 +40,13 @@ TRACE_PAST = (7, 5)
 
 def trace_vision(checkpoint: Checkpoint, weights: Mapping[str, StoredTensor], dtype: torch.dtype) -> ir.Model:
     """The graph `vision`: a picture's inputs -> `image_features` [N, D]."""
-    with _fake_model(checkpoint, dtype) as model:
+    with fake_model(checkpoint, weights, dtype) as (model, loaded):
         graph = checkpoint.family.vision_graph(model)
         module = graph.module.eval()
+        sources = _sources(module, model, loaded)
         dims = {name: Dim(name, max=MAX_DIM) for axes in graph.dims.values() for name in axes.values()}
         shapes = {name: {axis: dims[dim] for axis, dim in graph.dims.get(name, {}).items()} for name in graph.inputs}
         program = _export(module, tuple(graph.inputs.values()), list(graph.inputs), ["image_features"], shapes)
-        sources = _sources(module, model, weights)
     return _finish(program, module, sources)
 
 
@@ -54,8 +56,9 @@ def trace_decoder(
     """The graph `decoder`, for prefill and decode; see `PrunedDecoder.forward` for its inputs and outputs."""
     text = checkpoint.config.text_config
     layers = text.num_hidden_layers
-    with _fake_model(checkpoint, dtype) as model:
+    with fake_model(checkpoint, weights, dtype) as (model, loaded):
         module = PrunedDecoder(model, checkpoint.family, settings, select_as_symbol(settings)).eval()
+        sources = _sources(module, model, loaded)
         attention = module.language_model.layers[0].self_attn
         lengths = [TRACE_PAST[layer >= settings.layer] for layer in range(layers)]
         heads = (attention.k_proj.out_features // attention.head_dim, attention.head_dim)
@@ -72,7 +75,6 @@ def trace_decoder(
             ["logits", *(f"present.{name}" for name in caches), "kept_index"],
             _decoder_dimensions(layers, settings.layer),
         )
-        sources = _sources(module, model, weights)
     graph = _finish(program, module, sources)
     symbol = next(node for node in graph.graph if (node.domain, node.op_type) == (DOMAIN, OP_TYPE))
     assert symbol.outputs[0].shape is not None
@@ -96,11 +98,24 @@ def _decoder_dimensions(layers: int, pruning_layer: int) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _fake_model(checkpoint: Checkpoint, dtype: torch.dtype) -> Iterator[Any]:
+def fake_model(
+    checkpoint: Checkpoint, weights: Mapping[str, StoredTensor], dtype: torch.dtype
+) -> Iterator[tuple[Any, Mapping[str, StoredTensor]]]:
+    """The checkpoint's model on fake tensors, and the stored tensor of each of its parameters."""
     from transformers import AutoModelForImageTextToText
 
+    config = copy.deepcopy(checkpoint.config)  # a model writes its element type and attention into it
     with FakeTensorMode():
-        yield AutoModelForImageTextToText.from_config(checkpoint.config, dtype=dtype, attn_implementation="sdpa").eval()
+        try:
+            model = AutoModelForImageTextToText.from_config(
+                config, dtype=dtype, attn_implementation="sdpa", trust_remote_code=False
+            ).eval()
+        except Exception as error:  # whatever a value that no schema foresaw leads to
+            text = " ".join(str(error).split()) or type(error).__name__
+            raise CheckpointError(
+                f"transformers makes no model of {checkpoint.folder / 'config.json'}: {text}"
+            ) from error
+        yield model, loaded_tensors(model, weights)
 
 
 def _export(
@@ -138,33 +153,44 @@ def _quiet(*names: str) -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _sources(module: nn.Module, model: nn.Module, weights: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
-    """Where each parameter of `module` lies; it holds parts of `model`, whose names the checkpoint uses.
+def _sources(module: nn.Module, model: nn.Module, loaded: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
+    """The stored tensor of each parameter of `module`, which holds parts of `model`, and of its stored buffers.
+
+    Args:
+        module: what is traced.
+        model: the transformers model.
+        loaded: the stored tensors by `model`'s names.
 
     Raises:
-        CheckpointError: the checkpoint lacks a tensor or holds it in another shape.
+        CheckpointError: the checkpoint lacks a parameter, or holds one in another shape or as no floating numbers.
     """
-    names: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        names.setdefault(id(parameter), []).append(name)
+    names = {id(tensor): name for name, tensor in model.state_dict(keep_vars=True).items()}
     sources = {}
-    for name, parameter in module.named_parameters(remove_duplicate=False):
-        stored = next((weights[n] for n in names[id(parameter)] if n in weights), None)
+    for own_name, tensor in module.state_dict(keep_vars=True).items():
+        name = names.get(id(tensor), own_name)
+        stored = loaded.get(name)
         if stored is None:
-            raise CheckpointError(f"the checkpoint lacks {names[id(parameter)][0]}; its config.json asks for it")
-        if stored.shape != tuple(parameter.shape):
+            if not isinstance(tensor, nn.Parameter):
+                continue  # a buffer that no checkpoint stores is computed
+            raise CheckpointError(f"the checkpoint lacks {name}; its config.json asks for it")
+        if stored.shape != tuple(tensor.shape):
             raise CheckpointError(
-                f"{names[id(parameter)][0]} has shape {list(stored.shape)} in the checkpoint, "
-                f"but its config.json asks for {list(parameter.shape)}"
+                f"{name} has shape {list(stored.shape)} in the checkpoint, "
+                f"but its config.json asks for {list(tensor.shape)}"
             )
-        sources[name] = stored
+        if stored.dtype not in FLOATS:
+            raise CheckpointError(
+                f"{name} is stored as {stored.dtype}, but weights must be one of {', '.join(FLOATS)}; "
+                "export the checkpoint that this one was quantised from"
+            )
+        sources[own_name] = stored
     return sources
 
 
 def _finish(program: ir.Model, module: nn.Module, sources: Mapping[str, StoredTensor]) -> ir.Model:
     """Give the initializers their values, then let onnxscript fold constants and fuse norms."""
     for name, tensor in _computed_buffers(module).items():
-        if name in program.graph.initializers:
+        if name in program.graph.initializers and name not in sources:
             program.graph.initializers[name].const_value = ir.tensor(tensor.numpy(), name=name)
     StreamWeights(sources)(program)
     onnxscript.optimizer.optimize_ir(program)

@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import EllipsisType
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
+from safetensors import SafetensorError, safe_open
 
 from iwp_export.errors import CheckpointError
 
-DTYPES: Mapping[str, npt.DTypeLike] = {
-    "F64": np.float64,
-    "F32": np.float32,
-    "F16": np.float16,
-    "BF16": ml_dtypes.bfloat16,
-    "I64": np.int64,
-    "I32": np.int32,
+FLOATS: Mapping[str, np.dtype] = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
 }
-"""Element types of safetensors files that a language model's checkpoint uses."""
+"""Element types of safetensors files that weights may have; the others, of quantised models, need more than a cast."""
 
-MAX_HEADER = 100 << 20
-"""The format's own limit on a header's bytes; a larger number means that the file is something else."""
-
+BLOCK_BYTES = 1 << 20
+"""How much of a tensor is read, cast and checked at a time."""
 
 TILE = 256
 """Rows and columns of a tile that fit a core's cache; six times as fast as one copy at 11008 x 4096."""
@@ -35,65 +35,57 @@ TILE = 256
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where a tensor lies in a safetensors file."""
+    """A tensor of a safetensors file. The library maps the file, and checks its header whenever it is opened."""
 
     file: Path
-    offset: int
+    name: str
     dtype: str
     shape: tuple[int, ...]
 
     @property
-    def nbytes(self) -> int:
-        return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(DTYPES[self.dtype]).itemsize
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
 
     def read(self) -> npt.NDArray:
-        """The tensor, mapped from the file: its pages are the file's and can be dropped at any time."""
-        count = int(np.prod(self.shape, dtype=np.int64))
-        if count == 0:
-            return np.empty(self.shape, DTYPES[self.dtype])
-        raw = np.memmap(self.file, np.uint8, "r", self.offset, (self.nbytes,))
-        return raw.view(DTYPES[self.dtype]).reshape(self.shape)
+        """The whole tensor."""
+        with _opened(self.file) as file:
+            return file.get_tensor(self.name)
+
+    def blocks(self) -> Iterator[tuple[slice | EllipsisType, npt.NDArray]]:
+        """The tensor in slices of its first axis, each with the place where it belongs."""
+        if not self.shape:
+            yield ..., self.read()
+            return
+        if not self.size:
+            return
+        step = max(BLOCK_BYTES // (self.size // self.shape[0] * FLOATS[self.dtype].itemsize), 1)
+        with _opened(self.file) as file:
+            stored = file.get_slice(self.name)
+            for start in range(0, self.shape[0], step):
+                stop = min(start + step, self.shape[0])
+                yield slice(start, stop), stored[start:stop]
 
 
 def read_header(path: Path) -> dict[str, StoredTensor]:
-    """The tensors of a safetensors file by name, from its header alone.
+    """The tensors of a safetensors file by name; no weight is read.
 
     Raises:
-        CheckpointError: the file is not safetensors, or is shorter than its header says.
+        CheckpointError: the file is not safetensors, or its header contradicts itself or the file's size.
     """
+    with _opened(path) as file:
+        names: list[str] = file.keys()
+        slices = ((name, file.get_slice(name)) for name in names)
+        return {name: StoredTensor(path, name, s.get_dtype(), tuple(s.get_shape())) for name, s in slices}
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if not 0 < length <= MAX_HEADER:
-                raise ValueError(f"its header would have {length} bytes")
-            header = json.loads(file.read(length))
-        header.pop("__metadata__", None)
-        tensors = {
-            name: StoredTensor(path, 8 + length + entry["data_offsets"][0], entry["dtype"], tuple(entry["shape"]))
-            for name, entry in header.items()
-        }
-        unknown = {t.dtype for t in tensors.values()} - DTYPES.keys()
-        if unknown:
-            raise ValueError(f"element type {', '.join(sorted(unknown))} is not supported")
-        end = max((t.offset + t.nbytes for t in tensors.values()), default=0)
-    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        with safe_open(path, "np") as file:
+            yield file
+    except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is not a readable safetensors file: {error}; download it again") from error
-    if path.stat().st_size < end:
-        raise CheckpointError(f"{path} has {path.stat().st_size} of {end} bytes; download it again")
-    return tensors
-
-
-def renamed(tensors: Mapping[str, StoredTensor], renames: Iterable[tuple[str, str]]) -> dict[str, StoredTensor]:
-    """The tensors under the names of the model's modules; of `renames` the first pattern that matches is applied."""
-    patterns = [(re.compile(pattern), target) for pattern, target in renames]
-
-    def rename(name: str) -> str:
-        for pattern, target in patterns:
-            if pattern.search(name):
-                return pattern.sub(target, name, count=1)
-        return name
-
-    return {rename(name): tensor for name, tensor in tensors.items()}
 
 
 def streamed(name: str, tensor: StoredTensor, dtype: ir.DataType, transpose: bool = False) -> ir.LazyTensor:
@@ -108,17 +100,19 @@ def streamed(name: str, tensor: StoredTensor, dtype: ir.DataType, transpose: boo
     shape = tensor.shape[::-1] if transpose else tensor.shape
 
     def load() -> ir.Tensor:
-        array = transposed(tensor.read()) if transpose else tensor.read()
-        return ir.Tensor(np.ascontiguousarray(array.astype(dtype.numpy(), copy=False)), name=name)
+        array = np.empty(shape, dtype.numpy())
+        target = array.T if transpose else array
+        for place, block in tensor.blocks():
+            copy = copy_by_tiles if transpose else np.copyto
+            copy(target[place], block.astype(array.dtype, copy=False))
+        return ir.Tensor(array, name=name)
 
     return ir.LazyTensor(load, dtype=dtype, shape=ir.Shape(shape), name=name)
 
 
-def transposed(matrix: npt.NDArray) -> npt.NDArray:
-    """The transpose of a matrix, copied tile by tile: a plain copy misses the cache at each step."""
-    out = np.empty(matrix.shape[::-1], matrix.dtype)
+def copy_by_tiles(target: npt.NDArray, matrix: npt.NDArray) -> None:
+    """Copy a matrix into one that lies the other way round in memory: a plain copy misses the cache at each step."""
     for row in range(0, matrix.shape[0], TILE):
         for column in range(0, matrix.shape[1], TILE):
-            tile = matrix[row : row + TILE, column : column + TILE]
-            out[column : column + TILE, row : row + TILE] = tile.T
-    return out
+            tile = np.s_[row : row + TILE, column : column + TILE]
+            target[tile] = matrix[tile]

@@ -14,11 +14,12 @@ from iwp_export.models.common.picture import Picture
 from iwp_export.runtime.generate import Call, Context
 from iwp_export.runtime.images import ImageSource
 from iwp_export.runtime.model import LoadedModel
-from iwp_export.runtime.processor import Message, assistant_message, user_message
+from iwp_export.runtime.processor import assistant_message, user_message
 from iwp_export.runtime.request import check_request_keep
 from iwp_export.runtime.result import AnswerStream, Result
 from iwp_export.runtime.sampling import AnswerOptions, make_chooser
 from iwp_export.runtime.split import common_length, split_calls
+from iwp_export.runtime.template import Message
 from iwp_export.runtime.text import check_text
 
 Images = ImageSource | Sequence[ImageSource] | None
@@ -66,7 +67,9 @@ class Conversation:
         """One turn, piece by piece. A stream that is not read to its end leaves the conversation without this turn."""
         start = time.perf_counter()
         wanted = AnswerOptions(**options)
-        choose = make_chooser(wanted.temperature, wanted.top_k, wanted.top_p, wanted.seed)
+        choose = make_chooser(
+            wanted.temperature, wanted.top_k, wanted.top_p, wanted.seed, self._model.manifest.generation
+        )
         limits = self._model.limits(wanted.max_new_tokens)
         check_text(prompt)
         processor = self._model.processor

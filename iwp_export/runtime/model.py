@@ -9,7 +9,7 @@ from collections.abc import Generator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from iwp_export.backends.session import Features, Ints, Session
+from iwp_export.backends.session import Features, Floats, Ints, Session
 from iwp_export.bundle.manifest import Manifest
 from iwp_export.errors import RequestError
 from iwp_export.models import find_family
@@ -18,7 +18,7 @@ from iwp_export.runtime.generate import AnswerLimits, Call, Context, GenerationR
 from iwp_export.runtime.processor import Processor
 from iwp_export.runtime.request import build_prompt, kept_patches
 from iwp_export.runtime.result import Result, Timing
-from iwp_export.runtime.sampling import Chooser
+from iwp_export.runtime.sampling import Chooser, adjust_logits
 from iwp_export.runtime.text import Detokenizer
 
 IMAGES_REMEMBERED = 8
@@ -101,7 +101,12 @@ class LoadedModel:
             record.prefill += time.perf_counter() - start
             kept += kept_patches(part.inputs, output.kept_index, count)
         text = Detokenizer(self.processor.decode)
-        for token in generate(self.session, self.family, call, features[-1], choose, limits, record):
+
+        def pick(logits: Floats) -> int:
+            eos, done = decoder.eos_token_ids, len(record.token_ids)
+            return choose(adjust_logits(logits, self.manifest.generation, eos, context.token_ids, done))
+
+        for token in generate(self.session, self.family, call, features[-1], pick, limits, record):
             if token not in limits.eos_token_ids and (piece := text.add(token)):
                 yield piece
         if piece := text.finish():
@@ -113,7 +118,7 @@ class LoadedModel:
             timing=Timing(call.preprocess, vision, record.prefill, record.decode, len(record.token_ids) - 1),
             prompt_tokens=reused + sum(part.inputs.input_ids.size for part in parts),
             reused_tokens=reused,
-            note=call.note,
+            note="; ".join(filter(None, (call.note, self.manifest.generation.note))),
             pictures=tuple(picture for part in parts for picture in part.pictures),
             visual_tokens=sum(map(sum, counts)),
             kept=[*kept, *kept_patches(call.inputs, record.kept_index, counts[-1])],

@@ -32,7 +32,9 @@ class Reference:
         self.model = checkpoint.load_model(dtype)
         self.family = checkpoint.family
         # The back end that the runtime uses: others resize to slightly different pixels.
-        self._images = AutoImageProcessor.from_pretrained(checkpoint.folder, local_files_only=True, backend="pil")
+        self._images = AutoImageProcessor.from_pretrained(
+            checkpoint.folder, local_files_only=True, backend="pil", trust_remote_code=False
+        )
 
     @classmethod
     def of(cls, manifest: Manifest, checkpoint: str | None = None, dtype: str = "float32") -> Reference:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import load_file
 
 from iwp_export.cli.main import main
 from iwp_export.models import ALIASES
@@ -29,6 +30,20 @@ def fails(capsys, *arguments: object) -> str:
     lines = shown.err.strip().splitlines()
     assert len(lines) == 1 and lines[0].startswith("iwp-export: error: "), shown.err
     return lines[0].removeprefix("iwp-export: error: ")
+
+
+def refused(capsys, tmp_path, folder: Path, *arguments: object) -> str:
+    """Export a checkpoint, which must fail and leave nothing beside it."""
+    before = set(tmp_path.iterdir())
+    line = fails(capsys, folder, *arguments)
+    assert set(tmp_path.iterdir()) == before
+    return line
+
+
+@pytest.fixture(params=[["--dry-run"], []], ids=["dry", "export"])
+def dry(request):
+    """What is refused by a dry run is refused by an export too."""
+    return request.param
 
 
 def checkpoint(tmp_path: Path, weights: bool = True, **config: object) -> Path:
@@ -55,7 +70,6 @@ def checkpoint(tmp_path: Path, weights: bool = True, **config: object) -> Path:
         ("--heads", "max", "heads must be one of softmax"),
     ],
 )
-@pytest.mark.parametrize("dry", [["--dry-run"], []])
 def test_settings_out_of_range(capsys, tmp_path, option, value, named, dry):
     assert named in fails(capsys, "tiny-llava", option, value, *dry)
     assert list(tmp_path.iterdir()) == []
@@ -121,6 +135,103 @@ def test_truncated_weights(capsys, tmp_path):
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:1000])
     assert "model.safetensors" in fails(capsys, folder, "--dry-run")
+
+
+def test_two_sets_of_weights(capsys, tmp_path, dry):
+    folder = checkpoint(tmp_path)
+    shutil.copyfile(folder / "model.safetensors", folder / "model-00001-of-00001.safetensors")
+    index = {
+        "metadata": {},
+        "weight_map": dict.fromkeys(load_file(TINY / "model.safetensors"), "model-00001-of-00001.safetensors"),
+    }
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    line = refused(capsys, tmp_path, folder, *dry)
+    assert "model.safetensors " in line and "model.safetensors.index.json" in line
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+def test_adapter_beside_the_weights(capsys, tmp_path, name, dry):
+    folder = checkpoint(tmp_path)
+    (folder / name).write_text("{}")
+    assert name in refused(capsys, tmp_path, folder, *dry)
+
+
+def test_weights_under_another_name(capsys, tmp_path, dry):
+    folder = checkpoint(tmp_path)
+    (folder / "model.safetensors").rename(folder / "consolidated.safetensors")
+    line = refused(capsys, tmp_path, folder, *dry)
+    assert "consolidated.safetensors" in line and "model.safetensors" in line
+
+
+@pytest.mark.parametrize("name", ["../model.safetensors", "/tmp/model.safetensors"])
+def test_index_that_leads_out_of_the_folder(capsys, tmp_path, name, dry):
+    folder = checkpoint(tmp_path)
+    (folder / "model.safetensors").rename(tmp_path / "model.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"lm_head.weight": name}}))
+    assert name in refused(capsys, tmp_path, folder, *dry)
+
+
+@pytest.mark.parametrize("weight_map", [[], {}, {"a": 1}, {"a": None}, "model.safetensors", None])
+def test_index_of_the_wrong_shape(capsys, tmp_path, weight_map, dry):
+    folder = checkpoint(tmp_path, weights=False)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    assert "model.safetensors.index.json is damaged" in refused(capsys, tmp_path, folder, *dry)
+
+
+def overlap(header):
+    header["lm_head.weight"]["data_offsets"][0] -= 2
+    header["lm_head.weight"]["data_offsets"][1] -= 2
+
+
+def shorten(header):
+    header["lm_head.weight"]["data_offsets"][1] -= 2
+
+
+def negate(header):
+    header["lm_head.weight"]["data_offsets"] = [-2, 0]
+
+
+def reverse(header):
+    header["lm_head.weight"]["data_offsets"].reverse()
+
+
+def alias(header):
+    one, other = (
+        name
+        for name in header
+        if name.endswith("layers.0.input_layernorm.weight") or name.endswith("layers.1.input_layernorm.weight")
+    )
+    header[one]["data_offsets"] = header[other]["data_offsets"]
+
+
+def drop(header):
+    del header["lm_head.weight"]
+
+
+def widen(header):
+    header["lm_head.weight"]["dtype"] = "F32"
+
+
+def misspell(header):
+    header["lm_head.weight"]["dtype"] = "F15"
+
+
+def enlarge(header):
+    header["lm_head.weight"]["shape"][0] += 1
+
+
+@pytest.mark.parametrize("damage", [overlap, shorten, negate, reverse, alias, drop, widen, misspell, enlarge])
+def test_damaged_header_of_weights(capsys, tmp_path, damage, dry):
+    folder = checkpoint(tmp_path)
+    file = folder / "model.safetensors"
+    content = file.read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["lm_head.weight"] = header.pop(next(name for name in header if name.endswith("lm_head.weight")))
+    damage(header)
+    text = json.dumps(header).encode()
+    file.write_bytes(len(text).to_bytes(8, "little") + text + content[end:])
+    assert "model.safetensors is not a readable safetensors file" in refused(capsys, tmp_path, folder, *dry)
 
 
 def test_damaged_configuration(capsys, tmp_path):

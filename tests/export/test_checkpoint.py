@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from iwp_export.errors import CheckpointError
-from iwp_export.export.checkpoint import open_checkpoint, weight_files
+from iwp_export.export.checkpoint import open_checkpoint
 from iwp_export.models import ALIASES
-from tests.export.tiny import ASSETS, write_llava
+from tests.export.tiny import ASSETS
 
 
 @pytest.fixture
@@ -32,20 +32,7 @@ def test_an_alias_and_a_folder(folder: Path) -> None:
     assert (alias.name, alias.source, alias.model_type) == ("tiny-llava", "tiny-llava", "llava")
     assert local.name == "my-llava"
     assert alias.weights().keys() == local.weights().keys()
-    assert {file.name for file in local.processor_files()} >= {"tokenizer.json", "chat_template.jinja", "config.json"}
-
-
-def test_names_are_the_models_whichever_way_they_were_published(tmp_path: Path) -> None:
-    """transformers writes `language_model.model.`; older checkpoints have `vision_tower.vision_model.` too."""
-    from safetensors.torch import load_file, save_file
-
-    model = write_llava(tmp_path / "model")
-    names = {name for name, _ in model.named_parameters()}
-    assert open_checkpoint(str(tmp_path / "model")).weights().keys() == names
-    weights = load_file(tmp_path / "model" / "model.safetensors")
-    older = {k.replace("vision_tower.", "vision_tower.vision_model."): v for k, v in weights.items()}
-    save_file(older, tmp_path / "model" / "model.safetensors", metadata={"format": "pt"})
-    assert open_checkpoint(str(tmp_path / "model")).weights().keys() == names
+    assert set(map(str, local.processor_files())) >= {"tokenizer.json", "chat_template.jinja", "config.json"}
 
 
 def test_unknown_alias_lists_the_known() -> None:
@@ -87,24 +74,42 @@ def test_no_weights_and_no_config(folder: Path) -> None:
     assert "config.json" in refused(folder)
 
 
-def test_a_missing_shard_is_named(folder: Path) -> None:
-    index = {"metadata": {"total_size": 8}, "weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    (folder / "model.safetensors").rename(folder / "model-1.safetensors")
-    with pytest.raises(CheckpointError, match=r"model-2\.safetensors"):
-        weight_files(folder)
-    (folder / "model.safetensors.index.json").write_text("{")
-    with pytest.raises(CheckpointError, match="damaged"):
-        weight_files(folder)
-
-
 def test_size_comes_from_the_index_while_the_weights_are_not_here(folder: Path) -> None:
-    whole = open_checkpoint(str(folder)).size()
+    whole = open_checkpoint(str(folder))
+    assert (whole.size(), whole.dtype()) == (1_972_864, "float16")
     (folder / "model.safetensors").unlink()
     index = {"metadata": {"total_size": 1000}, "weight_map": {"a": "model-1.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    assert whole[1] is True
-    assert open_checkpoint(str(folder), weights=False).size() == (500, True)
+    assert open_checkpoint(str(folder), weights=False).size() == 500
+
+
+@pytest.mark.parametrize("configured", ["bfloat16", "float32", None])
+def test_element_type_is_transformers_own(folder: Path, configured: str | None) -> None:
+    """config.json decides, whatever is stored; without a word there, the first weight."""
+    from transformers import AutoModelForImageTextToText
+
+    change(folder, dtype=configured)
+    theirs = AutoModelForImageTextToText.from_pretrained(folder)
+    assert open_checkpoint(str(folder)).dtype() == str(theirs.dtype).removeprefix("torch.")
+
+
+def test_only_the_files_that_transformers_loads_are_downloaded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def snapshot_download(repo: str, revision: str | None, allow_patterns: list[str]) -> str:
+        asked.append((repo, revision, allow_patterns))
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    open_checkpoint("owner/name", revision="main")
+    small, single = asked
+    assert small[:2] == ("owner/name", "main") and "*.safetensors" not in small[2]
+    assert single == ("owner/name", "my-llava", ["model.safetensors"])  # of the commit, a snapshot's folder name
+    shards = {"a": "model-2.safetensors", "b": "model-1.safetensors"}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+    (folder / "model.safetensors").unlink()
+    open_checkpoint("owner/name")
+    assert asked[-1] == ("owner/name", "my-llava", ["model-1.safetensors", "model-2.safetensors"])
 
 
 def test_revision_is_for_the_hub(folder: Path) -> None:

@@ -1,8 +1,10 @@
-"""Weights are read from safetensors files by their headers, one at a time."""
+"""Weights are read from safetensors files by the library, one at a time and block by block."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -12,7 +14,8 @@ import torch
 from safetensors.torch import save_file
 
 from iwp_export.errors import CheckpointError
-from iwp_export.graph.weights import TILE, read_header, renamed, streamed, transposed
+from iwp_export.graph import weights
+from iwp_export.graph.weights import TILE, copy_by_tiles, read_header, streamed
 
 
 @pytest.fixture
@@ -23,6 +26,8 @@ def stored(tmp_path: Path) -> Path:
         "brain": torch.arange(6, dtype=torch.bfloat16).view(3, 2) / 3,
         "single": torch.tensor([1.5, -2.0]),
         "empty": torch.zeros(0, 4),
+        "scalar": torch.tensor(2.5),
+        "eight": torch.zeros(2, 2, dtype=torch.float8_e4m3fn),
     }
     save_file(tensors, path, metadata={"format": "pt"})
     return path
@@ -30,18 +35,31 @@ def stored(tmp_path: Path) -> Path:
 
 def test_tensors_are_what_was_stored(stored: Path) -> None:
     tensors = read_header(stored)
-    assert tensors.keys() == {"half", "brain", "single", "empty"}
+    assert tensors.keys() == {"half", "brain", "single", "empty", "scalar", "eight"}
     assert np.array_equal(tensors["half"].read(), np.arange(6).reshape(2, 3))
     assert tensors["brain"].read().dtype == ml_dtypes.bfloat16
     assert tensors["single"].read().tolist() == [1.5, -2.0]
     assert tensors["empty"].read().shape == (0, 4)
-    assert tensors["half"].nbytes == 12
+    assert (tensors["half"].size, tensors["half"].shape, tensors["half"].dtype) == (6, (2, 3), "F16")
+    assert (tensors["eight"].size, tensors["eight"].dtype) == (4, "F8_E4M3")
+
+
+@pytest.mark.parametrize("name", ["half", "brain", "single", "empty", "scalar"])
+@pytest.mark.parametrize("block_bytes", [1, 4, 1 << 20])
+def test_blocks_are_the_tensor(stored: Path, monkeypatch: pytest.MonkeyPatch, name: str, block_bytes: int) -> None:
+    monkeypatch.setattr(weights, "BLOCK_BYTES", block_bytes)
+    tensor = read_header(stored)[name]
+    for dtype in (ir.DataType.FLOAT, ir.DataType.BFLOAT16):
+        lazy = streamed("w", tensor, dtype)
+        assert np.array_equal(lazy.numpy(), tensor.read().astype(dtype.numpy()))
+        assert (list(lazy.shape), lazy.dtype) == (list(tensor.shape), dtype)
 
 
 def test_streamed_tensors_are_cast_and_transposed_and_not_kept(stored: Path) -> None:
     lazy = streamed("w", read_header(stored)["half"], ir.DataType.FLOAT, transpose=True)
     assert list(lazy.shape) == [3, 2]
     assert np.array_equal(lazy.numpy(), np.arange(6, dtype=np.float32).reshape(2, 3).T)
+    assert lazy.numpy().flags.c_contiguous
     assert lazy.dtype == ir.DataType.FLOAT
     assert lazy.numpy() is not lazy.numpy()
 
@@ -62,14 +80,58 @@ def test_a_truncated_file_is_named(stored: Path) -> None:
         read_header(stored)
 
 
-def test_the_first_rename_that_matches_wins(stored: Path) -> None:
-    names = renamed(read_header(stored), [("^ha", "A."), ("^h", "B."), ("^s", "C.")])
-    assert names.keys() == {"A.lf", "brain", "C.ingle", "empty"}
+def entry(start: object, end: object, shape: object = (2,), dtype: str = "F32") -> dict[str, Any]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+
+
+def write(path: Path, header: object, data_bytes: int) -> Path:
+    """A file with this header, whatever it says."""
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(data_bytes))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("header", "data_bytes"),
+    [
+        ({"a": entry(0, 8), "b": entry(4, 12)}, 12),
+        ({"a": entry(0, 8), "b": entry(0, 8)}, 8),
+        ({"a": entry(0, 8), "b": entry(12, 20)}, 20),
+        ({"a": entry(-8, 0)}, 8),
+        ({"a": entry(8, 0)}, 8),
+        ({"a": entry(0, 4)}, 4),
+        ({"a": entry(0, 16)}, 16),
+        ({"a": entry(0, 8)}, 16),
+        ({"a": entry(0, 8, dtype="F16")}, 8),
+        ({"a": entry(0, 8, dtype="F99")}, 8),
+        ({"a": entry(0, 8, shape=[-2])}, 8),
+        ({"a": entry(0, 8, shape=[2.0])}, 8),
+        ({"a": entry(0, 8, shape=[1 << 40, 1 << 40])}, 8),
+        ({"a": entry(0.0, 8)}, 8),
+        ({"a": entry("0", 8)}, 8),
+        ({"a": {"dtype": "F32", "shape": [2]}}, 8),
+        ([], 0),
+    ],
+    ids=str,
+)
+def test_a_header_that_contradicts_itself_or_the_file_is_refused(
+    tmp_path: Path, header: object, data_bytes: int
+) -> None:
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is not a readable safetensors file") as caught:
+        read_header(write(tmp_path / "model.safetensors", header, data_bytes))
+    assert "\n" not in str(caught.value)
+
+
+def test_the_header_is_checked_again_when_the_weights_are_read(stored: Path) -> None:
+    tensor = read_header(stored)["single"]
+    write(stored, {"single": entry(0, 8), "other": entry(4, 12)}, 12)
+    with pytest.raises(CheckpointError, match=r"invalid offset|InvalidOffset"):
+        streamed("w", tensor, ir.DataType.FLOAT).numpy()
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (1, 1), (TILE, 2 * TILE), (TILE + 1, 3 * TILE - 1)])
-def test_transposing_by_tiles_is_transposing(shape: tuple[int, int]) -> None:
+def test_copying_by_tiles_is_copying(shape: tuple[int, int]) -> None:
     matrix = np.random.default_rng(0).standard_normal(shape)
-    out = transposed(matrix)
-    assert out.flags.c_contiguous
+    out = np.zeros(shape[::-1])
+    copy_by_tiles(out.T, matrix)
     assert np.array_equal(out, matrix.T)

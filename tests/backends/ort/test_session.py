@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import os
 import subprocess
 import sys
 import weakref
@@ -193,3 +194,28 @@ def test_runs_without_torch_and_onnx(bundle: Path) -> None:
     expected, _ = toy_pipeline()
     assert process.stdout.splitlines() == [expected(IMAGE, "what colour ?", max_new_tokens=4).text, "73"]
     assert process.stderr == ""
+
+
+@pytest.mark.parametrize("first", ["iwp_export", "onnxruntime"])
+def test_no_telemetry(bundle: Path, tmp_path: Path, first: str) -> None:
+    """An answer leaves no device id and no database of events behind, also in the process that `doctor` starts.
+
+    Where ONNX Runtime was imported before, its files are there; then it is told to stop.
+    """
+    code = f"""
+import {first}
+import onnxruntime
+told = []
+onnxruntime.disable_telemetry_events = lambda: told.append(True)
+import iwp_export
+from iwp_export.device.packages import import_all
+iwp_export.load({str(bundle)!r})(None, "what ?", max_new_tokens=1)
+assert told
+assert import_all({{"onnxruntime": "onnxruntime"}})["onnxruntime"].providers
+"""
+    kept = {name: value for name, value in os.environ.items() if name not in ("ORT_DISABLE_TELEMETRY", "CI")}
+    home = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache"), "LOCALAPPDATA": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**kept, **home})
+    assert done.returncode == 0, done.stderr
+    if first == "iwp_export":
+        assert not [path for path in tmp_path.rglob("*") if "Microsoft" in path.parts or "onnxruntime" in path.name]

@@ -1,0 +1,86 @@
+"""Which stored tensor goes into which parameter of a model, as transformers' `from_pretrained` decides it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from iwp_export.errors import CheckpointError
+from iwp_export.graph.weights import FLOATS, StoredTensor
+
+
+def loaded_tensors(model: Any, stored: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
+    """The tensor that `from_pretrained` would load into each parameter and persistent buffer of a model, by its name.
+
+    Parameters that the configuration ties share a tensor, unless the checkpoint holds one for each and they differ:
+    then transformers does not tie them, and here they become two parameters of `model`.
+
+    Args:
+        model: a transformers model, on fake tensors.
+        stored: the checkpoint's tensors by their names in its files.
+
+    Raises:
+        CheckpointError: two tensors are for one parameter, or one is more than renamed on its way.
+    """
+    loaded = _renamed(model, stored)
+    ties: Mapping[str, str] = model.all_tied_weights_keys
+    for target, source in ties.items():
+        if target in loaded and source in loaded:
+            if not _equal(loaded[target], loaded[source]):
+                _untie(model, target)
+            continue
+        alike = (source, target, *(other for other, its_source in ties.items() if its_source == source))
+        if held := next((loaded[name] for name in alike if name in loaded), None):
+            loaded[target] = loaded[source] = held
+    return loaded
+
+
+def _renamed(model: Any, stored: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
+    """The tensors under the names of the model's parameters; those that have no place in it are left out."""
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightRenaming, dot_natural_key, rename_source_key
+
+    conversions = get_model_conversion_mapping(model)
+    renamings = [each for each in conversions if isinstance(each, WeightRenaming)]
+    converters = [each for each in conversions if not isinstance(each, WeightRenaming)]
+    places = dict.fromkeys(model.state_dict(), True)
+    loaded: dict[str, StoredTensor] = {}
+    for name in sorted(stored, key=dot_natural_key):  # some renamings depend on those before
+        place, converter = rename_source_key(name, renamings, converters, model.base_model_prefix, places)
+        if place not in places and name in places:
+            place, converter = rename_source_key(name, [], [], model.base_model_prefix, places)
+        if converter is not None:
+            raise CheckpointError(
+                f"{stored[name].file} holds {name} in an older layout, from which transformers would compute {place}; "
+                "load and save_pretrained it with transformers first"
+            )
+        if place in loaded and not _equal(loaded[place], stored[name]):
+            raise CheckpointError(
+                f"{stored[name].file} holds {name}, which is {place} as {loaded[place].name} of "
+                f"{loaded[place].file.name} is, with other values; remove the one that is not meant"
+            )
+        if place in places:
+            loaded.setdefault(place, stored[name])
+    return loaded
+
+
+def _untie(model: Any, name: str) -> None:
+    """Give a module a parameter of its own in place of the one that it shares."""
+    path, _, leaf = name.rpartition(".")
+    owner = model.get_submodule(path)
+    shared = getattr(owner, leaf)
+    setattr(owner, leaf, nn.Parameter(shared.detach().clone(), requires_grad=shared.requires_grad))
+
+
+def _equal(one: StoredTensor, other: StoredTensor) -> bool:
+    """Whether two stored tensors have the same type, shape and values; read block by block."""
+    if one == other:
+        return True
+    if (one.dtype, one.shape) != (other.dtype, other.shape) or one.dtype not in FLOATS:
+        return False
+    return all(
+        np.array_equal(mine, theirs) for (_, mine), (_, theirs) in zip(one.blocks(), other.blocks(), strict=True)
+    )
