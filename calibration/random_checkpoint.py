@@ -120,7 +120,7 @@ def write_checkpoint(folder: Path, config: Any, seed: int = 0) -> int:
     (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1))
     config.dtype = "float16"
     config.save_pretrained(folder)
-    _write_processor(folder, config)
+    write_processor(folder, config)
     return total
 
 
@@ -153,7 +153,7 @@ def _published(name: str) -> str:
     return name.replace("vision_tower.", "vision_tower.vision_model.", 1)
 
 
-def _write_processor(folder: Path, config: Any) -> None:
+def write_processor(folder: Path, config: Any) -> None:
     """tiny-llava's words and template, at this model's image size: enough to run, not to mean anything."""
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         shutil.copyfile(TOKENIZER_FROM / name, folder / name)

@@ -43,7 +43,7 @@ def make_bundle(folder: Path, sizes: dict[str, int]) -> Path:
     """A LLaVA of random float16 weights with 32,000 words and a small vision tower."""
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 
-    from calibration.random_checkpoint import write_checkpoint
+    from calibration.random_checkpoint import IMAGE_TOKEN, write_checkpoint
     from iwp_export import api
     from iwp_export.pruning.settings import PruningSettings
 
@@ -58,7 +58,9 @@ def make_bundle(folder: Path, sizes: dict[str, int]) -> Path:
     )
     text = LlamaConfig(**sizes, vocab_size=32000, max_position_embeddings=4096)
     architectures = ["LlavaForConditionalGeneration"]
-    config = LlavaConfig(vision_config=vision, text_config=text, image_token_index=31999, architectures=architectures)
+    config = LlavaConfig(
+        vision_config=vision, text_config=text, image_token_index=IMAGE_TOKEN, architectures=architectures
+    )
     write_checkpoint(folder / "checkpoint", config)
     return api.export(str(folder / "checkpoint"), folder / "bundle", PruningSettings(), dtype="float16")
 
