@@ -21,7 +21,7 @@ help:  ## show this
 demo: $(STAMP)  ## export tiny-llava, ask it about an image, draw the kept tokens, measure accuracy by keep ratio
 	$(BIN)/iwp-export tiny-llava --keep 0.3 -o $(BUNDLE) --force
 	$(BIN)/iwp-export run $(BUNDLE) --image $(DEMO_IMAGE) --prompt "$(DEMO_PROMPT)" --save-tokens build/kept.png
-	$(BIN)/python -m iwp_export.validate.accuracy $(BUNDLE) --data $(DEMO_DATA) --limit $(DEMO_QUESTIONS)
+	$(BIN)/python -m iwp_export.validate.accuracy $(BUNDLE) --data $(DEMO_DATA) --limit $(DEMO_QUESTIONS) --threads 1
 
 test: $(STAMP)  ## run the tests
 	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) $(PYTEST_ARGS)

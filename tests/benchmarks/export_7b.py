@@ -25,12 +25,11 @@ from typing import Any
 POLL_SECONDS = 0.05
 
 
-def measure_export(checkpoint: Path, bundle: Path) -> dict[str, Any]:
+def measure_export(checkpoint: Path, bundle: Path, layer: int) -> dict[str, Any]:
     """Export in a process of its own; its RssAnon is sampled, since mapped file pages do not count as its memory."""
     start = time.perf_counter()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "iwp_export.cli.main", str(checkpoint), "--keep", "0.3", "-o", str(bundle)]
-    )
+    options = ["--keep", "0.3", "--layer", str(layer), "-o", str(bundle)]
+    process = subprocess.Popen([sys.executable, "-m", "iwp_export.cli.main", str(checkpoint), *options])
     peak = 0
     while process.poll() is None:
         peak = max(peak, _anonymous_bytes(process.pid))
@@ -76,11 +75,12 @@ def _anonymous_bytes(pid: int) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--layer", type=int, default=4, help="pruning layer (default: %(default)s)")
     parser.add_argument("-o", "--output", type=Path, help="JSON file for the result")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=args.checkpoint.parent) as folder:
         bundle = Path(folder) / "7b.bundle"
-        result = measure_export(args.checkpoint, bundle) | {"graphs": check_graphs(bundle)}
+        result = measure_export(args.checkpoint, bundle, args.layer) | {"graphs": check_graphs(bundle)}
     result |= {
         "command": "python tests/benchmarks/export_7b.py CHECKPOINT -o JSON",
         "family": json.loads((args.checkpoint / "config.json").read_text())["model_type"],

@@ -67,10 +67,11 @@ def measure(bundle: Path, folder: Path, sms: tuple[str, ...], profiles: int) -> 
     """Build in a process of its own, which reports its seconds, its processor time and its peak memory."""
     code = f"""
 import json, resource, time
-from iwp_export.engine.build import BuildSettings, build_engine
+from iwp_export import api
+from iwp_export.engine.build import BuildSettings
 start, cpu = time.perf_counter(), time.process_time()
 settings = BuildSettings(target="rtx", sms={sms!r}, profiles={profiles})
-build_engine({str(bundle)!r}, {str(folder / "engine.plan")!r}, settings, force=True)
+api.build({str(bundle)!r}, {str(folder / "engine.plan")!r}, settings, force=True)
 usage = resource.getrusage(resource.RUSAGE_SELF)
 print(json.dumps([time.perf_counter() - start, time.process_time() - cpu, usage.ru_maxrss * 1024]))
 """
