@@ -96,7 +96,7 @@ class _Worker:
     def __init__(self, source: str, seconds: float) -> None:
         python = _find_python()
         script = Path(__file__).with_name("template_worker.py")
-        problem = f"cannot render the chat template: {python} does not run as a Python"
+        problem = f"cannot render the chat template: {python} does not run as Python 3.10 or newer"
         remedy = f"set {PYTHON_VARIABLE} to the path of one"
         try:
             self._process = subprocess.Popen(
