@@ -73,7 +73,7 @@ def little_time(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_hostile_templates(source: str) -> None:
     start = time.thread_time()
     message = refusal(source)
-    assert time.thread_time() - start < 2, message  # compiling what is just short enough takes most of it
+    assert time.thread_time() - start < 4, message  # compiling what is just short enough takes most of it
 
 
 def test_memory_of_hostile_templates_is_bounded() -> None:
