@@ -76,16 +76,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> None:
     """Export, or with `--dry-run` say what an export would write."""
-    pruning = PruningSettings(**{name: getattr(args, name) for name in SETTINGS})
-    output = args.output or Path(f"{default_name(args.model)}.bundle")
-    replace = args.force or args.dry_run
-    choices = {"dtype": args.dtype, "revision": args.revision, "engine": build_settings(args)}
     try:
-        job = api.plan_export(args.model, output, pruning, force=replace, **choices)
+        _execute(args)
     except ModuleNotFoundError as error:
         if str(error.name).startswith("iwp_export"):
             raise
         raise BackendError(f"exporting needs {error.name}; to get it: pip install 'iwp-export[export]'") from error
+
+
+def _execute(args: argparse.Namespace) -> None:
+    pruning = PruningSettings(**{name: getattr(args, name) for name in SETTINGS})
+    output = args.output or Path(f"{default_name(args.model)}.bundle")
+    choices = {"dtype": args.dtype, "revision": args.revision, "engine": build_settings(args)}
+    job = api.plan_export(args.model, output, pruning, force=args.force or args.dry_run, **choices)
     if args.dry_run:
         print(json.dumps(summarise(job.plan), indent=2) if args.json else describe(job.plan))
         return
