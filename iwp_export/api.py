@@ -97,15 +97,13 @@ class ExportJob:
 
         if self.engine is None:
             return export_bundle(self.plan, self.output, self.force)
-        import tempfile
-
+        from iwp_export.bundle.staging import Staging
         from iwp_export.bundle.store import Bundle
         from iwp_export.engine.build import build_engine
 
         self.engine.require_memory()
-        self.output.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{self.output.name}.", dir=self.output.parent) as folder:
-            bundle = Bundle.open(export_bundle(self.plan, Path(folder) / "bundle"))  # kept for the build alone
+        with Staging(self.output.with_name(f"{self.output.name}.bundle"), self.output) as staging:
+            bundle = Bundle.open(export_bundle(self.plan, staging.folder / "bundle"))  # kept for the build alone
             build_engine(bundle, self.engine, self.output, force=self.force, source=source)
         return self.output
 

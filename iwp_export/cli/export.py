@@ -33,7 +33,7 @@ EXAMPLES = """\
 SETTINGS = ("keep", "layer", "chunk", "growth", "penalty", "query", "heads")
 TEXT_TOKENS = 64
 """Text of the request whose cache a dry run measures: a template and a sentence or two."""
-DTYPES = ("auto", "float32", "float16")
+DTYPES = ("auto", "float32", "float16", "bfloat16")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +50,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="bundle, or NAME.plan: an engine (default: MODEL.bundle)",
     )
     out.add_argument("--force", action="store_true", help="replace what is there already")
-    out.add_argument("--dtype", choices=DTYPES, default="auto", help="auto is the checkpoint's own (default: auto)")
+    out.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        default="auto",
+        help="bfloat16 needs a GPU; auto is float16 for a 16-bit checkpoint, else float32 (default: auto)",
+    )
     out.add_argument("--revision", metavar="REV", help="branch, tag or commit of a Hub id")
     out.add_argument("--dry-run", action="store_true", help="print sizes and stop before any weight is read")
     out.add_argument("--json", action="store_true", help="print the result, or the dry run, as JSON")
@@ -71,16 +76,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> None:
     """Export, or with `--dry-run` say what an export would write."""
-    pruning = PruningSettings(**{name: getattr(args, name) for name in SETTINGS})
-    output = args.output or Path(f"{default_name(args.model)}.bundle")
-    replace = args.force or args.dry_run
-    choices = {"dtype": args.dtype, "revision": args.revision, "engine": build_settings(args)}
     try:
-        job = api.plan_export(args.model, output, pruning, force=replace, **choices)
+        _execute(args)
     except ModuleNotFoundError as error:
         if str(error.name).startswith("iwp_export"):
             raise
         raise BackendError(f"exporting needs {error.name}; to get it: pip install 'iwp-export[export]'") from error
+
+
+def _execute(args: argparse.Namespace) -> None:
+    pruning = PruningSettings(**{name: getattr(args, name) for name in SETTINGS})
+    output = args.output or Path(f"{default_name(args.model)}.bundle")
+    choices = {"dtype": args.dtype, "revision": args.revision, "engine": build_settings(args)}
+    job = api.plan_export(args.model, output, pruning, force=args.force or args.dry_run, **choices)
     if args.dry_run:
         print(json.dumps(summarise(job.plan), indent=2) if args.json else describe(job.plan))
         return
@@ -113,7 +121,7 @@ def describe(plan: ExportPlan) -> str:
     return pairs(
         [
             ("model", f"{model.name} ({model.model_type}) from {model.source}"),
-            ("decoder", f"{decoder.layers} layers of {decoder.hidden_size}, {decoder.dtype}"),
+            ("decoder", f"{decoder.layers} layers of {decoder.hidden_size}, {decoder.dtype} ({plan.dtype_reason})"),
             ("pruning", f"at the input of layer {settings.layer}"),
             ("tokens", f"keep {settings.keep:.2f} -> {plan.num_visual_kept} of {plan.num_visual} visual tokens"),
             ("cache", f"{full} -> {pruned} for one image and {TEXT_TOKENS} text tokens"),
@@ -127,6 +135,7 @@ def summarise(plan: ExportPlan) -> dict[str, Any]:
     return {
         "model": vars(plan.model),
         "decoder": vars(plan.decoder),
+        "dtype_reason": plan.dtype_reason,
         "pruning": plan.settings.to_dict(),
         "visual_tokens": plan.num_visual,
         "visual_tokens_kept": plan.num_visual_kept,

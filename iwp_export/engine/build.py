@@ -18,12 +18,15 @@ from iwp_export.engine.kernel_library import check_kernels, find_kernels
 from iwp_export.engine.kernels import KernelLibrary, NoKernels
 from iwp_export.engine.memory import estimate_build_bytes, require_memory
 from iwp_export.engine.network import EngineBuilder, check_architectures
-from iwp_export.engine.profiles import EngineLimits, choose_limits, profiles_for, vision_profile
+from iwp_export.engine.profiles import EngineLimits, choose_limits, profiles_for
 from iwp_export.engine.target import FlavourName, Target, target_for
 from iwp_export.engine.writer import EngineWriter
 from iwp_export.errors import BackendError, OutputError, SettingsError, os_reason
 from iwp_export.pruning.onnx_function import VERSION
 from iwp_export.pruning.settings import check_keep
+
+GRAPH_TITLES = {"decoder": "language model", "vision": "vision tower"}
+"""What messages call a bundle's graphs."""
 
 DEFAULT_RTX_SMS = ("86", "89", "120")
 """RTX 30, 40 and 50 desktop cards."""
@@ -245,16 +248,10 @@ def build_engine(
     builder = EngineBuilder(
         flavour, ahead, _kernels(plan.machine, settings), settings.plugin_library, settings.timing_cache
     )
-    profiles = {
-        "decoder": profiles_for(manifest, plan.limits, plan.keep, plan.profiles),
-        "vision": (vision_profile(manifest),),
-    }
-    titles = {"decoder": "language model", "vision": "vision tower"}
     with writer:
         try:
-            for role, title in titles.items():
-                path: Path = getattr(writer.paths, role)
-                _build_graph(builder, bundle, plan, role, profiles[role], title, writer.staged(path))
+            for role in manifest.graphs:
+                _build_graph(builder, bundle, plan, role, writer.staged(writer.paths.graph(role)))
             bundle.copy_processor(writer.staged(writer.paths.processor))
         except OSError as error:  # a full disk, mostly
             raise OutputError(f"Cannot write {output}: {os_reason(error)}") from error
@@ -263,16 +260,15 @@ def build_engine(
         return writer.commit(EngineInfo(fingerprint, plan.limits, plan.profiles, plan.keep, made_from, manifest, {}))
 
 
-def _build_graph(
-    builder: Any, bundle: Bundle, plan: BuildPlan, role: str, profiles: Any, title: str, output: Path
-) -> None:
+def _build_graph(builder: Any, bundle: Bundle, plan: BuildPlan, role: str, output: Path) -> None:
     from iwp_export.engine.lowering.lower import write_lowered
 
     spec = bundle.manifest.graphs[role]
     folder = output.with_name(f"{role}.lowered")
     folder.mkdir()
     graph, plugins = write_lowered(bundle.path(spec.file), bundle.path(spec.weights), folder, plan.machine.target)
-    engine = builder.build(graph, plugins, profiles, title)
+    profiles = profiles_for(bundle.manifest, role, plan.limits, plan.keep, plan.profiles)
+    engine = builder.build(graph, plugins, profiles, GRAPH_TITLES.get(role, role))
     output.write_bytes(memoryview(engine))
     shutil.rmtree(folder)
 

@@ -19,6 +19,8 @@ from iwp_export.engine.target import FlavourName
 from iwp_export.errors import BackendError, BundleError, OutputError
 
 SUFFIX = ".plan"
+ROLES = ("decoder", "vision")
+"""The graphs of a bundle, each with a file of its own in an engine."""
 
 RTX_SMS = ("75", "80", "86", "89", "120", "121")
 """Architectures that TensorRT-RTX 1.7 compiles for; a message for another one names the other way."""
@@ -95,19 +97,20 @@ class EnginePaths:
         """Paths for NAME.plan.
 
         Raises:
-            OutputError: the name does not end in .plan, or is the vision tower's.
+            OutputError: the name does not end in .plan, or is that of a graph beside NAME.plan.
         """
         path = Path(path)
         if path.suffix != SUFFIX or path.name == SUFFIX:
             raise OutputError(f"an engine's name ends in {SUFFIX}, got {path}")
-        if path.stem.endswith(".vision"):
-            name = path.stem.removesuffix(".vision") + SUFFIX
-            raise OutputError(f"{path.name} is a vision tower's name; name the engine itself, {name}")
+        for role in ROLES[1:]:
+            if path.stem.endswith(f".{role}"):
+                name = path.stem.removesuffix(f".{role}") + SUFFIX
+                raise OutputError(f"{path.name} is an engine's {role} graph; name the engine itself, {name}")
         return cls(path)
 
-    @property
-    def vision(self) -> Path:
-        return self._beside(f".vision{SUFFIX}")
+    def graph(self, role: str) -> Path:
+        """The file of one of the bundle's graphs: NAME.plan for the decoder, NAME.ROLE.plan for the others."""
+        return self.decoder if role == ROLES[0] else self._beside(f".{role}{SUFFIX}")
 
     @property
     def processor(self) -> Path:
@@ -123,7 +126,7 @@ class EnginePaths:
     @property
     def all(self) -> tuple[Path, ...]:
         """In the order in which they are moved into place: the description of the others comes last."""
-        return self.processor, self.vision, self.decoder, self.info
+        return self.processor, *(self.graph(role) for role in reversed(ROLES)), self.info
 
     @property
     def roots(self) -> tuple[str, ...]:
@@ -136,7 +139,7 @@ class EnginePaths:
         Raises:
             Flaw: it does.
         """
-        if missing := {self.decoder.name, self.vision.name} - set(names):
+        if missing := {self.graph(role).name for role in ROLES} - set(names):
             raise Flaw(f"{self.info.name} does not list {min(missing)}, it is another engine's")
         if not any(name.startswith(f"{self.processor.name}/") for name in names):
             raise Flaw(f"{self.info.name} lists nothing in {self.processor.name}")

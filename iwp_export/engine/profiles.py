@@ -122,12 +122,15 @@ def decoder_profiles(manifest: Manifest, limits: EngineLimits, keep: float | Non
     return _profile(graph, prefill), _profile(graph, decode)
 
 
-def profiles_for(manifest: Manifest, limits: EngineLimits, keep: float | None, count: int) -> tuple[Profile, ...]:
-    """The decoder's profiles: prefill and decode, or with `count` 1 the prefill one, whose ranges hold decode steps.
+def profiles_for(
+    manifest: Manifest, role: str, limits: EngineLimits, keep: float | None, count: int
+) -> tuple[Profile, ...]:
+    """The profiles of one of the bundle's graphs.
 
-    TensorRT-RTX stores the weights of every linear layer once a profile: two profiles nearly double an engine.
+    The decoder has prefill and decode, or with `count` 1 the prefill one, whose ranges hold decode steps: TensorRT-RTX
+    stores the weights of every linear layer once a profile, so two profiles nearly double an engine.
     """
-    return decoder_profiles(manifest, limits, keep)[:count]
+    return (vision_profile(manifest),) if role == "vision" else decoder_profiles(manifest, limits, keep)[:count]
 
 
 def vision_profile(manifest: Manifest) -> Profile:

@@ -13,6 +13,7 @@ from iwp_export.bundle.store import BundleWriter
 from iwp_export.errors import BackendError
 from iwp_export.export.plan import ExportPlan
 from iwp_export.export.proof import prove_graphs, prove_model, prove_processor
+from iwp_export.graph.streaming import Losses
 from iwp_export.progress import progress
 from iwp_export.version import __version__
 
@@ -50,7 +51,7 @@ def export_bundle(plan: ExportPlan, output: Path | str, force: bool = False) -> 
     from iwp_export.export.trace import trace_decoder, trace_vision
 
     torch_dtype = getattr(torch, plan.decoder.dtype)
-    weights = checkpoint.weights()
+    weights, losses = checkpoint.weights(), Losses()
     with writer:
         processor = writer.folder / "processor"
         for name in checkpoint.processor_files():
@@ -60,11 +61,11 @@ def export_bundle(plan: ExportPlan, output: Path | str, force: bool = False) -> 
         picture, no_template = prove_processor(processor, plan.decoder, plan.vision, checkpoint.family)
         graphs = {}
         with progress("Tracing the vision tower"):
-            vision = trace_vision(checkpoint, weights, torch_dtype)
-        graphs["vision"] = _save(vision, writer.folder, "vision")
+            vision = trace_vision(checkpoint, weights, torch_dtype, losses)
+        graphs["vision"] = _save(vision, writer.folder, "vision", losses)
         with progress("Tracing the language model"):
-            decoder = trace_decoder(checkpoint, weights, settings, torch_dtype)
-        graphs["decoder"] = _save(decoder, writer.folder, "decoder")
+            decoder = trace_decoder(checkpoint, weights, settings, torch_dtype, losses)
+        graphs["decoder"] = _save(decoder, writer.folder, "decoder", losses)
         versions = {name: importlib.metadata.version(name) for name in TOOLS}
         manifest = Manifest(
             plan.model,
@@ -99,8 +100,12 @@ def _require_tools() -> None:
         raise BackendError(f"exporting needs {', '.join(missing)}; install with: pip install 'iwp-export[export]'")
 
 
-def _save(model: ir.Model, folder: Path, name: str) -> GraphSpec:
-    """Write a graph and its weights, tensor by tensor; returns its entry in the manifest."""
+def _save(model: ir.Model, folder: Path, name: str, losses: Losses) -> GraphSpec:
+    """Write a graph and its weights, tensor by tensor; returns its entry in the manifest.
+
+    Raises:
+        CheckpointError: a tensor cannot be read, or holds what its element type in the graph does not.
+    """
     import onnx_ir as ir
 
     spec = GraphSpec(
@@ -120,6 +125,7 @@ def _save(model: ir.Model, folder: Path, name: str) -> GraphSpec:
             max_workers=1,
             max_in_flight_bytes=IN_FLIGHT_BYTES,
         )
+    losses.refuse()
     if not (folder / spec.weights).exists():  # a graph whose tensors are all small keeps them inside
         (folder / spec.weights).touch()
     return spec

@@ -12,7 +12,10 @@ from iwp_export.export.generation import read_generation
 from iwp_export.models.common.family import Family
 from iwp_export.pruning.settings import PruningSettings
 
-Dtype = Literal["auto", "float32", "float16"]
+Dtype = Literal["auto", "float32", "float16", "bfloat16"]
+"""Element type of weights and activations; `auto` is float16 for a 16-bit checkpoint, else float32."""
+
+ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 """Rotary embeddings whose frequencies do not depend on the length of the prompt."""
@@ -29,6 +32,8 @@ class ExportPlan:
     vision: VisionInfo
     generation: GenerationInfo
     weight_bytes: int
+    dtype_reason: str
+    """Why the decoder has its element type."""
 
     @property
     def num_visual(self) -> int:
@@ -73,8 +78,7 @@ def plan_export(
             options=("layer",),
         )
     special, generation = read_generation(checkpoint, text.vocab_size)
-    half = checkpoint.dtype() in ("float16", "bfloat16")
-    name = ("float16" if half else "float32") if dtype == "auto" else dtype
+    name, reason = _choose_dtype(checkpoint, dtype)
     heads = text.num_attention_heads
     decoder = DecoderInfo(
         layers=text.num_hidden_layers,
@@ -89,10 +93,19 @@ def plan_export(
         eos_token_ids=special.eos,
         pad_token_id=special.pad,
     )
-    size = checkpoint.size() * {"float16": 2, "float32": 4}[name]
+    size = checkpoint.size() * ITEM_BYTES[name]
     architecture = (config.architectures or ["unknown"])[0]
     info = ModelInfo(checkpoint.name, checkpoint.source, checkpoint.model_type, architecture, checkpoint.revision)
-    return ExportPlan(checkpoint, info, settings, decoder, checkpoint.family.vision_info(config), generation, size)
+    vision = checkpoint.family.vision_info(config)
+    return ExportPlan(checkpoint, info, settings, decoder, vision, generation, size, reason)
+
+
+def _choose_dtype(checkpoint: Checkpoint, wanted: Dtype) -> tuple[str, str]:
+    """The element type of an export, and why it is that."""
+    if wanted != "auto":
+        return wanted, "as asked"
+    own = checkpoint.dtype()
+    return "float16" if ITEM_BYTES.get(own) == 2 else "float32", f"auto: the checkpoint is {own}"
 
 
 def _check_decoder(text: Any, family: Family) -> None:

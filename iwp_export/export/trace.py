@@ -22,6 +22,7 @@ from iwp_export.errors import CheckpointError
 from iwp_export.export.checkpoint import Checkpoint
 from iwp_export.export.loading import loaded_tensors
 from iwp_export.graph.passes import AddFunction, RenameDimension, StreamWeights
+from iwp_export.graph.streaming import Losses
 from iwp_export.graph.weights import FLOATS, StoredTensor
 from iwp_export.pruning.onnx_function import DOMAIN, OP_TYPE, VERSION, select_tokens_function
 from iwp_export.pruning.settings import PruningSettings
@@ -38,7 +39,9 @@ TRACE_PAST = (7, 5)
 """Lengths of the traced example; distinct primes, so that no two dimensions are taken for one."""
 
 
-def trace_vision(checkpoint: Checkpoint, weights: Mapping[str, StoredTensor], dtype: torch.dtype) -> ir.Model:
+def trace_vision(
+    checkpoint: Checkpoint, weights: Mapping[str, StoredTensor], dtype: torch.dtype, losses: Losses
+) -> ir.Model:
     """The graph `vision`: a picture's inputs -> `image_features` [N, D]."""
     with fake_model(checkpoint, weights, dtype) as (model, loaded):
         graph = checkpoint.family.vision_graph(model)
@@ -47,11 +50,15 @@ def trace_vision(checkpoint: Checkpoint, weights: Mapping[str, StoredTensor], dt
         dims = {name: Dim(name, max=MAX_DIM) for axes in graph.dims.values() for name in axes.values()}
         shapes = {name: {axis: dims[dim] for axis, dim in graph.dims.get(name, {}).items()} for name in graph.inputs}
         program = _export(module, tuple(graph.inputs.values()), list(graph.inputs), ["image_features"], shapes)
-    return _finish(program, module, sources)
+    return _finish(program, module, sources, losses)
 
 
 def trace_decoder(
-    checkpoint: Checkpoint, weights: Mapping[str, StoredTensor], settings: PruningSettings, dtype: torch.dtype
+    checkpoint: Checkpoint,
+    weights: Mapping[str, StoredTensor],
+    settings: PruningSettings,
+    dtype: torch.dtype,
+    losses: Losses,
 ) -> ir.Model:
     """The graph `decoder`, for prefill and decode; see `PrunedDecoder.forward` for its inputs and outputs."""
     text = checkpoint.config.text_config
@@ -75,7 +82,7 @@ def trace_decoder(
             ["logits", *(f"present.{name}" for name in caches), "kept_index"],
             _decoder_dimensions(layers, settings.layer),
         )
-    graph = _finish(program, module, sources)
+    graph = _finish(program, module, sources, losses)
     symbol = next(node for node in graph.graph if (node.domain, node.op_type) == (DOMAIN, OP_TYPE))
     assert symbol.outputs[0].shape is not None
     RenameDimension(str(symbol.outputs[0].shape[1]), "kept")(graph)
@@ -187,12 +194,12 @@ def _sources(module: nn.Module, model: nn.Module, loaded: Mapping[str, StoredTen
     return sources
 
 
-def _finish(program: ir.Model, module: nn.Module, sources: Mapping[str, StoredTensor]) -> ir.Model:
+def _finish(program: ir.Model, module: nn.Module, sources: Mapping[str, StoredTensor], losses: Losses) -> ir.Model:
     """Give the initializers their values, then let onnxscript fold constants and fuse norms."""
     for name, tensor in _computed_buffers(module).items():
         if name in program.graph.initializers and name not in sources:
             program.graph.initializers[name].const_value = ir.tensor(tensor.numpy(), name=name)
-    StreamWeights(sources)(program)
+    StreamWeights(sources, losses)(program)
     onnxscript.optimizer.optimize_ir(program)
     onnxscript.rewriter.onnx_fusions.fuse(program)
     for node in program.graph.all_nodes():

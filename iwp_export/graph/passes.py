@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 import onnx_ir as ir
 
-from iwp_export.graph.weights import StoredTensor, streamed
+from iwp_export.graph.streaming import Losses, streamed
+from iwp_export.graph.weights import StoredTensor
 
 
 class StreamWeights(ir.passes.InPlacePass):
@@ -17,11 +18,13 @@ class StreamWeights(ir.passes.InPlacePass):
 
     Args:
         weights: where the value of each initializer lies, by the initializer's name.
+        losses: where values are counted that an initializer's element type does not hold.
     """
 
-    def __init__(self, weights: Mapping[str, StoredTensor]) -> None:
+    def __init__(self, weights: Mapping[str, StoredTensor], losses: Losses) -> None:
         super().__init__()
         self.weights = weights
+        self.losses = losses
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         modified = False
@@ -29,13 +32,13 @@ class StreamWeights(ir.passes.InPlacePass):
             if name not in self.weights or value.dtype is None:
                 continue
             stored, dtype = self.weights[name], value.dtype
-            value.const_value = streamed(name, stored, dtype)
+            value.const_value = streamed(name, stored, dtype, self.losses)
             modified = True
             transposes = [node for node in value.consumers() if _swaps_axes(node)]
             if not transposes:
                 continue
             turned = ir.Value(name=f"{name}.transposed", type=ir.TensorType(dtype), shape=ir.Shape(stored.shape[::-1]))
-            turned.const_value = streamed(f"{name}.transposed", stored, dtype, transpose=True)
+            turned.const_value = streamed(f"{name}.transposed", stored, dtype, self.losses, transpose=True)
             model.graph.register_initializer(turned)
             for node in transposes:
                 node.outputs[0].replace_all_uses_with(turned)

@@ -100,6 +100,8 @@ def make_chooser(
         raise RequestError(f"top_k must be a whole number of 1 or more, got {top_k!r}")
     if top_p is not None and (not _is_number(top_p) or not 0 < top_p <= 1):
         raise RequestError(f"top_p must be a number above 0 and at most 1, got {top_p!r}")
+    if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool) or seed < 0):
+        raise RequestError(f"seed must be a whole number of 0 or more, got {seed!r}")
     if temperature == 0:
         if top_k is not None or top_p is not None:
             raise RequestError("top_k and top_p need a temperature above 0: at 0 the most likely token is taken")

@@ -52,7 +52,7 @@ def build(path: Path, target: Any, count: int) -> dict[str, Any]:
 
     bundle = Bundle.open(path)
     manifest = bundle.manifest
-    profiles = profiles_for(manifest, choose_limits(manifest.decoder, manifest.vision), None, count)
+    profiles = profiles_for(manifest, "decoder", choose_limits(manifest.decoder, manifest.vision), None, count)
     log = io.StringIO()
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(log):
         spec = manifest.graphs["decoder"]

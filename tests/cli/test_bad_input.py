@@ -7,9 +7,11 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import ml_dtypes
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from iwp_export.cli.main import main
 from iwp_export.models import ALIASES
@@ -232,6 +234,53 @@ def test_damaged_header_of_weights(capsys, tmp_path, damage, dry):
     text = json.dumps(header).encode()
     file.write_bytes(len(text).to_bytes(8, "little") + text + content[end:])
     assert "model.safetensors is not a readable safetensors file" in refused(capsys, tmp_path, folder, *dry)
+
+
+def with_weights(folder: Path, dtype: Any, **changes: Any) -> Path:
+    """The checkpoint with weights of another element type, in which some values are others."""
+    weights = {name: tensor.astype(dtype) for name, tensor in load_file(folder / "model.safetensors").items()}
+    for end, value in changes.items():
+        name = next(name for name in weights if name.endswith(end.replace("__", ".")))
+        weights[name].flat[3:5] = value
+    save_file(weights, folder / "model.safetensors")
+    return folder
+
+
+@pytest.mark.parametrize("options", [[], ["--dtype", "float16"]])
+def test_weights_that_overflow_float16(capsys, tmp_path, options):
+    changes = {"layers__0__mlp__up_proj__weight": 1e5, "lm_head__weight": -3e38, "norm__weight": 1e-30}
+    folder = with_weights(checkpoint(tmp_path, dtype="bfloat16"), ml_dtypes.bfloat16, **changes)
+    line = refused(capsys, tmp_path, folder, *options)
+    assert line.startswith("4 weights do not fit float16, the largest is 3.004e+38: ")
+    assert "layers.0.mlp.up_proj.weight (2)" in line and "lm_head.weight (2)" in line
+    assert "norm" not in line and "--dtype bfloat16 or float32" in line
+    assert main([str(folder), "--dtype", "bfloat16", "-o", "fits.bundle"]) == 0
+
+
+@pytest.mark.parametrize("part", ["vision_tower__encoder__layers__0__mlp__fc1__bias", "lm_head__weight"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite(capsys, tmp_path, part, value):
+    folder = with_weights(checkpoint(tmp_path), "float32", **{part: value})
+    line = refused(capsys, tmp_path, folder, "--dtype", "float32")
+    assert line.startswith("2 weights are NaN or infinite in ") and "model.safetensors" in line
+    assert part.replace("__", ".") in line
+
+
+def test_weights_that_are_lacking(capsys, tmp_path):
+    folder = checkpoint(tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    name = next(name for name in weights if name.endswith("lm_head.weight"))
+    save_file({other: weights[other] for other in weights if other != name}, folder / "model.safetensors")
+    assert "lacks lm_head.weight" in refused(capsys, tmp_path, folder)
+
+
+def test_quantised_weights(capsys, tmp_path):
+    folder = checkpoint(tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    name = next(name for name in weights if name.endswith("layers.0.mlp.up_proj.weight"))
+    save_file({**weights, name: weights[name].astype("int8")}, folder / "model.safetensors")
+    line = refused(capsys, tmp_path, folder)
+    assert "layers.0.mlp.up_proj.weight is stored as I8" in line
 
 
 def test_damaged_configuration(capsys, tmp_path):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 
 from iwp_export.bundle.store import Bundle
 from iwp_export.cli.export import default_name
 from iwp_export.cli.main import main
+from iwp_export.models import ALIASES
 from iwp_export.pruning.settings import PruningSettings
 
 
@@ -31,6 +34,28 @@ def test_dry_run_says_what_would_be_written(tmp_path, monkeypatch, capsys):
     assert "keep 0.30 -> 20 of 64 visual tokens" in shown
     assert "MiB" in shown and "for one image and 64 text tokens" in shown
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("dtype", "of_checkpoint", "shown"),
+    [
+        ("auto", "bfloat16", "float16 (auto: the checkpoint is bfloat16)"),
+        ("auto", "float16", "float16 (auto: the checkpoint is float16)"),
+        ("auto", "float32", "float32 (auto: the checkpoint is float32)"),
+        ("auto", "float64", "float32 (auto: the checkpoint is float64)"),
+        ("bfloat16", "float32", "bfloat16 (as asked)"),
+    ],
+)
+def test_dry_run_says_which_element_type_and_why(tmp_path, capsys, dtype, of_checkpoint, shown):
+    folder = Path(shutil.copytree(ALIASES["tiny-llava"], tmp_path / "model"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "dtype": of_checkpoint}))
+    assert main([str(folder), "--dtype", dtype, "--dry-run"]) == 0
+    assert f"8 layers of 128, {shown}\n" in capsys.readouterr().out
+    assert main([str(folder), "--dtype", dtype, "--dry-run", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert f"{plan['decoder']['dtype']} ({plan['dtype_reason']})" == shown
+    assert plan["weight_bytes"] == 1_972_864 * (4 if "float32 (" in shown else 2)
 
 
 def test_dry_run_as_json(capsys):

@@ -40,7 +40,7 @@ def build(rtx: Flavour, tmp_path: Path, capsys: pytest.CaptureFixture[str], monk
             bundle.path("decoder.onnx"), bundle.path("decoder.weights"), folder, target
         )
         limits = choose_limits(bundle.manifest.decoder, bundle.manifest.vision)
-        profiles = profiles_for(bundle.manifest, limits, None, 1)
+        profiles = profiles_for(bundle.manifest, "decoder", limits, None, 1)
         engine = EngineBuilder(rtx, ["89"], NoKernels()).build(graph, plugins, profiles, "language model")
         log = capsys.readouterr().err
         activations, weights = (re.findall(rf"Total {what} Memory: (\d+)", log) for what in ("Activation", "Weights"))

@@ -35,7 +35,7 @@ def write(path: Path, content: bytes = b"engine", force: bool = False, stop: boo
 
 
 def stage(writer: EngineWriter, content: bytes = b"engine") -> None:
-    for engine in (writer.paths.decoder, writer.paths.vision):
+    for engine in (writer.paths.graph("decoder"), writer.paths.graph("vision")):
         writer.staged(engine).write_bytes(content)
     processor = writer.staged(writer.paths.processor)
     processor.mkdir()

@@ -153,9 +153,18 @@ def test_greedy_tokens_equal_generate(tmp_path: Path) -> None:
 
 
 def test_a_bundle_keeps_and_shows_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    read(tmp_path, repetition_penalty=1.1, suppress_tokens=[5], do_sample=True, temperature=0.6, num_beams=2)
-    shutil.copy(ASSETS / "model.safetensors", tmp_path / "model")
-    bundle = export_bundle(plan_export(str(tmp_path / "model"), dtype="float32"), tmp_path / "out.bundle")
+    """And the templates beside the default one, which lie in a folder of their own."""
+    folder = tmp_path / "model"
+    write_llava(folder)
+    asked = {"repetition_penalty": 1.1, "suppress_tokens": [5], "do_sample": True, "temperature": 0.6, "num_beams": 2}
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": 3, **asked}))
+    named = folder / "additional_chat_templates"
+    named.mkdir()
+    (folder / "chat_template.jinja").rename(named / "default.jinja")
+    (named / "tool_use.jinja").write_text("{{ 1 }}")
+    bundle = export_bundle(plan_export(str(folder), PruningSettings(layer=1)), tmp_path / "out.bundle")
+    files = [name for name in Bundle.open(bundle).manifest.files if "template" in name]
+    assert sorted(files) == [f"processor/additional_chat_templates/{name}.jinja" for name in ("default", "tool_use")]
     expected = GenerationInfo(1.1, (5,), do_sample=True, temperature=0.6, ignored=("num_beams = 2",))
     manifest = Bundle.open(bundle).manifest
     assert manifest.generation == expected
@@ -168,5 +177,5 @@ def test_a_bundle_keeps_and_shows_it(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "num_beams = 2, which is not applied" in capsys.readouterr().err
     content = manifest.to_dict()
     generation = {**content["generation"], "repetition_penalty": 0}
-    with pytest.raises(Flaw, match="repetition_penalty is 0, must be a number above 0"):
+    with pytest.raises(Flaw, match=r"repetition_penalty is 0\.0, must be a number above 0"):
         from_json(GenerationInfo, generation, "")

@@ -12,6 +12,7 @@ import onnxruntime
 from safetensors.numpy import save_file
 
 from iwp_export.graph.passes import AddFunction, RenameDimension, StreamWeights
+from iwp_export.graph.streaming import Losses
 from iwp_export.graph.weights import read_header
 
 TEXT = """
@@ -39,7 +40,7 @@ def test_weights_are_streamed_and_linear_layers_need_no_transpose(tmp_path: Path
     }
     save_file(arrays, tmp_path / "w.safetensors")
     model = ir.serde.deserialize_model(onnx.parser.parse_model(TEXT))
-    result = StreamWeights(read_header(tmp_path / "w.safetensors"))(model)
+    result = StreamWeights(read_header(tmp_path / "w.safetensors"), Losses())(model)
     assert result.modified
     assert [node.op_type for node in model.graph] == ["MatMul", "Transpose"]  # the second is a graph output
     assert "weight" not in model.graph.initializers

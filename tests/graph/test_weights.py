@@ -8,14 +8,13 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-import onnx_ir as ir
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from iwp_export.errors import CheckpointError
 from iwp_export.graph import weights
-from iwp_export.graph.weights import TILE, copy_by_tiles, read_header, streamed
+from iwp_export.graph.weights import read_header
 
 
 @pytest.fixture
@@ -49,19 +48,10 @@ def test_tensors_are_what_was_stored(stored: Path) -> None:
 def test_blocks_are_the_tensor(stored: Path, monkeypatch: pytest.MonkeyPatch, name: str, block_bytes: int) -> None:
     monkeypatch.setattr(weights, "BLOCK_BYTES", block_bytes)
     tensor = read_header(stored)[name]
-    for dtype in (ir.DataType.FLOAT, ir.DataType.BFLOAT16):
-        lazy = streamed("w", tensor, dtype)
-        assert np.array_equal(lazy.numpy(), tensor.read().astype(dtype.numpy()))
-        assert (list(lazy.shape), lazy.dtype) == (list(tensor.shape), dtype)
-
-
-def test_streamed_tensors_are_cast_and_transposed_and_not_kept(stored: Path) -> None:
-    lazy = streamed("w", read_header(stored)["half"], ir.DataType.FLOAT, transpose=True)
-    assert list(lazy.shape) == [3, 2]
-    assert np.array_equal(lazy.numpy(), np.arange(6, dtype=np.float32).reshape(2, 3).T)
-    assert lazy.numpy().flags.c_contiguous
-    assert lazy.dtype == ir.DataType.FLOAT
-    assert lazy.numpy() is not lazy.numpy()
+    out = np.zeros(tensor.shape)
+    for place, block in tensor.blocks():
+        out[place] = block
+    assert np.array_equal(out, tensor.read())
 
 
 @pytest.mark.parametrize(
@@ -126,12 +116,4 @@ def test_the_header_is_checked_again_when_the_weights_are_read(stored: Path) -> 
     tensor = read_header(stored)["single"]
     write(stored, {"single": entry(0, 8), "other": entry(4, 12)}, 12)
     with pytest.raises(CheckpointError, match=r"invalid offset|InvalidOffset"):
-        streamed("w", tensor, ir.DataType.FLOAT).numpy()
-
-
-@pytest.mark.parametrize("shape", [(0, 3), (1, 1), (TILE, 2 * TILE), (TILE + 1, 3 * TILE - 1)])
-def test_copying_by_tiles_is_copying(shape: tuple[int, int]) -> None:
-    matrix = np.random.default_rng(0).standard_normal(shape)
-    out = np.zeros(shape[::-1])
-    copy_by_tiles(out.T, matrix)
-    assert np.array_equal(out, matrix.T)
+        next(tensor.blocks())

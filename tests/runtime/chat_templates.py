@@ -222,60 +222,39 @@ HOSTILE = """\
 {% for i in [1, 1, 1] recursive %}{% if loop.depth < 40 %}{{ loop([1, 1, 1]) }}{% endif %}{% endfor %}
 {% block a %}{{ self.a() }}{{ self.a() }}{% endblock %}
 {{ 'a' * 10**13 }}
-{{ 10**9 * 'a' }}
 {{ ('a' * 10**6) * 10**6 }}
 {{ [1] * 10**9 }}
 {{ 99999999999999999999999999999 * 'a' }}
 {{ 'a'.center(10**12) }}
-{{ 'a'|center(10**12) }}
-{{ 'a'.ljust(10**12) }}
-{{ 'a'.zfill(10**12) }}
 {{ 'a'.expandtabs(10**12) }}
 {{ 'a'.encode().center(10**12) }}
-{{ 'a'.translate({97: 'a' * 10**6}) }}
 {{ (5).to_bytes(10**10, 'big') }}
 {{ '%1000000000000d' % 1 }}
 {{ '%*d' % (10**9, 1) }}
-{{ '%.1000000000f' % 1 }}
 {{ '%1000000000d'|format(1) }}
-{{ ['%1000000000d']|map('format', 1)|list }}
 {{ '{:>1000000000000}'.format(1) }}
-{{ '{:>{}}'.format(1, 10**9) }}
 {% set x = '{0}' * 3000 %}{{ x.format('b' * 1000000) }}
 {% set x = '%(' * 3000000 %}{{ x % 1 }}
-{{ ['a']|map('indent', 10**12)|list }}
 {% filter indent(10**12) %}a{% endfilter %}
-{{ 'a'|wordwrap(10**12) }}
 {{ [1]|batch(10**12, 'x')|list }}
 {{ [1]|slice(10**12)|list }}
 {{ lipsum(n=10**9) }}
-{{ 10**10**10 }}
+{{ 10**(10**10) }}
 {{ (10**15)**(10**15) }}
 {{ 1.5|round(10**9, 'ceil') }}
-{{ [[1], [2]]|sum(start=[]) }}
 {{ messages|tojson(indent=10**10) }}
-{{ range(10**30) }}
 {{ range(0, 10**25, 2**61 - 1)|unique|list }}
-{{ dict.fromkeys(range(0, 10**25, 2**61 - 1)) }}
 {% set n = namespace(x=[1]) %}{% for i in range(64) %}{% set n.x = [n.x, n.x] %}{% endfor %}{{ n.x }}
 {% set n = namespace(x=(1,)) %}{% for i in range(64) %}{% set n.x = (n.x, n.x) %}{% endfor %}{{ {n.x: 1} }}
 {% set n = namespace(x='a') %}{% for i in range(64) %}{% set n.x = n.x ~ n.x %}{% endfor %}{{ n.x }}
-{% set n = namespace(x='a') %}{% for i in range(64) %}{% set n.x = n.x + n.x %}{% endfor %}{{ n.x }}
 {% set n = namespace(x='ab') %}{% for i in range(64) %}{% set n.x = n.x.replace('a', n.x) %}{% endfor %}{{ n.x }}
-{% set n = namespace(x='ab') %}{% for i in range(64) %}{% set n.x = n.x|replace('a', n.x) %}{% endfor %}{{ n.x }}
 {% set n = namespace(x='a') %}{% for i in range(64) %}{% set n.x = [n.x, n.x]|join(n.x) %}{% endfor %}{{ n.x }}
 {% set n = namespace(x=2) %}{% for i in range(64) %}{% set n.x = n.x * n.x %}{% endfor %}{{ n.x }}
 {% set n = namespace(x=1) %}{% for i in range(9999) %}{% set n.x = [n.x] %}{% endfor %}{{ n.x }}
 {% set x = 'a' * 100000 %}{{ x.join(x) }}
-{% set x = 'a' * 4000000 %}{{ x.rfind('a' + 'b' + x) }}
 {% set x = 'a' * 4000000 %}{{ x.strip('b' * 4000000 + 'a') }}
-{% set x = 'a' * 4000000 %}{{ x|trim('b' * 4000000 + 'a') }}
-{% set x = 'a ' * 8000000 %}{{ x.split()|length }}
 {% set x = range(99999)|list %}{% for i in range(99999) %}{% set y = x|sort %}{% endfor %}
-{% set x = range(99999)|list %}{% for i in range(99999) %}{{ 'a' if 'b' in x }}{% endfor %}
-{% set x = 'a' * 8000000 %}{% set y = 'a' * 8000000 %}{% for i in range(99999) %}{% if x is eq y %}{% endif %}{% endfor %}
 {% set t = (1,) * 200000 %}{% set d = {t: 1} %}{% for i in range(99999) %}{% set x = d[t] %}{% endfor %}
-{{ strftime_now('%d' * 10**6) }}
 {{ raise_exception('no\\nnew\\nline ' * 100000) }}
 {{ 1 / 0 }}
 {{ none.x.y }}
@@ -301,7 +280,6 @@ DEEP = {
     "listed": "{% set x = 'a' * 4000000 %}{{ ['' " + ", x" * 10000 + "]|join }}",
     "macros": "{% macro f() %}" * 300 + "{% endmacro %}" * 300,
     "digits": "{{ " + "9" * 5000 + " }}",
-    "long": "a" * 100_000,
     "unclosed": "{{ '" + "\\\\" * 30000,
 }
 """Templates whose own text is the attack."""

@@ -321,7 +321,7 @@ def write_plan(
 ) -> Path:
     """An engine's files whose engines are a few bytes."""
     with EngineWriter(path) as writer:
-        for engine in (writer.paths.decoder, writer.paths.vision):
+        for engine in (writer.paths.graph("decoder"), writer.paths.graph("vision")):
             writer.staged(engine).write_bytes(f"no engine, {engine.name}".encode())
         processor = writer.staged(writer.paths.processor)
         processor.mkdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
 from collections.abc import Iterable
@@ -77,8 +78,12 @@ def create_session(model: Path, provider: str, threads: int | None = None) -> An
             model cannot be loaded.
     """
     onnxruntime = _onnxruntime()
-    if threads is not None and (not isinstance(threads, int) or threads < 1):
-        raise BackendError(f"threads must be a whole number of 1 or more, got {threads!r}")
+    cores = os.cpu_count() or 1  # far more threads than cores bring a machine to a stand
+    if threads is not None and (type(threads) is not int or not 1 <= threads <= cores):
+        raise BackendError(
+            f"threads must be a whole number from 1 to this machine's {cores} cores, got {threads!r}",
+            options=("threads",),
+        )
     if provider not in PROVIDERS:
         raise BackendError(f"unknown provider {provider!r}; known are {', '.join(PROVIDERS)}")
     name = PROVIDERS[provider]

@@ -58,7 +58,8 @@ def load_engine(path: Path | str, verify: Verify = "quick", kernels: KernelLibra
     engines: dict[str, Any] = {}
     owners: list[Any] = []
     caches: dict[str, JitCache] = {}
-    for name, file in (("vision", paths.vision), ("decoder", paths.decoder)):
+    for name in info.manifest.graphs:
+        file = paths.graph(name)
         runtime, engines[name] = deserialize(flavour.trt, logger, file)
         owners += [runtime, engines[name]]
         if flavour.name == "rtx":

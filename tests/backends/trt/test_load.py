@@ -222,7 +222,8 @@ def test_compiled_kernels_are_kept_after_the_first_decode_step_and_at_the_end(tm
     pipeline(None, "what colour ?", max_new_tokens=1)
     assert not kept.exists()
     pipeline(None, "what colour ?", max_new_tokens=2)
-    vision, decoder = (hashlib.sha256(p.read_bytes()).hexdigest()[:16] for p in (EnginePaths.of(path).vision, path))
+    files = (EnginePaths.of(path).graph(role) for role in ("vision", "decoder"))
+    vision, decoder = (hashlib.sha256(file.read_bytes()).hexdigest()[:16] for file in files)
     assert {p.name for p in kept.iterdir()} == {f"{vision}-sm89.cache", f"{decoder}-sm89.cache"}
     fake_card["decoder"].configs[0].cache.content = b"IWP more"
     del pipeline

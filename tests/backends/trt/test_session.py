@@ -97,7 +97,7 @@ def test_decode_steps_use_their_profile(bundle: Path) -> None:
 def test_one_profile_serves_decode_steps_too(tiny_bundle: Path) -> None:
     manifest = Bundle.open(tiny_bundle).manifest
     limits = choose_limits(manifest.decoder, manifest.vision)
-    profiles = profiles_for(manifest, limits, None, 1)
+    profiles = profiles_for(manifest, "decoder", limits, None, 1)
     roles = ("vision", "prefill")
     session, engine, *_ = make_session(tiny_bundle, limits=limits, profiles=profiles, roles=roles)
     cache = session.new_cache()
