@@ -7,6 +7,7 @@ STAMP := $(VENV)/.installed
 BUNDLE := build/tiny-llava.bundle
 DEMO_IMAGE := calibration/tiny_llava/heldout/000.png
 DEMO_PROMPT := what is the yellow digit ?
+DEMO_DATA := calibration/tiny_llava/heldout/questions.jsonl
 DEMO_QUESTIONS := 150
 # One thread a process: the tests already run in $(JOBS) processes.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
@@ -20,7 +21,7 @@ help:  ## show this
 demo: $(STAMP)  ## export tiny-llava, ask it about an image, draw the kept tokens, measure accuracy by keep ratio
 	$(BIN)/iwp-export tiny-llava --keep 0.3 -o $(BUNDLE) --force
 	$(BIN)/iwp-export run $(BUNDLE) --image $(DEMO_IMAGE) --prompt "$(DEMO_PROMPT)" --save-tokens build/kept.png
-	$(BIN)/python -m calibration.tiny_llava.evaluate_bundle $(BUNDLE) --limit $(DEMO_QUESTIONS)
+	$(BIN)/python -m iwp_export.validate.accuracy $(BUNDLE) --data $(DEMO_DATA) --limit $(DEMO_QUESTIONS) --threads 1
 
 test: $(STAMP)  ## run the tests
 	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) $(PYTEST_ARGS)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +15,16 @@ SHARD_BYTES = 2 << 30
 TOKENIZER_FROM = Path(__file__).parent.parent / "iwp_export" / "assets" / "tiny_llava"
 
 
+IMAGE_TOKEN = 4
+"""The image token of tiny-llava's tokenizer, which these checkpoints borrow."""
+SPECIAL_TOKENS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+CANVASES = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
+
+
 def llava_config(layers: int = 32, vision_layers: int = 24) -> Any:
     """The configuration of LLaVA-1.5-7B (CLIP ViT-L/14 at 336 pixels, Vicuna-7B), with fewer layers if asked."""
-    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
+    from transformers import LlamaConfig, LlavaConfig
 
-    vision = CLIPVisionConfig(
-        hidden_size=1024,
-        intermediate_size=4096,
-        num_hidden_layers=vision_layers,
-        num_attention_heads=16,
-        image_size=336,
-        patch_size=14,
-        projection_dim=768,
-    )
     text = LlamaConfig(
         hidden_size=4096,
         intermediate_size=11008,
@@ -36,18 +34,58 @@ def llava_config(layers: int = 32, vision_layers: int = 24) -> Any:
         vocab_size=32064,
         max_position_embeddings=4096,
         rms_norm_eps=1e-5,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=0,
+        **SPECIAL_TOKENS,
     )
     return LlavaConfig(
-        vision_config=vision, text_config=text, image_token_index=IMAGE_TOKEN, architectures=ARCHITECTURES
+        vision_config=_clip_large(vision_layers),
+        text_config=text,
+        image_token_index=IMAGE_TOKEN,
+        architectures=["LlavaForConditionalGeneration"],
     )
 
 
-IMAGE_TOKEN = 4
-"""The image token of tiny-llava's tokenizer, which these checkpoints borrow."""
-ARCHITECTURES = ["LlavaForConditionalGeneration"]
+def llava_next_config(layers: int = 32, vision_layers: int = 24) -> Any:
+    """The configuration of LLaVA-NeXT-7B (llava-v1.6-mistral-7b), with fewer layers if asked."""
+    from transformers import LlavaNextConfig, MistralConfig
+
+    text = MistralConfig(
+        hidden_size=4096,
+        intermediate_size=14336,
+        num_hidden_layers=layers,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        vocab_size=32064,
+        max_position_embeddings=32768,
+        rms_norm_eps=1e-5,
+        rope_theta=1e6,
+        sliding_window=None,
+        **SPECIAL_TOKENS,
+    )
+    return LlavaNextConfig(
+        vision_config=_clip_large(vision_layers),
+        text_config=text,
+        image_token_index=IMAGE_TOKEN,
+        image_grid_pinpoints=CANVASES,
+        architectures=["LlavaNextForConditionalGeneration"],
+    )
+
+
+def _clip_large(layers: int) -> Any:
+    from transformers import CLIPVisionConfig
+
+    return CLIPVisionConfig(
+        hidden_size=1024,
+        intermediate_size=4096,
+        num_hidden_layers=layers,
+        num_attention_heads=16,
+        image_size=336,
+        patch_size=14,
+        projection_dim=768,
+    )
+
+
+FAMILIES: Mapping[str, Callable[[int, int], Any]] = {"llava": llava_config, "llava_next": llava_next_config}
+"""From a family to the configuration of its 7B model, given the layers of language model and tower."""
 
 
 def write_checkpoint(folder: Path, config: Any, seed: int = 0) -> int:
@@ -82,7 +120,7 @@ def write_checkpoint(folder: Path, config: Any, seed: int = 0) -> int:
     (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1))
     config.dtype = "float16"
     config.save_pretrained(folder)
-    _write_processor(folder, config)
+    write_processor(folder, config)
     return total
 
 
@@ -115,30 +153,34 @@ def _published(name: str) -> str:
     return name.replace("vision_tower.", "vision_tower.vision_model.", 1)
 
 
-def _write_processor(folder: Path, config: Any) -> None:
+def write_processor(folder: Path, config: Any) -> None:
     """tiny-llava's words and template, at this model's image size: enough to run, not to mean anything."""
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "processor_config.json"):
-        text = (TOKENIZER_FROM / name).read_text()
-        if name == "processor_config.json":
-            processor = json.loads(text)
-            side = config.vision_config.image_size
-            image = processor["image_processor"]
-            image["size"] = (
-                {"shortest_edge": side} if "shortest_edge" in image["size"] else {"height": side, "width": side}
-            )
-            image["crop_size"] = {"height": side, "width": side}
-            processor["patch_size"] = config.vision_config.patch_size
-            text = json.dumps(processor, indent=2)
-        (folder / name).write_text(text)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copyfile(TOKENIZER_FROM / name, folder / name)
+    processor = json.loads((TOKENIZER_FROM / "processor_config.json").read_text())
+    side = config.vision_config.image_size
+    square = {"height": side, "width": side}
+    if config.model_type == "llava_next":
+        from transformers import LlavaNextImageProcessorPil
+
+        images = LlavaNextImageProcessorPil(
+            size={"shortest_edge": side}, crop_size=square, image_grid_pinpoints=config.image_grid_pinpoints
+        )
+        processor |= {"processor_class": "LlavaNextProcessor", "image_processor": images.to_dict()}
+    else:
+        processor["image_processor"] |= {"size": square, "crop_size": square}
+    processor["patch_size"] = config.vision_config.patch_size
+    (folder / "processor_config.json").write_text(json.dumps(processor, indent=2))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--family", choices=FAMILIES, default="llava", help="whose 7B model (default: %(default)s)")
     parser.add_argument("--layers", type=int, default=32, help="layers of the language model (default: %(default)s)")
     parser.add_argument("--vision-layers", type=int, default=24, help="layers of the tower (default: %(default)s)")
     args = parser.parse_args()
-    total = write_checkpoint(args.folder, llava_config(args.layers, args.vision_layers))
+    total = write_checkpoint(args.folder, FAMILIES[args.family](args.layers, args.vision_layers))
     print(f"{args.folder}: {total / 1e9:.2f} GB of random float16 weights")
 
 

@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+import re
+
 
 class IwpError(Exception):
-    """Base of every error that the command line prints as one line, with exit code 1 and no traceback."""
+    """Base of every error that the command line prints as one line, with exit code 1 and no traceback.
+
+    Args:
+        message: what was wrong, the value and the remedy, in terms of the library.
+        options: names of the parameters that the remedy is about; the command line adds its own names of them.
+    """
+
+    def __init__(self, message: str = "", *, options: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.options = options
 
 
 class SettingsError(IwpError, ValueError):
@@ -13,6 +25,10 @@ class SettingsError(IwpError, ValueError):
 
 class CheckpointError(IwpError):
     """The checkpoint cannot be read or is of a kind that is not supported."""
+
+
+class DataError(IwpError):
+    """A file of questions cannot be read, or lacks what is asked of it."""
 
 
 class OutputError(IwpError):
@@ -29,3 +45,24 @@ class RequestError(IwpError, ValueError):
 
 class BackendError(IwpError):
     """A runtime or compiler is missing, or did not do what was asked (a silent fallback, for example)."""
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether an error, or one that it came from, is a disk or a quota without room.
+
+    numpy's `tofile` reports a short write without the system's number, `shutil.copytree` has it in its text.
+    """
+    while error is not None:
+        if isinstance(error, OSError):
+            text = str(error)
+            if error.errno in (errno.ENOSPC, errno.EDQUOT) or f"[Errno {errno.ENOSPC}]" in text:
+                return True
+            if error.errno is None and re.fullmatch(r"\d+ requested and \d+ written", text):
+                return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def os_reason(error: OSError) -> str:
+    """Why the system refused, in words."""
+    return "the disk is full" if is_disk_full(error) else error.strerror or str(error)

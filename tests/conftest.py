@@ -41,8 +41,8 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Pat
     bundle = shared / "tiny-llava.bundle"
     with FileLock(shared / "tiny-llava.lock"):
         if not bundle.exists():
-            from iwp_export.export.exporter import export_bundle
+            from iwp_export import api
             from iwp_export.pruning.settings import PruningSettings
 
-            export_bundle("tiny-llava", bundle, PruningSettings(keep=0.3), dtype="float32")
+            api.export("tiny-llava", bundle, PruningSettings(keep=0.3), dtype="float32")
     return bundle

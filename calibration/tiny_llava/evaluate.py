@@ -11,11 +11,13 @@ import torch
 from PIL import Image
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
+from calibration.tiny_llava import HELDOUT
 from calibration.tiny_llava.checkpoint import NUM_LAYERS, NUM_VISUAL
-from calibration.tiny_llava.heldout import Question, load
 from calibration.tiny_llava.reader import IMAGE_START, TEXT_START, embed_prompt, run_layers
 from calibration.tiny_llava.tower import patch_features
-from calibration.tiny_llava.vocabulary import KINDS, WORDS
+from calibration.tiny_llava.vocabulary import WORDS
+from iwp_export.validate.accuracy import shares
+from iwp_export.validate.questions import Question, read_questions
 
 BATCH = 100
 PRUNING_LAYER = 4
@@ -88,10 +90,7 @@ def answers_with_kept(
 
 def accuracy(answers: Sequence[str], questions: Sequence[Question]) -> dict[str, float]:
     """Share of right answers for each kind of question and over all."""
-    right = np.array([answer == question.answer for answer, question in zip(answers, questions, strict=True)])
-    kinds = np.array([question.kind for question in questions])
-    shares = {str(kind): round(float(right[kinds == kind].mean()), 4) for kind in KINDS}
-    return {**shares, "overall": round(float(right.mean()), 4)}
+    return shares(questions, [answer == question.answer for answer, question in zip(answers, questions, strict=True)])
 
 
 def layer_curve(
@@ -120,7 +119,7 @@ def random_selection(
 
 def measure(folder: Path, device: str = "cpu") -> dict[str, object]:
     """All figures of a checkpoint on the held-out questions."""
-    questions = load()
+    questions = list(read_questions(HELDOUT))
     model, processor = load_checkpoint(folder, torch.float32)
     model.to(device)
     generated = accuracy(generated_answers(model, processor, questions, device), questions)
@@ -137,8 +136,8 @@ def measure(folder: Path, device: str = "cpu") -> dict[str, object]:
 
 
 def _chat(question: Question) -> list[dict[str, object]]:
-    image = {"type": "image", "image": Image.fromarray(question.image)}
-    return [{"role": "user", "content": [image, {"type": "text", "text": question.question}]}]
+    image = {"type": "image", "image": Image.open(question.images[0]).convert("RGB")}
+    return [{"role": "user", "content": [image, {"type": "text", "text": question.prompt}]}]
 
 
 def main() -> None:

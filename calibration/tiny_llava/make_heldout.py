@@ -4,12 +4,14 @@ import argparse
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
+from calibration.tiny_llava import HELDOUT
 from calibration.tiny_llava.batches import answer_to
-from calibration.tiny_llava.heldout import QUESTIONS_FILE, Question
 from calibration.tiny_llava.scenes import build_pools, draw_scene
 from calibration.tiny_llava.vocabulary import KINDS, question_text
 
@@ -17,8 +19,13 @@ NUM_IMAGES = 200
 _POOL_SEED, _SCENE_SEED = 1001, 1002
 
 
-def draw_questions() -> Iterator[Question]:
-    """Draws one question of each kind about each image; always the same ones."""
+def draw_questions() -> Iterator[tuple[dict[str, Any], NDArray[np.uint8]]]:
+    """Draws one question of each kind about each image; always the same ones.
+
+    Yields:
+        A line of the file: image, prompt, answer, kind, and box, (left, top, right, bottom) of the asked digit in
+        pixels or None for a count; and the image, [112, 112, 3] (uint8).
+    """
     pools = build_pools("heldout", _POOL_SEED, variants=4, backgrounds=400)
     rng = np.random.default_rng(_SCENE_SEED)
     for number in range(NUM_IMAGES):
@@ -26,33 +33,24 @@ def draw_questions() -> Iterator[Question]:
         for kind in KINDS:
             asked = int(rng.integers(len(scene.digits)))
             digit = scene.digits[asked]
-            yield Question(
-                image=scene.image,
-                image_name=f"{number:03d}.png",
-                question=question_text(kind, digit.value, digit.colour),
-                answer=answer_to(scene, kind, asked),
-                kind=kind,
-                box=None if kind == "count" else digit.box,
-            )
+            line = {
+                "image": f"{number:03d}.png",
+                "prompt": question_text(kind, digit.value, digit.colour),
+                "answer": answer_to(scene, kind, asked),
+                "kind": kind,
+                "box": None if kind == "count" else list(digit.box),
+            }
+            yield line, scene.image
 
 
 def write(folder: Path) -> None:
     """Writes the questions and their images (lossless PNG) to `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    lines = []
-    for question in draw_questions():
-        path = folder / question.image_name
-        if question.kind == KINDS[0]:
-            Image.fromarray(question.image).save(path, optimize=True)
-        entry = {
-            "image": question.image_name,
-            "kind": question.kind,
-            "question": question.question,
-            "answer": question.answer,
-            "box": question.box,
-        }
-        lines.append(json.dumps(entry))
-    (folder / QUESTIONS_FILE).write_text("[\n" + ",\n".join(lines) + "\n]\n", encoding="utf-8")
+    with (folder / HELDOUT.name).open("w", encoding="utf-8") as file:
+        for line, image in draw_questions():
+            if line["kind"] == KINDS[0]:
+                Image.fromarray(image).save(folder / line["image"], optimize=True)
+            file.write(json.dumps(line) + "\n")
 
 
 def main() -> None:

@@ -13,6 +13,9 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 Array = npt.NDArray[Any]
 
+STEP_TENSORS = ("input_ids", "feature_index", "query_index", "position_ids")
+"""The arrays of `StepInputs`, by the names of the decoder's inputs."""
+
 
 @dataclass(frozen=True)
 class StepInputs:
@@ -21,14 +24,14 @@ class StepInputs:
     Attributes:
         input_ids: int64 [1, S].
         feature_index: int64 [1, S], row in the call's image features at a visual token, -1 at text.
-        query_weights: float32 [1, S], weights of the tokens in the mean query; their sum is not zero.
+        query_index: int64 [Q], the call's tokens whose queries score the visual ones; Q is 1 at least.
         position_ids: int64 [1, S] or, with M-RoPE, [3, 1, S]: positions in the unpruned sequence.
         num_kept: tokens of this call, text and visual, that go on past the pruning layer.
     """
 
     input_ids: Ints
     feature_index: Ints
-    query_weights: Floats
+    query_index: Ints
     position_ids: Ints
     num_kept: int
 
@@ -44,6 +47,23 @@ class StepOutput:
 
     logits: Floats
     kept_index: Ints
+
+
+@dataclass(frozen=True)
+class CallLimits:
+    """What one call of `Session.step` may hold.
+
+    Attributes:
+        tokens: text and visual tokens together.
+        visual_tokens: those of all its images.
+    """
+
+    tokens: int
+    visual_tokens: int
+
+    def allow(self, visual: npt.NDArray[np.bool_]) -> bool:
+        """Whether a call fits; `visual` is true at its visual tokens."""
+        return visual.size <= self.tokens and int(visual.sum()) <= self.visual_tokens
 
 
 class Features(Protocol):
@@ -80,6 +100,10 @@ class Session(Protocol):
     @property
     def provider(self) -> str:
         """What executes the graphs, as this backend names it."""
+
+    @property
+    def call_limits(self) -> CallLimits | None:
+        """What one call may hold; None where only the model limits it."""
 
     def encode(self, inputs: Mapping[str, Array]) -> Features:
         """Run the vision graph on one image.

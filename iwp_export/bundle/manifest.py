@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import math
+import re
+import shlex
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, TypeVar, get_type_hints
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Annotated, Any
 
-from iwp_export.errors import BundleError, SettingsError
+from iwp_export.bundle.document import Document
+from iwp_export.bundle.schema import Count, FileSize, Form, Number, Rule, TokenId, above_zero, one_of
 from iwp_export.pruning.settings import PruningSettings
 
-FORMAT = "iwp-bundle"
-SCHEMA_VERSION = 1
+EXPORT_OPTIONS = ("layer", "keep", "chunk", "growth", "penalty", "query", "heads")
+"""Pruning settings that the command line takes."""
+
+
+def is_file_name(name: str) -> bool:
+    """Whether a name, with slashes, stays inside its folder on every system, and is not hidden."""
+    path = PurePosixPath(name)
+    plain = path.as_posix() == name and not path.is_absolute() and not re.search(r"[\\:]", name)
+    return plain and name != "" and not any(part.startswith(".") for part in path.parts)
+
+
+FileName = Annotated[str, Rule(is_file_name, "a name inside of the folder, with slashes and not hidden")]
 
 
 @dataclass(frozen=True)
@@ -19,16 +34,16 @@ class TensorSpec:
 
     name: str
     dtype: str
-    shape: tuple[int | str, ...]
+    shape: tuple[Count | str, ...]
 
 
 @dataclass(frozen=True)
 class GraphSpec:
     """An ONNX graph of the bundle; `file` and `weights` are names inside the bundle's folder."""
 
-    file: str
-    weights: str
-    opset: int
+    file: FileName
+    weights: FileName
+    opset: Count
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
@@ -90,17 +105,26 @@ class VisionInfo:
 class DecoderInfo:
     """The language model; layers below `pruning.layer` cache the full prompt, the others the pruned one."""
 
-    layers: int
-    hidden_size: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    vocab_size: int
-    max_positions: int
-    dtype: str
-    bos_token_id: int | None
-    eos_token_ids: tuple[int, ...]
-    pad_token_id: int | None
+    layers: Count
+    hidden_size: Count
+    heads: Count
+    kv_heads: Count
+    head_dim: Count
+    vocab_size: Count
+    max_positions: Count
+    dtype: Annotated[str, one_of("float32", "float16", "bfloat16")]
+    bos_token_id: TokenId | None
+    eos_token_ids: tuple[TokenId, ...]
+    pad_token_id: TokenId | None
+
+    def check(self) -> None:
+        """Refuse numbers that contradict each other.
+
+        Raises:
+            ValueError: they do.
+        """
+        if self.heads % self.kv_heads:
+            raise ValueError(f"{self.heads} heads cannot share {self.kv_heads} key/value heads")
 
     def cache_bytes(self, lengths: list[int]) -> int:
         """Bytes of the key/value cache when layer i holds `lengths[i]` tokens."""
@@ -109,11 +133,42 @@ class DecoderInfo:
 
 
 @dataclass(frozen=True)
+class GenerationInfo:
+    """What the checkpoint's generation_config asks of the choice of tokens.
+
+    Attributes:
+        repetition_penalty: divides the logits above 0, and multiplies those below, of tokens that were there before.
+        suppress_tokens, begin_suppress_tokens: token ids that are never chosen, and never as an answer's first.
+        min_length, min_new_tokens: no end of sequence before so many tokens, with the prompt's and without them.
+        top_k, top_p, min_p: among which tokens to draw where a request draws and does not say; None is all.
+        do_sample, temperature: for information; a request that gives no temperature takes the likeliest token.
+        ignored: settings, as `name = value`, that change transformers' tokens and are not applied.
+    """
+
+    repetition_penalty: Annotated[float, above_zero(math.inf)] = 1.0
+    suppress_tokens: tuple[TokenId, ...] = ()
+    begin_suppress_tokens: tuple[TokenId, ...] = ()
+    min_length: Number = 0
+    min_new_tokens: Number = 0
+    top_k: Count | None = None
+    top_p: Annotated[float, above_zero(1)] | None = None
+    min_p: Annotated[float, Rule(lambda value: 0 <= value <= 1, "a number from 0 to 1")] | None = None
+    do_sample: bool = False
+    temperature: Annotated[float, Rule(lambda value: value >= 0, "a number of 0 or more")] | None = None
+    ignored: tuple[str, ...] = ()
+
+    @property
+    def note(self) -> str:
+        """What is not applied, as a line; empty if nothing is."""
+        return f"generation_config asks for {', '.join(self.ignored)}, which is not applied" if self.ignored else ""
+
+
+@dataclass(frozen=True)
 class FileEntry:
     """Size and SHA-256 of one file of the bundle."""
 
-    bytes: int
-    sha256: str
+    bytes: FileSize
+    sha256: Annotated[str, Rule(re.compile("[0-9a-f]{64}").fullmatch, "64 hexadecimal digits")]
 
 
 @dataclass(frozen=True)
@@ -121,87 +176,71 @@ class Manifest:
     """Everything that a reader of the bundle may rely on; `files` covers every file but the manifest itself.
 
     `graphs` holds `decoder` and `vision`. `processor` names the folder with the tokenizer, image processor and
-    chat template. `tools` are the versions that made the bundle.
+    chat template. `generation` says how tokens are chosen where a request does not. `tools` are the versions that
+    made the bundle.
     """
 
     model: ModelInfo
-    pruning: PruningSettings
+    pruning: Annotated[PruningSettings, Form(PruningSettings.from_dict, PruningSettings.to_dict)]
     decoder: DecoderInfo
     vision: VisionInfo
     graphs: Mapping[str, GraphSpec]
-    processor: str = "processor"
+    processor: FileName = "processor"
+    generation: GenerationInfo = field(default_factory=GenerationInfo)
     tools: Mapping[str, str] = field(default_factory=dict)
-    files: Mapping[str, FileEntry] = field(default_factory=dict)
+    files: Mapping[FileName, FileEntry] = field(default_factory=dict)
 
-    def to_dict(self) -> dict[str, Any]:
-        """The manifest as JSON values, with `format` and `schema_version` first."""
-        body = asdict(self)
-        body["pruning"] = self.pruning.to_dict()
-        return {"format": FORMAT, "schema_version": SCHEMA_VERSION, **body}
-
-    @classmethod
-    def from_dict(cls, data: Any, where: str) -> Manifest:
-        """Read a manifest's JSON.
-
-        Args:
-            data: the parsed JSON.
-            where: what to call the bundle in an error.
+    def check(self) -> None:
+        """Refuse parts that contradict each other.
 
         Raises:
-            BundleError: not a bundle's manifest, written by a newer version, or damaged.
+            ValueError: they do.
         """
-        if not isinstance(data, dict) or data.get("format") != FORMAT:
-            raise BundleError(f"{where} is not an iwp-export bundle: its manifest.json has no format {FORMAT!r}")
-        version = data.get("schema_version")
-        if not isinstance(version, int) or version < 1:
-            raise BundleError(f"{where} is damaged: its manifest has schema version {version!r}; export it again")
-        if version > SCHEMA_VERSION:
-            raise BundleError(
-                f"{where} has schema version {version}, this version reads up to {SCHEMA_VERSION}: upgrade iwp-export"
-            )
+        if self.pruning.layer >= self.decoder.layers:
+            raise ValueError(f"pruning.layer is {self.pruning.layer}, the decoder has {self.decoder.layers} layers")
+        if self.vision.image_token_id < 0:
+            raise ValueError(f"vision.image_token_id is {self.vision.image_token_id}, must be 0 or more")
+        if missing := {"decoder", "vision"} - self.graphs.keys():
+            raise ValueError(f"it has no {min(missing)} graph")
+        for role, graph in self.graphs.items():
+            file, weights = PurePosixPath(graph.file), PurePosixPath(graph.weights)
+            if file.suffix != ".onnx":  # ONNX Runtime opens other suffixes as other formats
+                raise ValueError(f"graphs.{role}.file is {graph.file!r}, must end in .onnx")
+            if file.parent != weights.parent:
+                raise ValueError(f"graphs.{role}: {graph.file} and {graph.weights} are not in the same folder")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of manifest.json: `format`, `schema_version` and `digest`, then the fields."""
+        return MANIFEST_JSON.to_dict(self)
+
+
+def export_command(data: Mapping[str, Any], path: str) -> str:
+    """What to do about a manifest of an older version: the command that exports it again, as far as it tells."""
+    source = _scalar(data, "model", "source")
+    values = {name: _scalar(data, "pruning", name) for name in EXPORT_OPTIONS}
+    values |= {name: _scalar(data, "pruning", "stages", 0, name) for name in ("layer", "keep")}
+    default = vars(PruningSettings())
+    options = {name: value for name, value in values.items() if name == "keep" or value != default[name]}
+    options |= {"dtype": _scalar(data, "decoder", "dtype"), "revision": _scalar(data, "model", "revision")}
+    words = [part for name, value in options.items() if value is not None for part in (f"--{name}", str(value))]
+    command = ["iwp-export", "MODEL" if source is None else str(source), *words, "-o", path, "--force"]
+    return f"export it again: {shlex.join(command)}"
+
+
+def _scalar(data: Any, *keys: str | int) -> str | float | None:
+    """A text or a number in JSON of which nothing is known, or None."""
+    for key in keys:
         try:
-            return cls(
-                model=_build(ModelInfo, data["model"]),
-                pruning=PruningSettings.from_dict(data["pruning"]),
-                decoder=_build(
-                    DecoderInfo, {**data["decoder"], "eos_token_ids": tuple(map(int, data["decoder"]["eos_token_ids"]))}
-                ),
-                vision=_vision(data["vision"]),
-                graphs={name: _graph(graph) for name, graph in data["graphs"].items()},
-                processor=data["processor"],
-                tools=dict(data["tools"]),
-                files={name: _build(FileEntry, entry) for name, entry in data["files"].items()},
-            )
-        except (LookupError, TypeError, ValueError, AttributeError, OverflowError, SettingsError) as error:
-            raise BundleError(
-                f"{where} is damaged: its manifest lacks or misspells {error}; export it again"
-            ) from error
+            data = data[key]
+        except (LookupError, TypeError):
+            return None
+    return data if isinstance(data, str | int | float) else None
 
 
-Fields = TypeVar("Fields")
-
-
-def _build(kind: type[Fields], data: Mapping[str, Any]) -> Fields:
-    """A dataclass from JSON values, whose plain fields must have their declared types.
-
-    Raises:
-        TypeError: a field is missing, unknown or of another type.
-    """
-    for name, hint in get_type_hints(kind).items():
-        plain = hint if isinstance(hint, type) else None
-        if plain in (str, int) and type(data.get(name)) is not plain:
-            raise TypeError(f"{name} = {data.get(name)!r}")
-    return kind(**data)
-
-
-def _vision(data: dict[str, Any]) -> VisionInfo:
-    dims = {name: _build(Bounds, bounds) for name, bounds in data["dims"].items()}
-    return _build(VisionInfo, {**data, "tokens": _build(Bounds, data["tokens"]), "dims": dims})
-
-
-def _graph(data: dict[str, Any]) -> GraphSpec:
-    specs = {
-        side: tuple(_build(TensorSpec, {**t, "shape": tuple(t["shape"])}) for t in data[side])
-        for side in ("inputs", "outputs")
-    }
-    return _build(GraphSpec, {**data, **specs})
+MANIFEST_JSON = Document(
+    Manifest,
+    "iwp-bundle",
+    foreign="is not an iwp-export bundle: its manifest.json",
+    remedy="copy it or export it again",
+    command=export_command,
+)

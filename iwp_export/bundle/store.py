@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import re
-import secrets
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
-from types import TracebackType
-from typing import Any, Literal, get_args
+from pathlib import Path
 
-from iwp_export.bundle.manifest import FORMAT, FileEntry, Manifest
-from iwp_export.bundle.place import fsync_folder, lock_folder, move_into_place
-from iwp_export.errors import BundleError, OutputError
-from iwp_export.progress import progress
+from iwp_export.bundle.external_data import external_locations
+from iwp_export.bundle.manifest import MANIFEST_JSON, Manifest
+from iwp_export.bundle.schema import Flaw
+from iwp_export.bundle.staging import STAGING, Staging, move_into_place
+from iwp_export.bundle.verify import (
+    Verify,
+    check_files,
+    check_no_code,
+    foreign_entry,
+    hash_files,
+    plain_files,
+)
+from iwp_export.errors import BundleError, OutputError, os_reason
 
-Verify = Literal["quick", "full"]
+__all__ = ["Bundle", "BundleWriter", "Verify"]
 
 MANIFEST = "manifest.json"
-QUICK_HASH_LIMIT = 64 << 20
-"""Bytes up to which a quick verification hashes a file; of larger ones it checks the size."""
-READ_SIZE = 4 << 20
-STAGING = re.compile(r"\..+\.partial-\d+-[0-9a-f]+")
 
 
-class BundleWriter:
+class BundleWriter(Staging):
     """Context manager that builds a bundle in a staging folder beside its target.
 
     Write the files into `folder`, then call `commit`. Until then nothing exists at the target, and leaving the block
@@ -47,35 +43,8 @@ class BundleWriter:
     def __init__(self, path: Path | str, force: bool = False) -> None:
         self.path = Path(path)
         self._force = force
-        self._target = self.path.resolve()  # a link stays a link: what it points to is replaced
-        self._folder: Path | None = None
-        self._lock: int | None = None
+        super().__init__(self.path.resolve(), self.path)  # a link stays a link: what it points to is replaced
         self._check_target()
-
-    @property
-    def folder(self) -> Path:
-        """The staging folder."""
-        if self._folder is None:
-            raise RuntimeError("a BundleWriter has a folder only inside its with block")
-        return self._folder
-
-    def __enter__(self) -> BundleWriter:
-        try:
-            self._target.parent.mkdir(parents=True, exist_ok=True)
-            self._clear_stale()
-            self._make_folder()
-        except OSError as error:
-            raise OutputError(f"Cannot write {self.path}: {error.strerror or error}. Choose another -o") from error
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-        if self._lock is not None:
-            os.close(self._lock)
-        self._folder = self._lock = None
 
     def commit(self, manifest: Manifest) -> Manifest:
         """Hash every file, write the manifest last, and move the folder to the target in one rename.
@@ -87,29 +56,20 @@ class BundleWriter:
             The manifest as written.
 
         Raises:
-            OutputError: a file that the manifest names is missing, the target changed meanwhile, or the disk is full.
+            OutputError: `Bundle.open` would refuse the bundle, the target changed meanwhile, or the disk is full.
         """
         try:
-            names = sorted(_file_names(self.folder))
-            if links := [name for name in names if (self.folder / name).is_symlink()]:
-                raise OutputError(
-                    f"Cannot write {self.path}: {links[0]} is a link, and a bundle holds its files itself"
-                )
-            entries = _hash_files(self.folder, names, "Hashing the bundle", sync=True)
-            manifest = replace(manifest, files=entries)
-            if problem := _inconsistency(manifest):
-                raise OutputError(f"Cannot write {self.path}: {problem}")
-            text = json.dumps(manifest.to_dict(), indent=2, ensure_ascii=False)
-            with (self.folder / MANIFEST).open("w", encoding="utf-8") as file:
-                file.write(text + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            for folder in {(self.folder / name).parent for name in names} | {self.folder}:
-                fsync_folder(folder)
+            names = plain_files(self.folder)
+            manifest = replace(manifest, files=hash_files(self.folder, names, "Hashing the bundle", sync=True))
+            text = MANIFEST_JSON.to_text(manifest)
+            _check_content(self.folder, manifest)
+            self.seal(MANIFEST, text, names)
             self._check_target()
-            move_into_place(self.folder, self._target)
+            move_into_place([(self.folder, self._target)])
+        except Flaw as flaw:
+            raise OutputError(f"Cannot write {self.path}: {flaw}") from flaw
         except OSError as error:
-            raise OutputError(f"Cannot write {self.path}: {error.strerror or error}") from error
+            raise OutputError(f"Cannot write {self.path}: {os_reason(error)}") from error
         return manifest
 
     def _check_target(self) -> None:
@@ -119,29 +79,14 @@ class BundleWriter:
             return
         if not self._force:
             raise OutputError(
-                f"Cannot write {self.path}: it already exists. Remove it, choose another -o, or pass --force"
+                f"Cannot write {self.path}: it already exists. Remove it, choose another output, or replace it",
+                options=("output", "force"),
             )
         if foreign := _foreign_content(self._target):
-            raise OutputError(f"Cannot replace {self.path}: {foreign}. Remove it yourself or choose another -o")
-
-    def _make_folder(self) -> None:
-        while True:
-            name = f".{self._target.name}.partial-{os.getpid()}-{secrets.token_hex(4)}"
-            folder = self._target.with_name(name)
-            folder.mkdir()
-            self._lock = lock_folder(folder)
-            if folder.exists():  # else another export took it for a stale one before the lock was held
-                self._folder = folder
-                return
-            if self._lock is not None:
-                os.close(self._lock)
-
-    def _clear_stale(self) -> None:
-        """Remove this target's staging folders whose writers are dead: theirs are the locks that can be taken."""
-        for folder in self._target.parent.glob(f".{_glob_escape(self._target.name)}.partial-*"):
-            if STAGING.fullmatch(folder.name) and (lock := lock_folder(folder)) is not None:
-                shutil.rmtree(folder, ignore_errors=True)
-                os.close(lock)
+            raise OutputError(
+                f"Cannot replace {self.path}: {foreign}. Remove it yourself or choose another output",
+                options=("output",),
+            )
 
 
 @dataclass(frozen=True)
@@ -161,15 +106,17 @@ class Bundle:
                 hashes all of them.
 
         Raises:
-            BundleError: not a bundle, from a newer version, damaged, or with missing, extra or changed files.
+            BundleError: not a bundle, of another version, damaged, with missing, extra or changed files, with links or
+                code, or with a graph that reads other files than its weights.
         """
-        if verify not in get_args(Verify):
-            raise ValueError(f"verify must be one of {', '.join(get_args(Verify))}, got {verify!r}")
         folder = Path(path)
         try:
             manifest = _read_manifest(folder)
-            if problem := _inconsistency(manifest) or _difference(folder, manifest.files, verify):
-                raise BundleError(f"{folder} is damaged: {problem}. Copy or export it again")
+            present = [name for name in plain_files(folder) if name != MANIFEST]
+            check_files(folder, present, manifest.files, verify, "Verifying the bundle")
+            _check_content(folder, manifest)
+        except Flaw as flaw:
+            raise BundleError(f"{folder} is damaged: {flaw}. Copy or export it again") from flaw
         except OSError as error:
             raise BundleError(f"{folder} cannot be read: {error.strerror or error} ({error.filename})") from error
         return cls(folder.resolve(), manifest)
@@ -185,6 +132,19 @@ class Bundle:
             raise BundleError(f"{self.folder} has no file {name}; it has {', '.join(sorted(files))}")
         return self.folder / name
 
+    def copy_processor(self, target: Path) -> None:
+        """Copy the processor's files, without hidden ones that lie between them, to a new folder.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        prefix = f"{self.manifest.processor}/"
+        for name in self.manifest.files:
+            if name.startswith(prefix):
+                copy = target / name.removeprefix(prefix)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(self.folder / name, copy)
+
 
 def _read_manifest(folder: Path) -> Manifest:
     if STAGING.fullmatch(folder.resolve().name):
@@ -196,45 +156,27 @@ def _read_manifest(folder: Path) -> Manifest:
     file = folder / MANIFEST
     if not file.is_file():
         raise BundleError(f"{folder} is not an iwp-export bundle: it has no {MANIFEST}")
-    try:
-        data = json.loads(file.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise BundleError(f"{folder} is damaged: its {MANIFEST} is not JSON ({error}); export it again") from error
-    return Manifest.from_dict(data, str(folder))
+    return MANIFEST_JSON.read(file, str(folder))
 
 
-def _inconsistency(manifest: Manifest) -> str:
-    """What in the manifest itself is wrong, or an empty string."""
-    for name in manifest.files:
-        if not _is_safe(name):
-            return f"its manifest names a file outside of the bundle, {name!r}"
-    for role in ("decoder", "vision"):
-        if role not in manifest.graphs:
-            return f"it has no {role} graph"
+def _check_content(folder: Path, manifest: Manifest) -> None:
+    """Check what the files are: the graphs and the processor are there, nothing is code, and no graph reads elsewhere.
+
+    Raises:
+        Flaw: they are not.
+        OSError: a file cannot be read.
+    """
     for role, graph in manifest.graphs.items():
         for name in (graph.file, graph.weights):
             if name not in manifest.files:
-                return f"the {role} graph's file {name!r} is missing"
+                raise Flaw(f"the {role} graph's file {name!r} is missing")
     if not any(name.startswith(f"{manifest.processor}/") for name in manifest.files):
-        return f"the processor folder {manifest.processor!r} is missing or empty"
-    return ""
-
-
-def _difference(folder: Path, files: Mapping[str, FileEntry], verify: Verify) -> str:
-    """How the folder differs from the manifest's list, by its first difference, or an empty string."""
-    present = set(_file_names(folder)) - {MANIFEST}
-    for name, entry in files.items():
-        if name not in present:
-            return f"{name} is missing"
-        size = (folder / name).stat().st_size
-        if size != entry.bytes:
-            return f"{name} has {size:,} bytes, not {entry.bytes:,}"
-    if extra := sorted(present - files.keys()):
-        return f"{extra[0]} does not belong to it"
-    names = [name for name, entry in files.items() if verify == "full" or entry.bytes <= QUICK_HASH_LIMIT]
-    found = _hash_files(folder, names, "Verifying the bundle")
-    changed = [name for name in names if found[name].sha256 != files[name].sha256]
-    return f"the content of {changed[0]} changed (its SHA-256 differs)" if changed else ""
+        raise Flaw(f"the processor folder {manifest.processor!r} is missing or empty")
+    check_no_code(folder, manifest.files)
+    for role, graph in manifest.graphs.items():
+        weights = Path(graph.weights).name
+        if others := external_locations(folder / graph.file) - {weights}:
+            raise Flaw(f"the {role} graph reads {min(others)!r}, which is not its weights file {weights!r}")
 
 
 def _foreign_content(target: Path) -> str:
@@ -243,49 +185,8 @@ def _foreign_content(target: Path) -> str:
         return "it is a file, not a bundle"
     if not any(target.iterdir()):
         return ""
-    try:
-        data: Any = json.loads((target / MANIFEST).read_bytes())
-        if data["format"] != FORMAT:
-            raise ValueError("another format")
-        known = {MANIFEST, *data["files"]}
-    except (OSError, ValueError, RecursionError, KeyError, TypeError):
+    known = MANIFEST_JSON.listed_files(target / MANIFEST)
+    if known is None:
         return "it is a folder that is not a bundle"
-    extra = sorted(set(_file_names(target)) - known)
-    return f"it holds {extra[0]}, which is not part of the bundle" if extra else ""
-
-
-def _file_names(folder: Path) -> Iterator[str]:
-    """Names of the files below `folder`, with slashes. Hidden ones are left out: file managers and Git leave those."""
-    for file in folder.rglob("*"):
-        name = file.relative_to(folder)
-        if not file.is_dir() and not any(part.startswith(".") for part in name.parts):
-            yield name.as_posix()
-
-
-def _is_safe(name: str) -> bool:
-    path = PurePosixPath(name)
-    plain = path.as_posix() == name and not path.is_absolute() and not re.search(r"[\\:\0]", name)
-    return plain and not any(part.startswith(".") for part in path.parts) and name not in ("", MANIFEST)
-
-
-def _hash_files(folder: Path, names: list[str], title: str, sync: bool = False) -> dict[str, FileEntry]:
-    """Sizes and hashes of files; with `sync`, each is also forced to the disk."""
-    entries = {}
-    total = sum((folder / name).stat().st_size for name in names)
-    with progress(title, total, unit="bytes") as advance:
-        for name in names:
-            digest, size = hashlib.sha256(), 0
-            with (folder / name).open("rb") as file:
-                while block := file.read(READ_SIZE):
-                    digest.update(block)
-                    size += len(block)
-                    advance(len(block))
-                if sync:
-                    with suppress(PermissionError):  # some systems sync only what is open for writing
-                        os.fsync(file.fileno())
-            entries[name] = FileEntry(size, digest.hexdigest())
-    return entries
-
-
-def _glob_escape(name: str) -> str:
-    return re.sub(r"([*?[])", r"[\1]", name)
+    foreign = foreign_entry(target, {MANIFEST, *known})
+    return f"it holds {foreign}, which is not part of the bundle" if foreign else ""

@@ -5,18 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from iwp_export import api
 from iwp_export.errors import SettingsError
 from iwp_export.tables import human_bytes, pairs
 
 if TYPE_CHECKING:
-    from iwp_export.engine.build import BuildPlan, BuildSettings, Machine
-    from iwp_export.engine.files import EngineInfo
-    from iwp_export.pruning.settings import PruningSettings
+    from iwp_export.api import BuildJob
+    from iwp_export.engine.build import BuildSettings, Machine
 
 DESCRIPTION = (
     "Build TensorRT engines from a bundle, for this machine's TensorRT or, with TensorRT-RTX, for RTX cards\n"
@@ -63,48 +61,14 @@ def configure_build(parser: argparse.ArgumentParser, title: str) -> None:
 
 def execute(args: argparse.Namespace) -> None:
     """Build, or with `--dry-run` say what a build would make."""
-    from iwp_export.engine.build import build_engine, plan_build
-
-    settings = build_settings(args)
     output = args.output or Path(f"{args.bundle.resolve().name.removesuffix('.bundle')}.plan")
-    plan = plan_build(args.bundle, settings)
+    job = api.plan_build(args.bundle, output, build_settings(args), force=args.force or args.dry_run)
     if args.dry_run:
-        print(json.dumps(plan.to_dict(), indent=2) if args.json else describe(plan))
+        print(json.dumps(summarise(job), indent=2) if args.json else describe(job))
         return
-    announce(plan.machine)
-    info = build_engine(args.bundle, output, settings, force=args.force)
-    print(json.dumps(result(output, info)) if args.json else f"wrote {output}")
-
-
-def export_engine(args: argparse.Namespace, pruning: PruningSettings, output: Path, options: str) -> EngineInfo:
-    """Export a checkpoint to a bundle that is kept no longer than it takes to build an engine from it.
-
-    Whether an engine can be built here, and whether the model fits, is checked before the export.
-
-    Args:
-        args: the arguments of the export and of `configure_build`.
-        pruning: where and how to prune.
-        output: NAME.plan.
-        options: arguments of `iwp-export` that repeat this export.
-    """
-    from iwp_export.engine.build import build_engine, choose_machine, choose_profiles
-    from iwp_export.engine.memory import require_memory
-    from iwp_export.engine.writer import EngineWriter
-    from iwp_export.export.exporter import export_bundle
-    from iwp_export.export.plan import plan_export
-
-    settings = build_settings(args)
-    EngineWriter(output, args.force)
-    machine = choose_machine(settings)
-    plan = plan_export(args.model, pruning, dtype=args.dtype, revision=args.revision)
-    settings.limits(plan.decoder, plan.vision)
-    if settings.check_memory:
-        require_memory("engine", plan.weight_bytes, choose_profiles(machine, settings))
-    announce(machine)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as folder:
-        bundle = export_bundle(args.model, Path(folder) / "bundle", pruning, dtype=args.dtype, revision=args.revision)
-        return build_engine(bundle, output, settings, force=args.force, source=options)
+    announce(job.plan.machine)
+    path = job.run()
+    print(json.dumps({"engine": str(path)}) if args.json else f"wrote {path}")
 
 
 def build_settings(args: argparse.Namespace) -> BuildSettings:
@@ -117,7 +81,7 @@ def build_settings(args: argparse.Namespace) -> BuildSettings:
 
     sms = None if args.sm is None else [part.strip() for part in args.sm.split(",") if part.strip()]
     if sms == []:
-        raise SettingsError("--sm must name at least one architecture, such as 89")
+        raise SettingsError("name at least one architecture, such as 89", options=("sms",))
     return BuildSettings(
         target=args.target,
         sms=sms,
@@ -137,25 +101,24 @@ def announce(machine: Machine) -> None:
     print(f"the engine will load on {machine.loads_on}, and on nothing else", file=sys.stderr)
 
 
-def describe(plan: BuildPlan) -> str:
-    """A plan as text for people."""
-    manifest = plan.bundle.manifest
+def describe(job: BuildJob) -> str:
+    """A build's plan as text for people."""
+    manifest, plan = job.bundle.manifest, job.plan
     visual = manifest.vision.tokens.typical
-    rows: list[tuple[str, Any]] = [
-        ("model", f"{manifest.model.name} ({manifest.decoder.layers} layers, {manifest.decoder.dtype})"),
-        ("loads on", plan.machine.loads_on),
-        ("context", plan.limits),
-        (
-            "tuned for",
-            f"keep {plan.keep:.2f}: {manifest.pruning.num_keep(visual, plan.keep)} of {visual} visual tokens",
-        ),
-        ("profiles", plan.profiles),
-        ("weights", human_bytes(plan.weight_bytes)),
-        ("memory", f"about {human_bytes(plan.memory_bytes)} to build"),
-    ]
-    return pairs(rows)
+    kept = manifest.pruning.num_keep(visual, plan.keep)
+    return pairs(
+        [
+            ("model", f"{manifest.model.name} ({manifest.decoder.layers} layers, {manifest.decoder.dtype})"),
+            ("loads on", plan.machine.loads_on),
+            ("context", plan.limits),
+            ("tuned for", f"keep {plan.keep:.2f}: {kept} of {visual} visual tokens"),
+            ("profiles", plan.profiles),
+            ("weights", human_bytes(plan.weight_bytes)),
+            ("memory", f"about {human_bytes(plan.memory_bytes)} to build"),
+        ]
+    )
 
 
-def result(output: Path, info: EngineInfo) -> dict[str, Any]:
-    """What was written, as JSON values."""
-    return {"engine": str(output), "fingerprint": asdict(info.fingerprint), "limits": asdict(info.limits)}
+def summarise(job: BuildJob) -> dict[str, Any]:
+    """A build's plan as JSON values."""
+    return {"bundle": str(job.bundle.folder), **job.plan.to_dict()}

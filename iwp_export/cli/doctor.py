@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from iwp_export.backends.ort.providers import INSTALL, PROVIDERS
-from iwp_export.device.machine import describe_machine, find_gpus
-from iwp_export.device.packages import Imported, import_all
+from iwp_export.backends.ort.providers import PROVIDERS, how_to_install
+from iwp_export.device.gpu import find_gpu
+from iwp_export.device.machine import describe_machine, find_gpus, is_jetson
+from iwp_export.device.packages import NO_ARRAYS, Imported, import_all
 from iwp_export.device.toolchain import explain_nvcc, find_host_compiler
 from iwp_export.engine.kernels import LIBRARY_VARIABLE, PLUGIN_VARIABLE
 from iwp_export.tables import human_bytes, table
@@ -40,15 +41,21 @@ EXPORT = {
     "onnxscript": "onnxscript",
     "safetensors": "safetensors",
 }
+BUILD = {"onnx": "onnx", "onnx_ir": "onnx-ir"}
 ORT = {"onnxruntime": "onnxruntime"}
 ENGINES = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx"}
 """Modules and the distributions they come from."""
-EXTRAS = {"": CORE, "[export]": EXPORT, "[ort]": ORT}
-"""Extras of this package that bring them."""
+EXTRAS = {"": CORE, "[build]": BUILD, "[export]": EXPORT, "[ort]": ORT}
+"""Extras of this package that bring them; the smallest comes first."""
 
 JETPACK = "sudo apt install nvidia-jetpack"
 """On a Jetson, CUDA and TensorRT come from the vendor's metapackage and not from PyPI."""
+JETPACK_PYTHON = f"{JETPACK}, and a virtual environment made with --system-site-packages"
 NVCC = "pip install 'iwp-export[kernels]'"
+OLDEST_PACKAGED_NVCC = 13
+"""The first CUDA whose nvcc is on PyPI; an older driver does not run what it makes."""
+RTX_MACHINES = ("x86_64", "amd64")
+"""Processors for which PyPI has TensorRT-RTX."""
 
 
 @dataclass(frozen=True)
@@ -74,17 +81,19 @@ def execute(args: argparse.Namespace) -> None:
 def examine() -> dict[str, Any]:
     """The report as JSON values: `machine`, `gpus`, `nvcc`, `packages`, `can` by task, and others."""
     machine = describe_machine()
-    on_jetson = "jetson" in (machine["board"] or "").lower()
+    on_jetson = is_jetson(machine)
     imported = import_all({**CORE, **EXPORT, **ORT, **ENGINES})
-    lacks = {module: _package_lack(module, found, on_jetson) for module, found in imported.items()}
+    lacks = {module: _package_lack(module, found, machine) for module, found in imported.items()}
     gpus, no_gpu = find_gpus()
     if on_jetson and not gpus:  # a Jetson's GPU is on the board, and older JetPacks have no nvidia-smi
         gpus, no_gpu = [{"name": machine["board"]}], None
     gpu_lack = Lack("GPU", no_gpu) if no_gpu else None
-    nvcc, no_nvcc = explain_nvcc()
+    gpu = find_gpu()
+    cuda = gpu.cuda if gpu else None
+    nvcc, no_nvcc = explain_nvcc(cuda)
     _, no_compiler = find_host_compiler()
     compile_lacks = [
-        Lack("nvcc", no_nvcc, JETPACK if on_jetson else NVCC) if no_nvcc else None,
+        Lack("nvcc", no_nvcc, JETPACK if on_jetson else _nvcc_package(cuda)) if no_nvcc else None,
         Lack("C++ compiler", no_compiler, "sudo apt install g++") if no_compiler else None,
     ]
     return {
@@ -134,12 +143,16 @@ def _tasks(
     return {task: [need for need in needs if need is not None] for task, needs in tasks.items()}
 
 
-def _package_lack(module: str, found: Imported, on_jetson: bool) -> Lack | None:
+def _package_lack(module: str, found: Imported, machine: Mapping[str, Any]) -> Lack | None:
     if found.problem is None:
         return None
     name = next(group[module] for group in (*EXTRAS.values(), ENGINES) if module in group)
+    if found.problem == NO_ARRAYS:
+        return Lack(name, f"{found.version}: {found.problem}", "pip install 'numpy<2'")
+    if module == "tensorrt_rtx" and machine["architecture"].lower() not in RTX_MACHINES:
+        return Lack(name, f"{found.problem}: there is no package for {machine['architecture']}")
     if module == "tensorrt":
-        install = JETPACK if on_jetson else "pip install tensorrt"
+        install = JETPACK_PYTHON if is_jetson(machine) else "pip install tensorrt"
     elif found.problem != "not installed":
         install = f"pip install --force-reinstall {name}"
     else:
@@ -152,7 +165,13 @@ def _provider_lack(provider: str, imported: Mapping[str, Imported]) -> Lack | No
     ort = imported["onnxruntime"]
     if ort.problem is not None or PROVIDERS[provider] in ort.providers:
         return None  # a missing ONNX Runtime is said once, as a package
-    return Lack(PROVIDERS[provider], "this ONNX Runtime was built without it", INSTALL[provider])
+    return Lack(PROVIDERS[provider], "this ONNX Runtime was built without it", how_to_install(provider))
+
+
+def _nvcc_package(cuda: int | None) -> str:
+    if cuda is None or cuda >= OLDEST_PACKAGED_NVCC:
+        return NVCC
+    return f"install NVIDIA's CUDA toolkit {cuda}, which the driver runs, or update the driver"
 
 
 def describe(report: Mapping[str, Any]) -> str:

@@ -9,7 +9,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from iwp_export.cli.build import configure_build, export_engine, result
+from iwp_export import api
+from iwp_export.cli.build import announce, build_settings, configure_build
 from iwp_export.errors import BackendError
 from iwp_export.models import ALIASES
 from iwp_export.pruning.settings import Heads, PruningSettings, Query
@@ -75,26 +76,27 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> None:
     """Export, or with `--dry-run` say what an export would write."""
-    settings = PruningSettings(**{name: getattr(args, name) for name in SETTINGS})
-    output = args.output or Path(f"{default_name(args.model)}.bundle")
     try:
-        from iwp_export.export.exporter import export_bundle
-        from iwp_export.export.plan import plan_export
+        _execute(args)
     except ModuleNotFoundError as error:
         if str(error.name).startswith("iwp_export"):
             raise
         raise BackendError(f"exporting needs {error.name}; to get it: pip install 'iwp-export[export]'") from error
 
+
+def _execute(args: argparse.Namespace) -> None:
+    pruning = PruningSettings(**{name: getattr(args, name) for name in SETTINGS})
+    output = args.output or Path(f"{default_name(args.model)}.bundle")
+    choices = {"dtype": args.dtype, "revision": args.revision, "engine": build_settings(args)}
+    job = api.plan_export(args.model, output, pruning, force=args.force or args.dry_run, **choices)
     if args.dry_run:
-        plan = plan_export(args.model, settings, dtype=args.dtype, revision=args.revision)
-        print(json.dumps(summarise(plan), indent=2) if args.json else describe(plan))
+        print(json.dumps(summarise(job.plan), indent=2) if args.json else describe(job.plan))
         return
-    if output.suffix == ".plan":
-        info = export_engine(args, settings, output, repeat(args))
-        print(json.dumps(result(output, info)) if args.json else f"wrote {output}")
-        return
-    path = export_bundle(args.model, output, settings, dtype=args.dtype, force=args.force, revision=args.revision)
-    print(json.dumps({"bundle": str(path)}) if args.json else f"wrote {path}")
+    if job.engine is not None:
+        announce(job.engine.machine)
+    path = job.run(repeat(args))
+    kind = "bundle" if job.engine is None else "engine"
+    print(json.dumps({kind: str(path)}) if args.json else f"wrote {path}")
 
 
 def repeat(args: argparse.Namespace) -> str:

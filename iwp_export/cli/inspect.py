@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from iwp_export.bundle.manifest import FileEntry, GraphSpec, Manifest, TensorSpec
+from iwp_export.bundle.manifest import FileEntry, GenerationInfo, GraphSpec, Manifest, TensorSpec
 from iwp_export.bundle.store import Bundle, Verify
 from iwp_export.engine.files import SUFFIX, EngineInfo, read_engine
 from iwp_export.engine.flavour import TITLES
@@ -98,7 +98,21 @@ def _model(manifest: Manifest) -> list[tuple[str, object]]:
         ("positions", f"{decoder.max_positions}, vocabulary {decoder.vocab_size}"),
         ("image", f"{vision.tokens} visual tokens"),
         ("made by", ", ".join(f"{name} {version}" for name, version in manifest.tools.items())),
+        *_generation(manifest.generation),
     ]
+
+
+def _generation(wishes: GenerationInfo) -> list[tuple[str, object]]:
+    """What the checkpoint asks of the choice of tokens, where it does."""
+    obeyed = ("repetition_penalty", "suppress_tokens", "begin_suppress_tokens", "min_length", "min_new_tokens")
+    drawing = ("temperature", "top_k", "top_p", "min_p")
+    default = GenerationInfo()
+    lists = [
+        [f"{name} {getattr(wishes, name)}" for name in names if getattr(wishes, name) != getattr(default, name)]
+        for names in (obeyed, drawing)
+    ]
+    texts = [", ".join(lists[0]), f"when drawing: {', '.join(lists[1])}" if lists[1] else "", wishes.note]
+    return [("generation", "; ".join(filter(None, texts)))] if any(texts) else []
 
 
 def _files(files: Mapping[str, FileEntry]) -> str:

@@ -119,8 +119,14 @@ def _silence() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
+FLAGS = {"sms": "--sm", "output": "-o", "check_memory": "--skip-memory-check", "plugin_library": "--plugin"}
+"""Options whose names are not those of the library's parameters."""
+
+
 def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
+    if options := getattr(error, "options", ()):
+        text += f" ({', '.join(FLAGS.get(name, '--' + name.replace('_', '-')) for name in options)})"
     if isinstance(error, ImportError):
         return f"a package cannot be imported ({text}); iwp-export doctor shows what to install"
     return text

@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,11 @@ def describe_machine() -> dict[str, Any]:
         "memory_available_bytes": available,
         "disk_free_bytes": shutil.disk_usage(Path.cwd()).free,
     }
+
+
+def is_jetson(machine: Mapping[str, Any]) -> bool:
+    """Whether a description of a machine is that of a Jetson, whose CUDA and TensorRT come with JetPack."""
+    return "jetson" in (machine["board"] or "").lower()
 
 
 def find_gpus() -> tuple[list[dict[str, str]], str | None]:

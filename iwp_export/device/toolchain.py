@@ -1,4 +1,4 @@
-"""Compilers on this machine: nvcc and the C++ compiler that it calls."""
+"""Compilers on this machine: nvcc, of which there may be several, and the C++ compiler that it calls."""
 
 from __future__ import annotations
 
@@ -10,36 +10,53 @@ import subprocess
 import sys
 from pathlib import Path
 
-CUDA_FOLDERS = ("/usr/local/cuda/bin", "/opt/cuda/bin")
+CUDA_FOLDERS = ("/usr/local/cuda/bin", "/usr/local/cuda-*/bin", "/opt/cuda/bin")
+"""Where installers put toolkits, one or side by side."""
 CUDA_VARIABLES = ("CUDA_HOME", "CUDA_PATH")
 
 
-def find_nvcc() -> Path | None:
-    """The CUDA compiler: CUDACXX, on PATH, in CUDA_HOME, where installers put it, or from NVIDIA's Python packages."""
-    named = os.environ.get("CUDACXX")
-    homes = [str(Path(home) / "bin") for name in CUDA_VARIABLES if (home := os.environ.get(name))]
-    folders = os.pathsep.join([*homes, *CUDA_FOLDERS, *_packaged_toolkits()])
-    found = shutil.which(named) if named else shutil.which("nvcc") or shutil.which("nvcc", path=folders)
-    return Path(found) if found else None
+def find_nvcc(cuda: int | None = None) -> Path | None:
+    """The CUDA compiler: the one that CUDACXX names, else the newest that there is.
+
+    Args:
+        cuda: the major version of CUDA that the GPU's driver runs. Newer compilers are passed over, since that driver
+            would not run what they make; if all are newer, one is given all the same.
+
+    They are looked for on PATH, in CUDA_HOME, where installers put them, and among NVIDIA's Python packages.
+    """
+    if named := os.environ.get("CUDACXX"):
+        found = shutil.which(named)
+        return Path(found) if found else None
+    paths = _installed()
+    if len(paths) < 2:
+        return paths[0] if paths else None
+    versions = {path: _number(nvcc_version(path)) for path in paths}
+    fitting = [path for path in paths if cuda is None or versions[path][0] <= cuda]
+    return max(fitting or paths, key=versions.__getitem__)  # of equal ones the first
 
 
 def nvcc_version(nvcc: Path) -> str | None:
     """The compiler's version of CUDA, such as `12.6`; None if it does not tell."""
-    try:
-        done = subprocess.run([str(nvcc), "--version"], capture_output=True, text=True, errors="replace", check=False)
-    except OSError:
-        return None
-    found = re.search(r"release (\d+\.\d+)", done.stdout)
+    found = re.search(r"release (\d+\.\d+)", _output(nvcc, "--version"))
     return found[1] if found else None
 
 
-def explain_nvcc() -> tuple[str | None, str | None]:
-    """The CUDA compiler's version, and why there is none."""
-    path = find_nvcc()
+def nvcc_architectures(nvcc: Path) -> frozenset[str]:
+    """Architectures that the compiler makes code for, such as `87`; none if it does not tell."""
+    return frozenset(re.findall(r"\bsm_(\d+)\b", _output(nvcc, "--list-gpu-code")))
+
+
+def explain_nvcc(cuda: int | None = None) -> tuple[str | None, str | None]:
+    """The CUDA compiler's version, and why there is none that serves; `cuda` as in `find_nvcc`."""
+    path = find_nvcc(cuda)
     if path is None:
         return None, f"not on PATH, nor in CUDA_HOME, {', '.join(CUDA_FOLDERS)} or a Python package"
     version = nvcc_version(path)
-    return version, None if version else f"{path} does not tell its version"
+    if version is None:
+        return None, f"{path} does not tell its version"
+    if cuda is not None and _number(version)[0] > cuda:
+        return version, f"{path} is of CUDA {version}, the driver runs CUDA {cuda} at most"
+    return version, None
 
 
 def find_host_compiler() -> tuple[str | None, str | None]:
@@ -49,8 +66,35 @@ def find_host_compiler() -> tuple[str | None, str | None]:
     return (path, None) if path else (None, f"{name} is not on PATH")
 
 
+def _installed() -> list[Path]:
+    """All compilers, each once."""
+    homes = [str(Path(home) / "bin") for name in CUDA_VARIABLES if (home := os.environ.get(name))]
+    installers = [
+        folder for pattern in CUDA_FOLDERS for folder in sorted(map(str, Path("/").glob(pattern.lstrip("/"))))
+    ]
+    folders = [*os.get_exec_path(), *homes, *installers, *_packaged_toolkits()]
+    found: dict[Path, Path] = {}
+    for folder in folders:
+        if path := shutil.which("nvcc", path=folder):
+            found.setdefault(Path(path).resolve(), Path(path))
+    return list(found.values())
+
+
 def _packaged_toolkits() -> list[str]:
     """Folders of the compiler that NVIDIA's Python packages bring (nvidia-cuda-nvcc 13 and later)."""
     spec = importlib.util.find_spec("nvidia")
     roots = spec.submodule_search_locations if spec is not None else None
     return [str(folder) for root in roots or () for folder in sorted(Path(root).glob("cu*/bin"), reverse=True)]
+
+
+def _output(nvcc: Path, option: str) -> str:
+    try:
+        done = subprocess.run([str(nvcc), option], capture_output=True, text=True, errors="replace", check=False)
+    except OSError:
+        return ""
+    return done.stdout
+
+
+def _number(version: str | None) -> tuple[int, ...]:
+    """A version to compare; one that is not told is older than any."""
+    return tuple(map(int, version.split("."))) if version else (0, 0)

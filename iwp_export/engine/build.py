@@ -18,12 +18,15 @@ from iwp_export.engine.kernel_library import check_kernels, find_kernels
 from iwp_export.engine.kernels import KernelLibrary, NoKernels
 from iwp_export.engine.memory import estimate_build_bytes, require_memory
 from iwp_export.engine.network import EngineBuilder, check_architectures
-from iwp_export.engine.profiles import EngineLimits, choose_limits, profiles_for, vision_profile
+from iwp_export.engine.profiles import EngineLimits, choose_limits, profiles_for
 from iwp_export.engine.target import FlavourName, Target, target_for
 from iwp_export.engine.writer import EngineWriter
-from iwp_export.errors import BackendError, OutputError, SettingsError
+from iwp_export.errors import BackendError, OutputError, SettingsError, os_reason
 from iwp_export.pruning.onnx_function import VERSION
 from iwp_export.pruning.settings import check_keep
+
+GRAPH_TITLES = {"decoder": "language model", "vision": "vision tower"}
+"""What messages call a bundle's graphs."""
 
 DEFAULT_RTX_SMS = ("86", "89", "120")
 """RTX 30, 40 and 50 desktop cards."""
@@ -91,10 +94,10 @@ class Machine:
 
 @dataclass(frozen=True)
 class BuildPlan:
-    """What a build would make."""
+    """What a build would make; the same for a bundle that is there and for one that will be exported first."""
 
-    bundle: Bundle
     machine: Machine
+    settings: BuildSettings
     limits: EngineLimits
     profiles: int
     keep: float
@@ -105,10 +108,18 @@ class BuildPlan:
         """Estimate of the host memory that the build takes."""
         return estimate_build_bytes(self.weight_bytes, self.profiles)
 
+    def require_memory(self) -> None:
+        """Refuse a build that would not fit, unless the settings say not to check.
+
+        Raises:
+            BuildMemoryError: the estimate exceeds what is available.
+        """
+        if self.settings.check_memory:
+            require_memory("engine", self.weight_bytes, self.profiles)
+
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
         return {
-            "bundle": str(self.bundle.folder),
             "target": self.machine.flavour.name,
             "version": self.machine.flavour.version,
             "sms": list(self.machine.sms),
@@ -156,31 +167,46 @@ def choose_machine(settings: BuildSettings) -> Machine:
         check_architectures(flavour, sms)
         if settings.timing_cache is not None:
             raise BackendError(
-                f"--timing-cache is for --target tensorrt: {flavour.title} measures no kernels while it builds; "
-                "it compiles them where the engine runs, and iwp-export keeps them there"
+                f"a timing cache is for target tensorrt: {flavour.title} measures no kernels while it builds; "
+                "it compiles them where the engine runs, and iwp-export keeps them there",
+                options=("timing_cache", "target"),
             )
     if gpu is not None and settings.plugin_library is None:
         check_kernels(gpu)
     return Machine(flavour, target, sms, gpu)
 
 
-def plan_build(bundle: Path | str, settings: BuildSettings | None = None) -> BuildPlan:
-    """Check everything that can be checked before a build; nothing is written.
+def plan_build(
+    machine: Machine,
+    settings: BuildSettings,
+    decoder: DecoderInfo,
+    vision: VisionInfo,
+    keep: float,
+    weight_bytes: int,
+) -> BuildPlan:
+    """What a build would make; nothing is written.
+
+    Args:
+        machine: from `choose_machine` with the same settings.
+        settings: what to build for.
+        decoder, vision: of a bundle's manifest, or of the plan of an export.
+        keep: the exported keep ratio.
+        weight_bytes: of the largest graph.
 
     Raises:
-        BundleError: the bundle is damaged.
         SettingsError: limits contradict each other or the model.
-        BackendError: see `choose_machine`.
     """
-    settings = settings or BuildSettings()
-    machine = choose_machine(settings)
-    opened = Bundle.open(bundle)
-    manifest = opened.manifest
-    limits = settings.limits(manifest.decoder, manifest.vision)
-    keep = manifest.pruning.keep if settings.keep is None else settings.keep
+    limits = settings.limits(decoder, vision)
+    keep = keep if settings.keep is None else settings.keep
     check_keep(keep)
-    weight_bytes = max(opened.path(graph.weights).stat().st_size for graph in manifest.graphs.values())
-    return BuildPlan(opened, machine, limits, choose_profiles(machine, settings), keep, weight_bytes)
+    return BuildPlan(machine, settings, limits, choose_profiles(machine, settings), keep, weight_bytes)
+
+
+def plan_for_bundle(bundle: Bundle, machine: Machine, settings: BuildSettings) -> BuildPlan:
+    """The plan of a bundle that is there; see `plan_build`."""
+    manifest = bundle.manifest
+    weight_bytes = max(bundle.path(graph.weights).stat().st_size for graph in manifest.graphs.values())
+    return plan_build(machine, settings, manifest.decoder, manifest.vision, manifest.pruning.keep, weight_bytes)
 
 
 def choose_profiles(machine: Machine, settings: BuildSettings) -> int:
@@ -193,70 +219,56 @@ def choose_profiles(machine: Machine, settings: BuildSettings) -> int:
     if count is None:
         return 1 if machine.flavour.name == "rtx" else 2
     if count not in (1, 2):
-        raise SettingsError(f"--profiles must be 1 or 2, got {count}")
+        raise SettingsError(f"profiles must be 1 or 2, got {count}", options=("profiles",))
     return count
 
 
 def build_engine(
-    bundle: Path | str,
-    output: Path | str,
-    settings: BuildSettings | None = None,
-    *,
-    force: bool = False,
-    source: str | None = None,
+    bundle: Bundle, plan: BuildPlan, output: Path | str, *, force: bool = False, source: str | None = None
 ) -> EngineInfo:
-    """Build the engines of a bundle: NAME.plan, NAME.vision.plan, NAME.processor and NAME.json.
+    """Build the engines of a bundle: NAME.plan, one NAME.ROLE.plan for each other graph, NAME.processor and NAME.json.
 
     Args:
-        bundle: the bundle's folder.
+        bundle: the bundle.
+        plan: from `plan_for_bundle`, or `plan_build` with what this bundle was exported from.
         output: NAME.plan; all files appear, or none.
-        settings: what to build for.
         force: replace an engine that is there already.
         source: arguments of `iwp-export` that name what the engine was made from; `build BUNDLE` if left out.
 
     Raises:
         OutputError: the output exists or cannot be written.
-        BundleError, SettingsError, BackendError: see `plan_build`, and `EngineBuilder.build`.
+        BackendError: see `EngineBuilder.build`.
+        BuildMemoryError: the build does not fit into memory.
     """
-    settings = settings or BuildSettings()
     writer = EngineWriter(output, force)  # refuses an existing output before any work
-    plan = plan_build(bundle, settings)
-    if settings.check_memory:
-        require_memory("engine", plan.weight_bytes, plan.profiles)
+    settings, manifest = plan.settings, bundle.manifest
+    plan.require_memory()
     flavour, sms = plan.machine.flavour, plan.machine.sms
     ahead = sms if flavour.name == "rtx" else ()
     builder = EngineBuilder(
         flavour, ahead, _kernels(plan.machine, settings), settings.plugin_library, settings.timing_cache
     )
-    manifest = plan.bundle.manifest
-    profiles = {
-        "decoder": profiles_for(manifest, plan.limits, plan.keep, plan.profiles),
-        "vision": (vision_profile(manifest),),
-    }
-    titles = {"decoder": "language model", "vision": "vision tower"}
     with writer:
         try:
-            for role, title in titles.items():
-                path: Path = getattr(writer.paths, role)
-                _build_graph(builder, plan, role, profiles[role], title, writer.staged(path))
-            shutil.copytree(plan.bundle.path(manifest.processor), writer.staged(writer.paths.processor))
+            for role in manifest.graphs:
+                _build_graph(builder, bundle, plan, role, writer.staged(writer.paths.graph(role)))
+            bundle.copy_processor(writer.staged(writer.paths.processor))
         except OSError as error:  # a full disk, mostly
-            raise OutputError(f"Cannot write {output}: {error.strerror or error}") from error
+            raise OutputError(f"Cannot write {output}: {os_reason(error)}") from error
         fingerprint = Fingerprint(flavour.name, flavour.version, sms, str(VERSION))
-        made_from = source or f"build {shlex.quote(str(bundle))}"
+        made_from = source or f"build {shlex.quote(str(bundle.folder))}"
         return writer.commit(EngineInfo(fingerprint, plan.limits, plan.profiles, plan.keep, made_from, manifest, {}))
 
 
-def _build_graph(builder: Any, plan: BuildPlan, role: str, profiles: Any, title: str, output: Path) -> None:
+def _build_graph(builder: Any, bundle: Bundle, plan: BuildPlan, role: str, output: Path) -> None:
     from iwp_export.engine.lowering.lower import write_lowered
 
-    spec = plan.bundle.manifest.graphs[role]
+    spec = bundle.manifest.graphs[role]
     folder = output.with_name(f"{role}.lowered")
     folder.mkdir()
-    graph, plugins = write_lowered(
-        plan.bundle.path(spec.file), plan.bundle.path(spec.weights), folder, plan.machine.target
-    )
-    engine = builder.build(graph, plugins, profiles, title)
+    graph, plugins = write_lowered(bundle.path(spec.file), bundle.path(spec.weights), folder, plan.machine.target)
+    profiles = profiles_for(bundle.manifest, role, plan.limits, plan.keep, plan.profiles)
+    engine = builder.build(graph, plugins, profiles, GRAPH_TITLES.get(role, role))
     output.write_bytes(memoryview(engine))
     shutil.rmtree(folder)
 
@@ -273,12 +285,18 @@ def _architectures(name: FlavourName, wanted: Sequence[str] | None, gpu: Gpu | N
         if gpu is None:
             raise BackendError(
                 f"{TITLES[name]} builds on the machine that runs the engine, and this one has no NVIDIA GPU: "
-                "run `iwp-export build` on the target, or use --target rtx for RTX cards"
+                "run `iwp-export build` on the target, or choose target rtx for RTX cards",
+                options=("target",),
             )
         if wanted:
-            raise BackendError(f"--sm is for --target rtx: a {TITLES[name]} engine is for this machine's SM {gpu.sm}")
+            raise BackendError(
+                f"architectures are chosen for target rtx: a {TITLES[name]} engine is for this machine's SM {gpu.sm}",
+                options=("sms", "target"),
+            )
         return (gpu.sm,)
     sms = tuple(dict.fromkeys(wanted or DEFAULT_RTX_SMS))
     if unknown := [sm for sm in sms if not sm.isdigit()]:
-        raise BackendError(f"--sm takes numbers such as {','.join(DEFAULT_RTX_SMS)}, got {unknown[0]!r}")
+        raise BackendError(
+            f"architectures are numbers such as {','.join(DEFAULT_RTX_SMS)}, got {unknown[0]!r}", options=("sms",)
+        )
     return sms

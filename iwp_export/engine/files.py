@@ -1,29 +1,36 @@
-"""A built engine on disk: NAME.plan, NAME.vision.plan, NAME.processor and last, NAME.json that vouches for them."""
+"""A built engine on disk: NAME.plan, NAME.vision.plan, NAME.processor, and NAME.json, which describes them."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shlex
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from iwp_export.bundle.manifest import FileEntry, Manifest
-from iwp_export.bundle.store import QUICK_HASH_LIMIT, READ_SIZE, Verify
+from iwp_export.bundle.document import Document
+from iwp_export.bundle.manifest import FileEntry, FileName, Manifest
+from iwp_export.bundle.schema import Count, Flaw, Rule, between, from_json
+from iwp_export.bundle.verify import Verify, check_files, check_no_code, plain_files
 from iwp_export.device.gpu import Gpu
-from iwp_export.engine.flavour import MODULES, TITLES, Flavour
+from iwp_export.engine.flavour import TITLES, Flavour
 from iwp_export.engine.profiles import EngineLimits
 from iwp_export.engine.target import FlavourName
 from iwp_export.errors import BackendError, BundleError, OutputError
 
-FORMAT = "iwp-plan"
-SCHEMA_VERSION = 1
 SUFFIX = ".plan"
+ROLES = ("decoder", "vision")
+"""The graphs of a bundle, each with a file of its own in an engine."""
 
 RTX_SMS = ("75", "80", "86", "89", "120", "121")
 """Architectures that TensorRT-RTX 1.7 compiles for; a message for another one names the other way."""
+
+
+def _is_command_line(text: str) -> bool:
+    try:
+        return shlex.split(text) != []
+    except ValueError:
+        return False
 
 
 @dataclass(frozen=True)
@@ -38,7 +45,7 @@ class Fingerprint:
 
     flavour: FlavourName
     version: str
-    sms: tuple[str, ...]
+    sms: tuple[Annotated[str, Rule(str.isdecimal, "digits")], ...]
     plugin_version: str
 
 
@@ -58,54 +65,25 @@ class EngineInfo:
 
     fingerprint: Fingerprint
     limits: EngineLimits
-    profiles: int
-    keep: float
-    source: str
+    profiles: Annotated[int, between(1, 2)]
+    keep: Annotated[float, Rule(lambda keep: 0 < keep <= 1, "a number above 0 and at most 1")]
+    source: Annotated[str, Rule(_is_command_line, "words as a shell splits them")]
     manifest: Manifest
-    files: Mapping[str, FileEntry]
+    files: Mapping[FileName, FileEntry]
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values, with `format` and `schema_version` first."""
-        body = {
-            "fingerprint": asdict(self.fingerprint),
-            "limits": asdict(self.limits),
-            "profiles": self.profiles,
-            "keep": self.keep,
-            "source": self.source,
-            "files": {name: asdict(entry) for name, entry in self.files.items()},
-            "manifest": self.manifest.to_dict(),
-        }
-        return {"format": FORMAT, "schema_version": SCHEMA_VERSION, **body}
-
-    @classmethod
-    def from_dict(cls, data: Any, where: str) -> EngineInfo:
-        """Inverse of `to_dict`.
+    def check(self) -> None:
+        """Refuse limits that hold nothing.
 
         Raises:
-            BundleError: the JSON is something else, newer, or damaged.
+            ValueError: they do.
         """
-        if not isinstance(data, dict) or data.get("format") != FORMAT:
-            raise BundleError(f"{where} does not describe an engine: it has no format {FORMAT!r}")
-        version = data.get("schema_version")
-        if not isinstance(version, int) or version > SCHEMA_VERSION:
-            raise BundleError(
-                f"{where} has schema version {version}, this version reads {SCHEMA_VERSION}: upgrade iwp-export"
-            )
-        try:
-            fingerprint = data["fingerprint"]
-            if fingerprint["flavour"] not in MODULES:
-                raise ValueError(f"flavour {fingerprint['flavour']!r}")
-            return cls(
-                Fingerprint(**{**fingerprint, "sms": tuple(map(str, fingerprint["sms"]))}),
-                EngineLimits(**data["limits"]),
-                int(data["profiles"]),
-                float(data["keep"]),
-                str(data["source"]),
-                Manifest.from_dict(data["manifest"], where),
-                {name: FileEntry(**entry) for name, entry in data["files"].items()},
-            )
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
-            raise BundleError(f"{where} is damaged: it lacks or misspells {error}; build the engine again") from error
+        for name, value in vars(self.limits).items():
+            if value < 1:
+                raise ValueError(f"limits.{name} is {value}, must be 1 or more")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of NAME.json: `format`, `schema_version` and `digest`, then the fields."""
+        return ENGINE_JSON.to_dict(self)
 
 
 @dataclass(frozen=True)
@@ -119,19 +97,20 @@ class EnginePaths:
         """Paths for NAME.plan.
 
         Raises:
-            OutputError: the name does not end in .plan, or is the vision tower's.
+            OutputError: the name does not end in .plan, or is that of a graph beside NAME.plan.
         """
         path = Path(path)
         if path.suffix != SUFFIX or path.name == SUFFIX:
             raise OutputError(f"an engine's name ends in {SUFFIX}, got {path}")
-        if path.stem.endswith(".vision"):
-            name = path.stem.removesuffix(".vision") + SUFFIX
-            raise OutputError(f"{path.name} is a vision tower's name; name the engine itself, {name}")
+        for role in ROLES[1:]:
+            if path.stem.endswith(f".{role}"):
+                name = path.stem.removesuffix(f".{role}") + SUFFIX
+                raise OutputError(f"{path.name} is an engine's {role} graph; name the engine itself, {name}")
         return cls(path)
 
-    @property
-    def vision(self) -> Path:
-        return self._beside(f".vision{SUFFIX}")
+    def graph(self, role: str) -> Path:
+        """The file of one of the bundle's graphs: NAME.plan for the decoder, NAME.ROLE.plan for the others."""
+        return self.decoder if role == ROLES[0] else self._beside(f".{role}{SUFFIX}")
 
     @property
     def processor(self) -> Path:
@@ -146,8 +125,24 @@ class EnginePaths:
 
     @property
     def all(self) -> tuple[Path, ...]:
-        """In the order in which they are moved into place: what vouches for the others comes last."""
-        return self.processor, self.vision, self.decoder, self.info
+        """In the order in which they are moved into place: the description of the others comes last."""
+        return self.processor, *(self.graph(role) for role in reversed(ROLES)), self.info
+
+    @property
+    def roots(self) -> tuple[str, ...]:
+        """Names of what NAME.json lists, files and folders."""
+        return tuple(path.name for path in self.all if path != self.info)
+
+    def check_listed(self, names: Collection[str]) -> None:
+        """Refuse a list of files that lacks a part of this engine.
+
+        Raises:
+            Flaw: it does.
+        """
+        if missing := {self.graph(role).name for role in ROLES} - set(names):
+            raise Flaw(f"{self.info.name} does not list {min(missing)}, it is another engine's")
+        if not any(name.startswith(f"{self.processor.name}/") for name in names):
+            raise Flaw(f"{self.info.name} lists nothing in {self.processor.name}")
 
 
 def read_engine(path: Path | str, verify: Verify = "quick") -> tuple[EnginePaths, EngineInfo]:
@@ -171,21 +166,17 @@ def read_engine(path: Path | str, verify: Verify = "quick") -> tuple[EnginePaths
             f"{paths.decoder} has no {paths.info.name} beside it, which says what the engine needs: "
             "copy it with the engine, or build the engine again"
         )
+    folder = paths.decoder.parent
     try:
-        data = json.loads(paths.info.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise BundleError(f"{paths.info} cannot be read ({error}); build the engine again") from error
-    info = EngineInfo.from_dict(data, str(paths.info))
-    for name, entry in info.files.items():
-        file = paths.decoder.parent / name
-        if not file.is_file():
-            raise BundleError(f"{paths.decoder} is incomplete: {name} is missing; copy it, or build the engine again")
-        size = file.stat().st_size
-        small = size <= QUICK_HASH_LIMIT
-        if size != entry.bytes or ((small or verify == "full") and hash_file(file).sha256 != entry.sha256):
-            raise BundleError(f"{file} is not the file that was built: copy it, or build the engine again")
-    if missing := {paths.decoder.name, paths.vision.name} - info.files.keys():
-        raise BundleError(f"{paths.info} does not vouch for {sorted(missing)[0]}: it belongs to another engine")
+        info = ENGINE_JSON.read(paths.info, str(paths.info))
+        paths.check_listed(info.files)
+        present = [name for name in plain_files(folder, (paths.info.name, *paths.roots)) if name != paths.info.name]
+        check_files(folder, present, info.files, verify, "Verifying the engine")
+        check_no_code(folder, info.files)
+    except Flaw as flaw:
+        raise BundleError(f"{paths.decoder} is damaged: {flaw}. Copy it again, or build the engine again") from flaw
+    except OSError as error:
+        raise BundleError(f"{paths.decoder} cannot be read: {error.strerror or error} ({error.filename})") from error
     return paths, info
 
 
@@ -211,19 +202,39 @@ def check_fingerprint(paths: EnginePaths, info: EngineInfo, flavour: Flavour, gp
 def rebuild_command(paths: EnginePaths, info: EngineInfo, gpu: Gpu) -> str:
     """The command that builds the engine again, for the GPU that is here."""
     rtx = info.fingerprint.flavour == "rtx" and gpu.sm in RTX_SMS
-    target = f"--target rtx --sm {gpu.sm}" if rtx else "--target tensorrt"
-    limits = info.limits
-    sizes = f"--max-context {limits.max_context} --max-prompt {limits.max_prompt} --max-images {limits.max_images}"
-    if info.profiles != (1 if rtx else 2):
-        sizes += f" --profiles {info.profiles}"
-    return f"iwp-export {info.source} -o {shlex.quote(str(paths.decoder))} {target} {sizes} --force"
+    return _command(paths.decoder, info.source, info.limits, info.profiles, (gpu.sm,) if rtx else ())
 
 
-def hash_file(path: Path) -> FileEntry:
-    """Size and SHA-256 of a file."""
-    digest, size = hashlib.sha256(), 0
-    with path.open("rb") as file:
-        while block := file.read(READ_SIZE):
-            digest.update(block)
-            size += len(block)
-    return FileEntry(size, digest.hexdigest())
+def _command(path: Path, source: str, limits: EngineLimits, profiles: int, rtx_sms: Collection[str]) -> str:
+    """The command that builds an engine, with TensorRT-RTX if there are architectures for it."""
+    target = ["--target", "rtx", "--sm", ",".join(rtx_sms)] if rtx_sms else ["--target", "tensorrt"]
+    sizes = [word for name in ("context", "prompt", "images") for word in _size(name, limits)]
+    if profiles != (1 if rtx_sms else 2):
+        sizes += ["--profiles", str(profiles)]
+    return shlex.join(["iwp-export", *shlex.split(source), "-o", str(path), *target, *sizes, "--force"])
+
+
+def _size(name: str, limits: EngineLimits) -> tuple[str, str]:
+    return f"--max-{name}", str(getattr(limits, f"max_{name}"))
+
+
+def _command_of_old(data: Mapping[str, Any], where: str) -> str:
+    """What to do about a NAME.json of an older version: the command that builds the engine again, if it tells that."""
+    try:
+        fingerprint = from_json(Fingerprint, data["fingerprint"], "fingerprint")
+        limits = from_json(EngineLimits, data["limits"], "limits")
+        source, profiles = from_json(str, data["source"], "source"), from_json(Count, data["profiles"], "profiles")
+        sms = fingerprint.sms if fingerprint.flavour == "rtx" else ()
+        command = _command(Path(where).with_suffix(SUFFIX), source, limits, profiles, sms)
+    except (LookupError, TypeError, ValueError, Flaw):
+        return "build the engine again"
+    return f"build it again: {command}"
+
+
+ENGINE_JSON = Document(
+    EngineInfo,
+    "iwp-plan",
+    foreign="does not describe an engine: it",
+    remedy="copy it with the engine, or build the engine again",
+    command=_command_of_old,
+)

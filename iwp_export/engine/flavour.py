@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import ctypes
 import importlib
+import importlib.metadata
 import importlib.util
 import shutil
 import sys
@@ -14,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from iwp_export.device.packages import reads_arrays
 from iwp_export.engine.target import FlavourName
 from iwp_export.errors import BackendError
 
@@ -57,7 +59,7 @@ def load_flavour(name: FlavourName) -> Flavour:
     """Import a TensorRT.
 
     Raises:
-        BackendError: it is not installed, or its libraries do not load.
+        BackendError: it is not installed, its libraries do not load, or its bindings are not for this numpy.
     """
     if name not in MODULES:
         raise BackendError(f"unknown TensorRT {name!r}; known are {', '.join(MODULES)}")
@@ -70,7 +72,13 @@ def load_flavour(name: FlavourName) -> Flavour:
     except Exception as error:  # the bindings raise whatever a missing library makes them raise
         reason = " ".join(str(error).split()) or type(error).__name__
         raise BackendError(f"{TITLES[name]} does not load ({reason}). To get it: {INSTALL[name]}") from error
-    return Flavour(name, str(module.__version__), module)
+    flavour = Flavour(name, str(module.__version__), module)
+    if not reads_arrays(module):  # the plugin's fields are arrays: they would be misread in silence
+        raise BackendError(
+            f"{flavour.title} does not read arrays of numpy {importlib.metadata.version('numpy')}, which the pruning "
+            "plugin needs: pip install 'numpy<2'"
+        )
+    return flavour
 
 
 def _preload_rtx() -> None:

@@ -16,16 +16,20 @@ from pathlib import Path
 
 from iwp_export.cache import cache_folder, whole_file
 from iwp_export.device.gpu import Gpu
-from iwp_export.device.toolchain import find_nvcc, nvcc_version
+from iwp_export.device.toolchain import find_nvcc, nvcc_architectures, nvcc_version
 from iwp_export.engine.kernels import LIBRARY_VARIABLE, SharedKernels
 from iwp_export.errors import BackendError
 from iwp_export.progress import progress
 
 LIBRARY_NAME = "libiwp_select_tokens.so"
-INSTALL_NVCC = "pip install 'iwp-export[kernels]' and a C++ compiler (on Jetson: sudo apt install nvidia-jetpack)"
+INSTALL_NVCC = (
+    "pip install 'iwp-export[kernels]' and a C++ compiler (on Jetson: sudo apt install nvidia-jetpack; "
+    "for a driver of CUDA 12: NVIDIA's toolkit 12)"
+)
 
 ARCHITECTURES = ("75", "80", "86", "87", "89", "90", "110", "120")
-"""Turing, A100, Ampere cards, Orin, Ada, Hopper, Thor, Blackwell cards."""
+"""Turing, A100, Ampere cards, Orin, Ada, Hopper, Thor, Blackwell cards. A compiler knows some of them: 120 came with
+CUDA 12.8, 110 with 13.0, and 75 is the oldest that 13.5 has."""
 
 PACKAGED = Path(__file__).parent / "cuda"
 """The kernels' sources in an installed package; in a checkout they are in plugins/cuda."""
@@ -37,6 +41,12 @@ FLAGS = ("--shared", "-std=c++17", "-O3", "-Xcompiler=-Wall,-Wextra,-fPIC,-fvisi
 def source_files() -> list[Path]:
     """The kernels' translation units."""
     return sorted((SOURCES / "src").glob("*.cu"))
+
+
+def architectures_of(nvcc: Path) -> tuple[str, ...]:
+    """Those of `ARCHITECTURES` that a compiler makes code for; all if it does not tell."""
+    known = nvcc_architectures(nvcc)
+    return tuple(sm for sm in ARCHITECTURES if sm in known) or ARCHITECTURES
 
 
 def compile_library(output: Path, sms: Sequence[str], nvcc: Path, threads: int = 2) -> str:
@@ -92,8 +102,8 @@ def check_kernels(gpu: Gpu) -> None:
 
 
 def _nvcc_for(gpu: Gpu) -> Path:
-    """A compiler whose programs the GPU's driver runs."""
-    nvcc = _require_nvcc()
+    """A compiler whose programs the GPU and its driver run."""
+    nvcc = _require_nvcc(gpu.cuda)
     version = nvcc_version(nvcc)
     if version is None:
         raise BackendError(f"{nvcc} does not tell its version; to get nvcc: {INSTALL_NVCC}")
@@ -102,11 +112,17 @@ def _nvcc_for(gpu: Gpu) -> Path:
             f"{nvcc} is of CUDA {version}, and the driver of {gpu.name} runs CUDA {gpu.cuda} at most: update the "
             f"driver, or install CUDA {gpu.cuda} and set CUDACXX to its nvcc"
         )
+    known = nvcc_architectures(nvcc)
+    if known and gpu.sm not in known:
+        raise BackendError(
+            f"{nvcc}, of CUDA {version}, makes no code for SM {gpu.sm} of {gpu.name}, only for "
+            f"{', '.join(sorted(known, key=int))}: install another release of CUDA, {gpu.cuda} at most"
+        )
     return nvcc
 
 
-def _require_nvcc() -> Path:
-    nvcc = find_nvcc()
+def _require_nvcc(cuda: int | None = None) -> Path:
+    nvcc = find_nvcc(cuda)
     if nvcc is None:
         raise BackendError(
             "the pruning kernels must be compiled once for this GPU, and nvcc is not found: "
@@ -139,10 +155,11 @@ def main() -> int:
     """Compile from the command line; returns the exit code."""
     parser = argparse.ArgumentParser(description="Compile the CUDA kernels of the pruning step into a shared library.")
     parser.add_argument("-o", "--output", type=Path, default=Path(LIBRARY_NAME))
-    parser.add_argument("--sm", nargs="+", default=list(ARCHITECTURES), metavar="NN", help="architectures")
+    parser.add_argument("--sm", nargs="+", metavar="NN", help="architectures (default: all that nvcc knows)")
     args = parser.parse_args()
     try:
-        said = compile_library(args.output, args.sm, _require_nvcc(), threads=os.cpu_count() or 1)
+        nvcc = _require_nvcc()
+        said = compile_library(args.output, args.sm or architectures_of(nvcc), nvcc, threads=os.cpu_count() or 1)
     except BackendError as error:
         print(f"kernel_library: {error}", file=sys.stderr)
         return 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -14,25 +14,24 @@ LIBRARY_VARIABLE = "IWP_SELECT_TOKENS"
 PLUGIN_VARIABLE = "IWP_TENSORRT_PLUGIN"
 """Names a library with the C++ plugin, which is then used to run engines in the place of the plugin in Python."""
 
-MAX_HEAD_DIM = 256
+MAX_BATCH, MAX_KV_HEADS, MAX_TOKENS, MAX_HEAD_DIM = 65535, 4096, 1 << 20, 256
 DATA_TYPES = {"float32": 0, "float16": 1, "bfloat16": 2}
-HEADS = {"softmax": 0, "raw": 1}
+SIMILARITIES = {"dual_weight": 0, "value": 1, "key": 2, "kernel": 3}
 DUPLICATION_NORMS = {"none": 0, "minmax": 1}
 """Numbers of the enumerations in plugins/cuda/include/iwp_select_tokens.h."""
 
-PAIR_MATRIX_TOKENS = 4096
-"""Up to this many tokens the kernels hold a matrix of all pairs; a longer prompt may need less scratch memory."""
-PARTIAL_SUMS_BYTES = 288 * (128 * 64 + 1) * 4
 ALIGNMENT = 256
-WORKSPACE_ARRAYS = 16
+"""Bytes to whose multiples the workspace and each array in it are aligned."""
+MATRIX_TOKENS = 4096
+PARTIAL_TILES, TILE_PAIRS = 288, 128 * 64
+"""kMatrixTokens, kMaxPartialTiles, kTileRows * kTileColumns in plugins/cuda/src/problem.h."""
 
 
 @dataclass(frozen=True)
 class SelectionShape:
-    """Sizes of one selection: B, H, Hkv, S (text and visual together), d, K, and the inputs' element type."""
+    """Sizes of one selection: B, Hkv, S (text and visual together), d, K, and the element type of keys and values."""
 
     batch: int
-    heads: int
     kv_heads: int
     tokens: int
     head_dim: int
@@ -47,7 +46,7 @@ class SelectionOptions:
     chunk: int
     growth: int
     penalty: float
-    heads: str
+    similarity: str
     duplication_norm: str
 
 
@@ -55,9 +54,8 @@ class SelectionOptions:
 class SelectionAddresses:
     """Device addresses of dense arrays; see `iwp_select_tokens.h`."""
 
-    query: int
+    importance: int
     key: int
-    key_rotated: int
     value: int
     is_visual: int
     kept_index: int
@@ -68,7 +66,7 @@ class KernelLibrary(Protocol):
     """What the plugin needs of a kernel library."""
 
     def workspace_bytes(self, shape: SelectionShape, options: SelectionOptions) -> int:
-        """Bytes of scratch memory for one shape; 0 for a shape that the kernels refuse."""
+        """Bytes of scratch memory that suffice for a shape and for smaller ones; 0 for one that the kernels refuse."""
 
     def enqueue(
         self,
@@ -80,15 +78,18 @@ class KernelLibrary(Protocol):
     ) -> None:
         """Enqueue the selection on a CUDA stream; returns at once.
 
+        Args:
+            workspace_bytes: the scratch memory that there is at `addresses.workspace`.
+
         Raises:
-            BackendError: the kernels refused the call or did not start.
+            BackendError: the kernels refused the call, for want of scratch memory too, or did not start.
         """
 
 
 class _Params(ctypes.Structure):
     _fields_ = (
-        *((name, ctypes.c_int32) for name in ("batch", "heads", "kv_heads", "tokens", "head_dim", "num_kept")),
-        *((name, ctypes.c_int32) for name in ("data_type", "heads_weighting", "duplication_norm", "chunk", "growth")),
+        *((name, ctypes.c_int32) for name in ("batch", "kv_heads", "tokens", "head_dim", "num_kept")),
+        *((name, ctypes.c_int32) for name in ("data_type", "similarity", "duplication_norm", "chunk", "growth")),
         ("penalty", ctypes.c_float),
     )
 
@@ -115,7 +116,7 @@ class SharedKernels:
         self._select.restype = ctypes.c_int
         self._select.argtypes = [
             ctypes.POINTER(_Params),
-            *[ctypes.c_void_p] * 7,
+            *[ctypes.c_void_p] * 6,
             ctypes.c_size_t,
             ctypes.c_void_p,
         ]
@@ -135,21 +136,26 @@ class SharedKernels:
     ) -> None:
         """See `KernelLibrary.enqueue`."""
         a = addresses
-        arrays = (a.query, a.key, a.key_rotated, a.value, a.is_visual, a.kept_index, a.workspace)
+        arrays = (a.importance, a.key, a.value, a.is_visual, a.kept_index, a.workspace)
         code = self._select(ctypes.byref(_params(shape, options)), *arrays, workspace_bytes, stream)
         if code:
             raise BackendError(f"the pruning kernels failed: {self._error_string(code).decode()}")
 
 
 class NoKernels:
-    """Stands in where an engine is built and no kernel runs: sizes are upper bounds, running is an error."""
+    """Stands in where an engine is built and no kernel runs: it knows the kernels' sizes, running is an error."""
 
     def workspace_bytes(self, shape: SelectionShape, options: SelectionOptions) -> int:
-        """An upper bound of what the kernels need."""
-        tokens = shape.tokens
-        floats = tokens * (shape.heads + 2 * shape.kv_heads + 10) + 2 * shape.heads * (tokens // 32 + 1)
-        pairs = tokens * (tokens + 4) if tokens <= PAIR_MATRIX_TOKENS else 0
-        return shape.batch * (floats + pairs) * 4 + PARTIAL_SUMS_BYTES + WORKSPACE_ARRAYS * ALIGNMENT
+        """What `iwp_select_tokens_workspace` says, to the byte: engines store it, whichever plugin built them."""
+        fits = (
+            0 <= shape.batch <= MAX_BATCH
+            and 1 <= shape.kv_heads <= MAX_KV_HEADS
+            and 1 <= shape.head_dim <= MAX_HEAD_DIM
+            and 0 <= shape.num_kept <= shape.tokens <= MAX_TOKENS
+        )
+        # The matrix of pairs goes with the longest prompt that still has one, which may be shorter than `tokens`.
+        lengths = (shape.tokens, min(shape.tokens, MATRIX_TOKENS))
+        return max(_laid_out(shape, options, tokens) for tokens in lengths) if fits else 0
 
     def enqueue(
         self,
@@ -163,24 +169,34 @@ class NoKernels:
         raise BackendError("the pruning kernels are not loaded: this stands in for them while an engine is built")
 
 
-def largest_workspace(kernels: KernelLibrary, shape: SelectionShape, options: SelectionOptions) -> int:
-    """Bytes that suffice for every number of tokens up to `shape.tokens`: shorter prompts may need more than longer."""
-    lengths = {shape.tokens, min(shape.tokens, PAIR_MATRIX_TOKENS)}
-    return max(
-        kernels.workspace_bytes(replace(shape, tokens=n, num_kept=min(n, shape.num_kept)), options) for n in lengths
-    )
+def _laid_out(shape: SelectionShape, options: SelectionOptions, tokens: int) -> int:
+    """`LayOutWorkspace` in plugins/cuda/src/select_tokens.cu: arrays of 4-byte words, each from an aligned place on."""
+    compares = options.penalty > 0
+    words = [
+        shape.batch,  # num_visual
+        *[shape.batch * tokens] * 2,  # visual_index, chunk
+        *[shape.batch * shape.kv_heads * tokens] * 2,  # square, inverse_norm
+        *[shape.batch * 2 * tokens] * 3,  # priority, likeness_max, likeness_min
+        shape.batch * tokens * _up(tokens, 4) if compares and tokens <= MATRIX_TOKENS else 0,  # matrix
+        PARTIAL_TILES * TILE_PAIRS if compares and shape.kv_heads > 1 else 0,  # partial
+        PARTIAL_TILES,  # tiles_done
+    ]
+    return sum(_up(4 * count, ALIGNMENT) for count in words)
+
+
+def _up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple
 
 
 def _params(shape: SelectionShape, options: SelectionOptions) -> _Params:
     return _Params(
         batch=shape.batch,
-        heads=shape.heads,
         kv_heads=shape.kv_heads,
         tokens=shape.tokens,
         head_dim=shape.head_dim,
         num_kept=shape.num_kept,
         data_type=DATA_TYPES[shape.data_type],
-        heads_weighting=HEADS[options.heads],
+        similarity=SIMILARITIES[options.similarity],
         duplication_norm=DUPLICATION_NORMS[options.duplication_norm],
         chunk=options.chunk,
         growth=options.growth,

@@ -30,6 +30,6 @@ def require_memory(what: str, weight_bytes: int, profiles: int = 1) -> None:
     if available is not None and needed > available:
         raise BuildMemoryError(
             f"building the {what} needs about {needed / 2**30:.1f} GiB of memory, {available / 2**30:.1f} GiB are "
-            "available: close other programs, add swap, or build on a larger machine; "
-            "--skip-memory-check tries all the same"
+            "available: close other programs, add swap, build on a larger machine, or skip this check",
+            options=("check_memory",),
         )

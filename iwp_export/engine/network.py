@@ -14,7 +14,7 @@ from iwp_export.engine.memory import BuildMemoryError
 from iwp_export.engine.monitor import make_monitor
 from iwp_export.engine.plugin import make_creator
 from iwp_export.engine.profiles import Profile
-from iwp_export.errors import BackendError, OutputError
+from iwp_export.errors import BackendError, OutputError, os_reason
 from iwp_export.progress import progress
 from iwp_export.pruning.onnx_function import DOMAIN, OP_TYPE, VERSION
 
@@ -146,13 +146,14 @@ class EngineBuilder:
         try:
             self._timing_cache.write_bytes(memoryview(config.get_timing_cache().serialize()))
         except OSError as error:
-            raise OutputError(f"Cannot write timing cache {self._timing_cache}: {error.strerror or error}") from error
+            raise OutputError(f"Cannot write timing cache {self._timing_cache}: {os_reason(error)}") from error
 
     def _failure(self, title: str, memory_low: bool) -> BackendError:
         if memory_low or ran_out_of_memory(self.logger):
             return BuildMemoryError(
-                f"memory ran out while the {title} was built: close other programs, add swap, lower --max-context or "
-                "--max-prompt, or build on a larger machine"
+                f"memory ran out while the {title} was built: close other programs, add swap, lower max_context or "
+                "max_prompt, or build on a larger machine",
+                options=("max_context", "max_prompt"),
             )
         if self._plugin_errors:
             return BackendError(f"the plugin failed while the {title} was built: {self._plugin_errors[0]}")
@@ -245,5 +246,6 @@ def _wrong_architecture(trt: Any, title: str, sm: str) -> BackendError:
     accepted = sorted((name[2:] for name in names if name.startswith("SM")), key=int)
     return BackendError(
         f"{title} cannot build for SM {sm}; it accepts {', '.join(accepted)}. "
-        "For Jetson and data-centre GPUs build with --target tensorrt on that machine"
+        "For Jetson and data-centre GPUs build with target tensorrt on that machine",
+        options=("sms", "target"),
     )

@@ -12,34 +12,33 @@ import numpy as np
 
 from iwp_export.engine.kernels import (
     DUPLICATION_NORMS,
-    HEADS,
     MAX_HEAD_DIM,
+    MAX_KV_HEADS,
+    MAX_TOKENS,
+    SIMILARITIES,
     KernelLibrary,
     SelectionAddresses,
     SelectionOptions,
     SelectionShape,
-    largest_workspace,
 )
 from iwp_export.errors import BackendError
 from iwp_export.pruning.onnx_function import DOMAIN, OP_TYPE, VERSION
 
-FIELDS: dict[str, type] = {
+ATTRIBUTES: dict[str, type] = {
     "chunk": np.int32,
     "growth": np.int32,
     "penalty": np.float32,
-    "heads": str,
-    "magnitude": str,
     "similarity": str,
     "duplication_norm": str,
 }
-"""The plugin's fields, in an engine and from a graph: int32, float32 or text (CHAR), one value each."""
+"""The node's attributes as plugin fields: int32, float32 or text (CHAR), one value each."""
 
-IMPLEMENTED = {"magnitude": "kernel_value", "similarity": "dual_weight"}
-"""The only variants that the kernels compute; the paper's ablations run in ONNX Runtime and numpy."""
+FIELDS: dict[str, type] = {**ATTRIBUTES, "workspace": np.int64}
+"""What an engine stores: also the bytes of scratch memory that TensorRT was asked for when the engine was built."""
 
 ADDRESSES = tuple(field.name for field in dataclasses.fields(SelectionAddresses))
 
-QUERY, KEY, KEY_ROTATED, VALUE, IS_VISUAL, KEPT_INDEX = range(6)
+IMPORTANCE, KEY, VALUE, IS_VISUAL, KEPT_INDEX = range(5)
 """Inputs and outputs in TensorRT's numbering, which leaves shape inputs (num_kept) out."""
 
 
@@ -49,21 +48,26 @@ def options_from_fields(fields: Mapping[str, Any]) -> SelectionOptions:
     Raises:
         BackendError: one is missing, or the kernels do not implement it.
     """
-    if missing := sorted(FIELDS.keys() - fields.keys()):
+    if missing := sorted(ATTRIBUTES.keys() - fields.keys()):
         raise BackendError(f"the {OP_TYPE} node lacks the attributes {', '.join(missing)}; export the bundle again")
-    for name, value in IMPLEMENTED.items():
-        if fields[name] != value:
-            raise BackendError(
-                f"{name} {fields[name]!r} has no CUDA kernel, only {value!r} has; "
-                f"export with {name}={value}, or run the bundle in ONNX Runtime"
-            )
-    for name, known in (("heads", HEADS), ("duplication_norm", DUPLICATION_NORMS)):
+    for name, known in (("similarity", SIMILARITIES), ("duplication_norm", DUPLICATION_NORMS)):
         if fields[name] not in known:
             raise BackendError(f"{name} must be one of {', '.join(known)}, the {OP_TYPE} node has {fields[name]!r}")
-    options = SelectionOptions(**{name: fields[name] for name in FIELDS if name not in IMPLEMENTED})
+    options = SelectionOptions(**{name: fields[name] for name in ATTRIBUTES})
     if options.chunk < 1 or options.growth < 1 or not 0 <= options.penalty < np.inf:
         raise BackendError(f"the {OP_TYPE} node has chunk, growth or penalty out of range: {options}")
     return options
+
+
+def workspace_from_fields(fields: Mapping[str, Any]) -> int:
+    """Read how much scratch memory an engine reserves for the op.
+
+    Raises:
+        BackendError: the engine does not say.
+    """
+    if fields.get("workspace", 0) < 1:
+        raise BackendError(f"the engine does not say how much scratch memory {OP_TYPE} has; build it again")
+    return int(fields["workspace"])
 
 
 def make_creator(trt: Any, kernels: KernelLibrary, report: Callable[[str], None]) -> Any:
@@ -80,12 +84,14 @@ def make_creator(trt: Any, kernels: KernelLibrary, report: Callable[[str], None]
         def __init__(self) -> None:
             trt.IPluginCreatorV3One.__init__(self)
             self.name, self.plugin_namespace, self.plugin_version = OP_TYPE, DOMAIN, str(VERSION)
-            self._fields = _Fields(trt, {name: "none" if kind is str else 0 for name, kind in FIELDS.items()})
+            self._fields = _Fields(trt, {name: "none" if kind is str else 0 for name, kind in ATTRIBUTES.items()})
             self.field_names = self._fields.collection
 
         def create_plugin(self, name: str, fields: Any, phase: Any) -> Any:
             try:
-                return plugin_class(options_from_fields(_from_fields(trt, fields)))
+                values = _from_fields(fields)
+                of_engine = phase == trt.TensorRTPhase.RUNTIME
+                return plugin_class(options_from_fields(values), workspace_from_fields(values) if of_engine else 0)
             except BackendError as error:
                 report(str(error))
                 return None
@@ -97,18 +103,19 @@ def _plugin_class(trt: Any, kernels: KernelLibrary, report: Callable[[str], None
     types = {trt.float32: "float32", trt.float16: "float16", trt.bfloat16: "bfloat16"}
 
     class SelectTokensPlugin(trt.IPluginV3, trt.IPluginV3OneCore, trt.IPluginV3OneBuild, trt.IPluginV3OneRuntime):
-        def __init__(self, options: SelectionOptions) -> None:
+        def __init__(self, options: SelectionOptions, workspace: int) -> None:
             for base in (trt.IPluginV3, trt.IPluginV3OneCore, trt.IPluginV3OneBuild, trt.IPluginV3OneRuntime):
                 base.__init__(self)
             self.num_outputs = 1
             self.plugin_name, self.plugin_namespace, self.plugin_version = OP_TYPE, DOMAIN, str(VERSION)
             self.options = options
+            self.workspace = workspace  # bytes that TensorRT was asked for, 0 before
 
         def get_capability_interface(self, kind: Any) -> Any:
             return self
 
         def clone(self) -> Any:
-            return SelectTokensPlugin(self.options)
+            return SelectTokensPlugin(self.options, self.workspace)
 
         def get_output_data_types(self, input_types: Any) -> Any:
             return [trt.int64]
@@ -122,22 +129,28 @@ def _plugin_class(trt: Any, kernels: KernelLibrary, report: Callable[[str], None
             tensor = tensors[position].desc
             if tensor.format != trt.TensorFormat.LINEAR:
                 return False
-            if position in (IS_VISUAL, KEPT_INDEX):
-                return tensor.type == (trt.int32 if position == IS_VISUAL else trt.int64)
-            return tensor.type in types and tensor.type == tensors[QUERY].desc.type
+            if position in (KEY, VALUE):
+                return tensor.type in types and tensor.type == tensors[KEY].desc.type
+            return tensor.type == {IMPORTANCE: trt.float32, IS_VISUAL: trt.int32, KEPT_INDEX: trt.int64}[position]
 
         def configure_plugin(self, inputs: Any, outputs: Any) -> None:
-            pass
+            # TensorRT-RTX configures a copy for each profile; one that serves several is granted what the largest asks.
+            self.workspace = max(self.workspace, self.get_workspace_size(inputs, outputs))
 
         def get_workspace_size(self, inputs: Any, outputs: Any) -> int:
             with _reporting(report):
                 greatest = [list(tensor.max) for tensor in (*inputs[:KEPT_INDEX], outputs[0])]
-                return largest_workspace(kernels, _shape(greatest, types[inputs[QUERY].desc.type]), self.options)
+                shape = _shape(greatest, types[inputs[KEY].desc.type])
+                # A profile's num_kept and tokens are set apart, so that the former may be the greater one.
+                shape = dataclasses.replace(shape, num_kept=min(shape.num_kept, shape.tokens))
+                if not (size := kernels.workspace_bytes(shape, self.options)):
+                    limits = f"{MAX_TOKENS} tokens and {MAX_KV_HEADS} heads"
+                    raise BackendError(f"the CUDA kernels take up to {limits}; the engine is to take {shape}")
+                return size
 
         def get_fields_to_serialize(self) -> Any:
-            options = self.options
-            values = {name: getattr(options, name) for name in FIELDS if name not in IMPLEMENTED}
-            self._serialized = _Fields(trt, {**values, **IMPLEMENTED})  # TensorRT reads it after this returns
+            values = {**dataclasses.asdict(self.options), "workspace": self.workspace}
+            self._serialized = _Fields(trt, values)  # TensorRT reads it after this returns
             return self._serialized.collection
 
         def attach_to_context(self, context: Any) -> Any:
@@ -152,10 +165,11 @@ def _plugin_class(trt: Any, kernels: KernelLibrary, report: Callable[[str], None
         def enqueue(self, inputs: Any, outputs: Any, sources: Any, results: Any, workspace: int, stream: int) -> None:
             with _reporting(report):
                 dims = [list(tensor.dims) for tensor in (*inputs[:KEPT_INDEX], outputs[0])]
-                shape = _shape(dims, types[inputs[QUERY].type])
+                shape = _shape(dims, types[inputs[KEY].type])
+                if not dims[IMPORTANCE] == dims[IS_VISUAL] == [shape.batch, shape.tokens]:
+                    raise BackendError(f"{OP_TYPE} got importance and is_visual of other sizes than its keys: {dims}")
                 arrays = zip(ADDRESSES, [*sources[:KEPT_INDEX], results[0], workspace], strict=True)
-                granted = kernels.workspace_bytes(shape, self.options)  # within what the longest prompt was given
-                kernels.enqueue(shape, self.options, SelectionAddresses(**dict(arrays)), granted, stream)
+                kernels.enqueue(shape, self.options, SelectionAddresses(**dict(arrays)), self.workspace, stream)
 
     return SelectTokensPlugin
 
@@ -172,15 +186,13 @@ def _reporting(report: Callable[[str], None]) -> Iterator[None]:
 
 def _shape(dims: list[list[int]], data_type: str) -> SelectionShape:
     """The sizes of a call from those of the plugin's inputs and its output."""
-    batch, heads, head_dim = dims[QUERY]
-    _, kv_heads, tokens, _ = dims[KEY]
-    value_dim, num_kept = dims[VALUE][3], dims[KEPT_INDEX][1]
-    if value_dim != head_dim or not 1 <= head_dim <= MAX_HEAD_DIM or heads % kv_heads:
+    batch, kv_heads, tokens, head_dim = dims[KEY]
+    if dims[VALUE] != dims[KEY] or not 1 <= head_dim <= MAX_HEAD_DIM:
         raise BackendError(
-            f"the CUDA kernels take heads of one size up to {MAX_HEAD_DIM}, in whole groups; the model has "
-            f"{heads} query heads of {head_dim} and {kv_heads} value heads of {value_dim}"
+            f"the CUDA kernels take keys and values of one head size up to {MAX_HEAD_DIM}; "
+            f"the model has keys {dims[KEY]} and values {dims[VALUE]}"
         )
-    return SelectionShape(batch, heads, kv_heads, tokens, head_dim, num_kept, data_type)
+    return SelectionShape(batch, kv_heads, tokens, head_dim, dims[KEPT_INDEX][1], data_type)
 
 
 class _Fields:
@@ -190,18 +202,19 @@ class _Fields:
         types = {
             str: trt.PluginFieldType.CHAR,
             np.int32: trt.PluginFieldType.INT32,
+            np.int64: trt.PluginFieldType.INT64,
             np.float32: trt.PluginFieldType.FLOAT32,
         }
         self._arrays = {
-            name: np.frombuffer(values[name].encode(), np.int8) if kind is str else np.array([values[name]], kind)
-            for name, kind in FIELDS.items()
+            name: np.frombuffer(value.encode(), np.int8) if FIELDS[name] is str else np.array([value], FIELDS[name])
+            for name, value in values.items()
         }
         self.collection = trt.PluginFieldCollection(
             [trt.PluginField(name, array, types[FIELDS[name]]) for name, array in self._arrays.items()]
         )
 
 
-def _from_fields(trt: Any, fields: Any) -> dict[str, Any]:
+def _from_fields(fields: Any) -> dict[str, Any]:
     """Values by name; a graph's whole numbers may come as int64, and text with or without an end mark."""
     values: dict[str, Any] = {}
     for field in fields:

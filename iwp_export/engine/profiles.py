@@ -66,17 +66,18 @@ def choose_limits(
     context = min(positions, DEFAULT_CONTEXT) if max_context is None else max_context
     prompt = min(context, visual + PROMPT_TEXT) if max_prompt is None else max_prompt
     for name, value, least, greatest in (
-        ("--max-images", max_images, 1, None),
-        ("--max-context", context, 2, positions),
-        ("--max-prompt", prompt, 1, context),
+        ("max_images", max_images, 1, None),
+        ("max_context", context, 2, positions),
+        ("max_prompt", prompt, 1, context),
     ):
         if value < least or (greatest is not None and value > greatest):
             upper = "or more" if greatest is None else f"to {greatest}"
-            raise SettingsError(f"{name} must be {least} {upper}, got {value}")
+            raise SettingsError(f"{name} must be {least} {upper}, got {value}", options=(name,))
     if visual >= prompt:
         raise SettingsError(
             f"{max_images} image(s) make {visual} visual tokens, which leave no room for text in a prompt of {prompt}: "
-            "raise --max-context or lower --max-images"
+            "raise max_context or lower max_images",
+            options=("max_context", "max_images"),
         )
     return EngineLimits(context, prompt, max_images)
 
@@ -105,6 +106,7 @@ def decoder_profiles(manifest: Manifest, limits: EngineLimits, keep: float | Non
     prefill = {
         "tokens": Bounds(1, prompt, limits.max_prompt),
         "features": Bounds(1, visual, greatest),
+        "queries": Bounds(1, min(prompt, TYPICAL_TEXT), limits.max_prompt),
         "past_full": Bounds(0, 0, past),
         "past_pruned": Bounds(0, 0, past),
         "num_kept": Bounds(1, min(prompt, kept + TYPICAL_TEXT), limits.max_prompt),
@@ -112,6 +114,7 @@ def decoder_profiles(manifest: Manifest, limits: EngineLimits, keep: float | Non
     decode = {
         "tokens": one,
         "features": one,
+        "queries": one,
         "past_full": decode_past(visual),
         "past_pruned": decode_past(kept),
         "num_kept": one,
@@ -119,12 +122,15 @@ def decoder_profiles(manifest: Manifest, limits: EngineLimits, keep: float | Non
     return _profile(graph, prefill), _profile(graph, decode)
 
 
-def profiles_for(manifest: Manifest, limits: EngineLimits, keep: float | None, count: int) -> tuple[Profile, ...]:
-    """The decoder's profiles: prefill and decode, or with `count` 1 the prefill one, whose ranges hold decode steps.
+def profiles_for(
+    manifest: Manifest, role: str, limits: EngineLimits, keep: float | None, count: int
+) -> tuple[Profile, ...]:
+    """The profiles of one of the bundle's graphs.
 
-    TensorRT-RTX stores the weights of every linear layer once a profile: two profiles nearly double an engine.
+    The decoder has prefill and decode, or with `count` 1 the prefill one, whose ranges hold decode steps: TensorRT-RTX
+    stores the weights of every linear layer once a profile, so two profiles nearly double an engine.
     """
-    return decoder_profiles(manifest, limits, keep)[:count]
+    return (vision_profile(manifest),) if role == "vision" else decoder_profiles(manifest, limits, keep)[:count]
 
 
 def vision_profile(manifest: Manifest) -> Profile:

@@ -36,7 +36,7 @@ RTX = Target("TensorRT-RTX", 23, FUSED_OPS)
 TENSORRT_10_15 = Target("TensorRT 10.15 and later", 23, FUSED_OPS)
 TENSORRT_10_14 = Target("TensorRT 10.14", 23, frozenset({"Attention"}))
 TENSORRT_10_3 = Target("TensorRT 10.3 to 10.13", 20, frozenset(), strict=True)
-"""JetPack 6 has 10.3, JetPack 7 has 10.13."""
+"""JetPack 6 has 10.3 and JetPack 7.0 has 10.13; JetPack 7.2 has 10.16 and needs nothing of this."""
 
 OLDEST_TENSORRT = (10, 1)
 """The first release whose parser takes IPluginV3 with shape inputs."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,16 @@ PROCESSOR_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.json",
+    "vocab.txt",
     "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tiktoken.model",
     "preprocessor_config.json",
     "processor_config.json",
     "chat_template.json",
     "chat_template.jinja",
+    "additional_chat_templates/*.jinja",
     "config.json",
     "generation_config.json",
 )
@@ -45,7 +50,7 @@ ITEM_BYTES = {element.name: element.itemsize for element in FLOATS.values()}
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint on this machine; `config` is its transformers configuration."""
+    """A checkpoint; `config` is its transformers configuration, `is_local` whether its weights are on this machine."""
 
     name: str
     source: str
@@ -53,6 +58,18 @@ class Checkpoint:
     config: Any
     family: Family
     revision: str | None = None
+    is_local: bool = True
+
+    def with_weights(self) -> Checkpoint:
+        """The checkpoint with the weights on this machine, fetched now if they are not.
+
+        Raises:
+            CheckpointError: they cannot be fetched.
+        """
+        if self.is_local:
+            return self
+        _download_weights(self)
+        return replace(self, is_local=True)
 
     @property
     def model_type(self) -> str:
@@ -114,11 +131,17 @@ class Checkpoint:
         from transformers import AutoModelForImageTextToText
 
         return AutoModelForImageTextToText.from_pretrained(
-            self.folder, dtype=getattr(torch, dtype), attn_implementation="sdpa", local_files_only=True
+            self.folder,
+            dtype=getattr(torch, dtype),
+            attn_implementation="sdpa",
+            local_files_only=True,
+            trust_remote_code=False,
         ).eval()
 
     def processor_files(self) -> list[Path]:
-        return [path for name in PROCESSOR_FILES if (path := self.folder / name).is_file()]
+        """Paths of `PROCESSOR_FILES` that are there, relative to the checkpoint's folder."""
+        found = [file for pattern in PROCESSOR_FILES for file in sorted(self.folder.glob(pattern))]
+        return [file.relative_to(self.folder) for file in found if file.is_file()]
 
 
 def open_checkpoint(model: str, *, revision: str | None = None, weights: bool = True) -> Checkpoint:
@@ -137,7 +160,9 @@ def open_checkpoint(model: str, *, revision: str | None = None, weights: bool = 
     remote = not folder.is_dir()
     if not remote:
         if revision is not None:
-            raise CheckpointError(f"--revision {revision} is for a Hub id, but {model} is a folder; leave it out")
+            raise CheckpointError(
+                f"revision {revision} is for a Hub id, but {model} is a folder; leave it out", options=("revision",)
+            )
         source = model
     elif "/" in target and not target.startswith((".", "/", "~")) and target.count("/") == 1:
         folder, source = _download(target, revision, SMALL_FILES), target
@@ -145,12 +170,10 @@ def open_checkpoint(model: str, *, revision: str | None = None, weights: bool = 
         known = ", ".join(ALIASES)
         raise CheckpointError(f"no model {model!r}: give a folder, a Hub id (owner/name) or one of: {known}")
     config = _read_config(folder, model)
-    name = model if model in ALIASES else (folder.resolve().name if folder.name and source == model else "")
-    family = find_family(config.model_type)
-    checkpoint = Checkpoint(name or target.split("/")[-1], source, folder, config, family, revision)
-    if weights and remote:
-        _download_weights(checkpoint)
-    return checkpoint
+    name = model if model in ALIASES else (folder.resolve().name if folder.name and not remote else "")
+    name = name or target.split("/")[-1]
+    checkpoint = Checkpoint(name, source, folder, config, find_family(config.model_type), revision, not remote)
+    return checkpoint.with_weights() if weights else checkpoint
 
 
 def _read_config(folder: Path, model: str) -> Any:

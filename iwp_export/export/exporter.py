@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import importlib.metadata
 import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from iwp_export.bundle.manifest import GraphSpec, Manifest, TensorSpec
 from iwp_export.bundle.store import BundleWriter
 from iwp_export.errors import BackendError
-from iwp_export.export.checkpoint import open_checkpoint
-from iwp_export.export.plan import Dtype, make_plan
+from iwp_export.export.plan import ExportPlan
+from iwp_export.export.proof import prove_graphs, prove_model, prove_processor
 from iwp_export.graph.streaming import Losses
 from iwp_export.progress import progress
-from iwp_export.pruning.settings import PruningSettings
 from iwp_export.version import __version__
 
 if TYPE_CHECKING:
@@ -26,38 +26,26 @@ IN_FLIGHT_BYTES = 64 << 20
 TOOLS = ("torch", "transformers", "onnx", "onnx-ir", "onnxscript")
 
 
-def export_bundle(
-    model: str,
-    output: Path | str,
-    settings: PruningSettings | None = None,
-    *,
-    dtype: Dtype = "auto",
-    force: bool = False,
-    revision: str | None = None,
-) -> Path:
+def export_bundle(plan: ExportPlan, output: Path | str, force: bool = False) -> Path:
     """Export a checkpoint to a bundle.
 
     Args:
-        model: an alias, a Hub id or a folder.
+        plan: from `plan_export`.
         output: folder of the bundle; it appears whole or not at all.
-        settings: where and how to prune; the defaults if left out.
-        dtype: element type of weights and activations; see `iwp_export.export.plan.Dtype`.
         force: replace a bundle that is there already.
-        revision: branch, tag or commit of a Hub id.
 
     Returns:
         The bundle's folder.
 
     Raises:
         OutputError: the output exists, or cannot be written.
-        CheckpointError, SettingsError: see `iwp_export.export.plan.plan_export`.
+        CheckpointError: the weights cannot be fetched or read, or are not those that the configuration asks for; or
+            the bundle would not run, see `iwp_export.export.proof`.
         BackendError: torch or another package that exporting needs is not installed.
     """
-    settings = settings or PruningSettings()
     writer = BundleWriter(output, force)  # refuses an existing output before any work
     _require_tools()
-    checkpoint = open_checkpoint(model, revision=revision)
-    plan = make_plan(checkpoint, settings, dtype)
+    checkpoint, settings = plan.checkpoint.with_weights(), plan.settings
     import torch
 
     from iwp_export.export.trace import trace_decoder, trace_vision
@@ -65,6 +53,12 @@ def export_bundle(
     torch_dtype = getattr(torch, plan.decoder.dtype)
     weights, losses = checkpoint.weights(), Losses()
     with writer:
+        processor = writer.folder / "processor"
+        for name in checkpoint.processor_files():
+            (processor / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(checkpoint.folder / name, processor / name)
+        prove_model(checkpoint.config, plan.decoder, plan.vision)  # before the work of minutes
+        picture, no_template = prove_processor(processor, plan.decoder, plan.vision, checkpoint.family)
         graphs = {}
         with progress("Tracing the vision tower"):
             vision = trace_vision(checkpoint, weights, torch_dtype, losses)
@@ -72,16 +66,27 @@ def export_bundle(
         with progress("Tracing the language model"):
             decoder = trace_decoder(checkpoint, weights, settings, torch_dtype, losses)
         graphs["decoder"] = _save(decoder, writer.folder, "decoder", losses)
-        processor = writer.folder / "processor"
-        processor.mkdir()
-        for file in checkpoint.processor_files():
-            shutil.copyfile(file, processor / file.name)
         versions = {name: importlib.metadata.version(name) for name in TOOLS}
         manifest = Manifest(
-            plan.model, settings, plan.decoder, plan.vision, graphs, tools={"iwp-export": __version__, **versions}
+            plan.model,
+            settings,
+            plan.decoder,
+            plan.vision,
+            graphs,
+            generation=plan.generation,
+            tools={"iwp-export": __version__, **versions},
         )
+        prove_graphs(manifest, picture)
         writer.commit(manifest)
+    if no_template:
+        _warn(f"{no_template}: the bundle answers token ids alone (Pipeline.generate_ids)")
+    if plan.generation.note:
+        _warn(plan.generation.note)
     return Path(output)
+
+
+def _warn(line: str) -> None:
+    print(f"iwp-export: warning: {line}", file=sys.stderr)
 
 
 def _require_tools() -> None:

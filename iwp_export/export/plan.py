@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from iwp_export.bundle.manifest import DecoderInfo, ModelInfo, VisionInfo
+from iwp_export.bundle.manifest import DecoderInfo, GenerationInfo, ModelInfo, VisionInfo
 from iwp_export.errors import CheckpointError, SettingsError
 from iwp_export.export.checkpoint import Checkpoint, open_checkpoint
+from iwp_export.export.generation import read_generation
 from iwp_export.models.common.family import Family
 from iwp_export.pruning.settings import PruningSettings
 
@@ -24,10 +25,12 @@ ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 class ExportPlan:
     """What an export would make, from the configuration and the weights' headers alone."""
 
+    checkpoint: Checkpoint
     model: ModelInfo
     settings: PruningSettings
     decoder: DecoderInfo
     vision: VisionInfo
+    generation: GenerationInfo
     weight_bytes: int
     dtype_reason: str
     """Why the decoder has its element type."""
@@ -50,27 +53,31 @@ class ExportPlan:
 
 
 def plan_export(
-    model: str, settings: PruningSettings, *, dtype: Dtype = "auto", revision: str | None = None
+    model: str, settings: PruningSettings | None = None, *, dtype: Dtype = "auto", revision: str | None = None
 ) -> ExportPlan:
-    """Read what is needed to say what `export_bundle` would do; nothing is written.
+    """Check and count what an export would make; nothing is written, and no weights of a Hub id are fetched.
+
+    Args:
+        model: an alias, a Hub id or a folder.
+        settings: where and how to prune; the defaults if left out.
+        dtype: element type of weights and activations; `auto` is float16 for a 16-bit checkpoint, else float32.
+        revision: branch, tag or commit of a Hub id.
 
     Raises:
         CheckpointError: the checkpoint cannot be found, read or supported.
-        SettingsError: the model has too few layers for `settings.layer`.
+        SettingsError: the model cannot be pruned at `settings.layer`.
     """
-    return make_plan(open_checkpoint(model, revision=revision, weights=False), settings, dtype)
-
-
-def make_plan(checkpoint: Checkpoint, settings: PruningSettings, dtype: Dtype) -> ExportPlan:
-    """The plan of a checkpoint that is open already; see `plan_export`."""
+    settings = settings or PruningSettings()
+    checkpoint = open_checkpoint(model, revision=revision, weights=False)
     config, text = checkpoint.config, checkpoint.config.text_config
     _check_decoder(text, checkpoint.family)
     layers = checkpoint.family.prunable_layers(config)
     if settings.layer not in layers:
         raise SettingsError(
-            f"{checkpoint.name} cannot be pruned at layer {settings.layer}; choose layer {layers[0]} to {layers[-1]}"
+            f"{checkpoint.name} cannot be pruned at layer {settings.layer}; choose layer {layers[0]} to {layers[-1]}",
+            options=("layer",),
         )
-    generation = _generation_config(checkpoint)
+    special, generation = read_generation(checkpoint, text.vocab_size)
     name, reason = _choose_dtype(checkpoint, dtype)
     heads = text.num_attention_heads
     decoder = DecoderInfo(
@@ -82,14 +89,15 @@ def make_plan(checkpoint: Checkpoint, settings: PruningSettings, dtype: Dtype) -
         vocab_size=text.vocab_size,
         max_positions=text.max_position_embeddings,
         dtype=name,
-        bos_token_id=generation["bos"],
-        eos_token_ids=generation["eos"],
-        pad_token_id=generation["pad"],
+        bos_token_id=special.bos,
+        eos_token_ids=special.eos,
+        pad_token_id=special.pad,
     )
     size = checkpoint.size() * ITEM_BYTES[name]
     architecture = (config.architectures or ["unknown"])[0]
     info = ModelInfo(checkpoint.name, checkpoint.source, checkpoint.model_type, architecture, checkpoint.revision)
-    return ExportPlan(info, settings, decoder, checkpoint.family.vision_info(config), size, reason)
+    vision = checkpoint.family.vision_info(config)
+    return ExportPlan(checkpoint, info, settings, decoder, vision, generation, size, reason)
 
 
 def _choose_dtype(checkpoint: Checkpoint, wanted: Dtype) -> tuple[str, str]:
@@ -110,16 +118,3 @@ def _check_decoder(text: Any, family: Family) -> None:
     windows = [kind for kind in getattr(text, "layer_types", None) or [] if kind != "full_attention"]
     if windows or (text.model_type == "mistral" and text.sliding_window is not None):
         raise CheckpointError(f"sliding-window attention is not supported ({text.model_type} with a window)")
-
-
-def _generation_config(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Special tokens as transformers' `generate` takes them: generation_config.json, then the configuration."""
-    from transformers import GenerationConfig
-
-    if (checkpoint.folder / "generation_config.json").is_file():
-        source = GenerationConfig.from_pretrained(checkpoint.folder)
-    else:
-        source = checkpoint.config.text_config
-    eos = source.eos_token_id
-    eos = () if eos is None else (eos,) if isinstance(eos, int) else tuple(eos)
-    return {"bos": source.bos_token_id, "eos": eos, "pad": source.pad_token_id}

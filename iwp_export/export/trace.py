@@ -35,6 +35,7 @@ MAX_DIM = 1 << 20
 
 TRACE_TOKENS = 23
 TRACE_FEATURES = 11
+TRACE_QUERIES = 3
 TRACE_PAST = (7, 5)
 """Lengths of the traced example; distinct primes, so that no two dimensions are taken for one."""
 
@@ -71,9 +72,9 @@ def trace_decoder(
         heads = (attention.k_proj.out_features // attention.head_dim, attention.head_dim)
         past = [torch.zeros(1, heads[0], lengths[i // 2], heads[1], dtype=dtype) for i in range(2 * layers)]
         rows = [torch.zeros(1, TRACE_TOKENS, dtype=torch.int64) for _ in range(3)]  # one object would be one input
+        queries = torch.zeros(TRACE_QUERIES, dtype=torch.int64)
         features = torch.zeros(TRACE_FEATURES, text.hidden_size, dtype=dtype)
-        weighting = torch.ones(1, TRACE_TOKENS)
-        arguments = (rows[0], features, rows[1], weighting, rows[2], torch.zeros(1, dtype=torch.int64), past)
+        arguments = (rows[0], features, rows[1], queries, rows[2], torch.zeros(1, dtype=torch.int64), past)
         caches = [f"{i}.{part}" for i in range(layers) for part in ("key", "value")]
         program = _export(
             module,
@@ -91,14 +92,15 @@ def trace_decoder(
     return graph
 
 
-DECODER_INPUTS = ("input_ids", "image_features", "feature_index", "query_weights", "position_ids", "num_kept")
+DECODER_INPUTS = ("input_ids", "image_features", "feature_index", "query_index", "position_ids", "num_kept")
 
 
 def _decoder_dimensions(layers: int, pruning_layer: int) -> dict[str, Any]:
     tokens, full = Dim("tokens", max=MAX_DIM), Dim("past_full", max=MAX_DIM)
     pruned = Dim("past_pruned", max=MAX_DIM)
     shapes: dict[str, Any] = {name: {1: tokens} for name in DECODER_INPUTS}
-    shapes.update(image_features={0: Dim("features", max=MAX_DIM)}, num_kept={})
+    features, queries = Dim("features", max=MAX_DIM), Dim("queries", max=MAX_DIM)
+    shapes.update(image_features={0: features}, query_index={0: queries}, num_kept={})
     shapes["past_key_values"] = [{2: full if i // 2 < pruning_layer else pruned} for i in range(2 * layers)]
     return shapes
 
@@ -115,7 +117,9 @@ def fake_model(
     with FakeTensorMode():
         try:
             with no_init_weights():
-                model = AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation="sdpa").eval()
+                model = AutoModelForImageTextToText.from_config(
+                    config, dtype=dtype, attn_implementation="sdpa", trust_remote_code=False
+                ).eval()
             model.tie_weights()
         except Exception as error:  # whatever a value that no row foresaw leads to
             text = shortened(" ".join(str(error).split())) or type(error).__name__

@@ -6,9 +6,12 @@ import importlib
 import pkgutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from iwp_export.errors import CheckpointError
-from iwp_export.models.common.family import Family
+
+if TYPE_CHECKING:
+    from iwp_export.models.common.family import Family
 
 ALIASES: Mapping[str, str] = {
     "tiny-llava": str(Path(__file__).parent.parent / "assets" / "tiny_llava"),

@@ -1,13 +1,15 @@
 """`iwp::SelectTokens` as an ONNX model-local function of standard ops: runs wherever ONNX runs, no library to ship.
 
-Contract of the op (domain `iwp`, version 1), the same for every implementation:
+Contract of the op (domain `iwp`, version 2), the same for every implementation:
 
-    kept_index [B, K] = SelectTokens(query [B, H, d], key [B, Hkv, S, d], key_rotated [B, Hkv, S, d],
-                                     value [B, Hkv, S, dv], is_visual bool [B, S], num_kept int64 [1])
+    kept_index int64 [B, K] = SelectTokens(importance float32 [B, S], key [B, Hkv, S, d], value [B, Hkv, S, dv],
+                                           is_visual bool [B, S], num_kept int64 [1])
 
 K is `num_kept[0]`: how many of a sample's S tokens go on, text and visual together. Every text token is kept, and
-the K - (number of text tokens) visual ones that Algorithm 1 chooses; indices are ascending. The samples of a batch
-are independent and share K. The function below takes a batch of one and fails on more.
+the K - (number of text tokens) visual ones that Algorithm 1 chooses; indices are ascending. The op brings `importance`
+to [0, 1] over a sample's visual tokens, all ones if it is the same for all; whatever it holds at text is ignored. `key`
+is the one that duplication compares. All arithmetic is float32, ties go to the lower index. The samples of a batch are
+independent and share K. The function below takes a batch of one and fails on more.
 """
 
 from __future__ import annotations
@@ -18,16 +20,16 @@ import onnx
 import onnx.parser
 
 from iwp_export.pruning.reference import PENALTY_FLOOR
-from iwp_export.pruning.settings import Heads, PruningSettings
+from iwp_export.pruning.settings import PruningSettings
 
 DOMAIN = "iwp"
 OP_TYPE = "SelectTokens"
-VERSION = 1
-INPUTS = ("query", "key", "key_rotated", "value", "is_visual", "num_kept")
+VERSION = 2
+INPUTS = ("importance", "key", "value", "is_visual", "num_kept")
 
 
 def node_attributes(settings: PruningSettings) -> dict[str, Any]:
-    """Attributes of the op's node: the scoring settings, and what TensorRT needs to find and shape a plugin.
+    """Attributes of the op's node: the settings of the selection, and what TensorRT needs to find and shape a plugin.
 
     `plugin_namespace` makes TensorRT 10.15 and later prefer the plugin to this function;
     `tensorrt_plugin_shape_input_indices` says that `num_kept` is a shape tensor, since it is the output's length.
@@ -44,11 +46,11 @@ def select_tokens_function(settings: PruningSettings, opset: int) -> onnx.Functi
     """The function's body, specialised to the settings' variants; chunk, growth and penalty stay attributes.
 
     Args:
-        settings: which magnitude, similarity, head weighting and normalisation the body computes.
+        settings: which similarity and normalisation of duplication the body computes.
         opset: version of the standard operators, 18 or later.
     """
     attributes = ", ".join(node_attributes(settings))
-    body = "\n".join([_PREPARE, _magnitude(settings), _normalise(settings), _rounds(settings), _COLLECT])
+    body = "\n".join([_PREPARE, _NORMALISE, _reused(settings), _rounds(settings), _COLLECT])
     text = (
         f'<opset_import: ["" : {opset}], domain: "{DOMAIN}">\n'
         f"{OP_TYPE} <{attributes}> ({', '.join(INPUTS)}) => (kept_index) {{\n{body}\n}}"
@@ -66,19 +68,15 @@ _PREPARE = f"""
   floor = Constant <value = float {{{PENALTY_FLOOR}}}> ()
   axis_0 = Constant <value = int64[1] {{0}}> ()
   axis_1 = Constant <value = int64[1] {{1}}> ()
-  axes_01 = Constant <value = int64[2] {{0, 1}}> ()
   axis_last = Constant <value = int64[1] {{-1}}> ()
   first_chunk = Constant <value_int: int = @chunk> ()
   growth_factor = Constant <value_int: int = @growth> ()
   weight = Constant <value_float: float = @penalty> ()
-  query_0 = Squeeze (query, axis_0)
+  scores = Squeeze (importance, axis_0)
   key_0 = Squeeze (key, axis_0)
-  rotated_0 = Squeeze (key_rotated, axis_0)
   value_0 = Squeeze (value, axis_0)
   visual = Squeeze (is_visual, axis_0)
-  q = Cast <to = 1> (query_0)
   k = Cast <to = 1> (key_0)
-  r = Cast <to = 1> (rotated_0)
   v = Cast <to = 1> (value_0)
   visual_f = Cast <to = 1> (visual)
   visual_i = Cast <to = 7> (visual)
@@ -91,89 +89,45 @@ _PREPARE = f"""
   size_f = Cast <to = 1> (size)
   root = Sqrt (size_f)
   twice_root = Mul (root, two_f)
-  value_square = ReduceSumSquare <keepdims = 1> (v, axis_last)
-  value_norm = Sqrt (value_square)
-  key_square = ReduceSumSquare <keepdims = 1> (k, axis_last)
 """
 
-_QUERY_LOGITS = """
-  kv_heads = Shape <start = 0, end = 1> (k)
-  grouped_shape = Concat <axis = 0> (kv_heads, axis_last, size)
-  grouped = Reshape (q, grouped_shape)
-  key_t = Transpose <perm = [0, 2, 1]> (k)
-  products = MatMul (grouped, key_t)
-  logits = Div (products, root)
-"""
-
-_UPDATE_LOGITS = """
-  half_norms = Div (key_square, twice_root)
-  logits = Transpose <perm = [0, 2, 1]> (half_norms)
-"""
-
-_KERNEL: dict[Heads, str] = {
-    "softmax": """
-  visual_logits = Where (visual, logits, lowest)
-  kernel_all = Softmax <axis = -1> (visual_logits)
-  kernel = Where (visual, kernel_all, zero_f)
-""",
-    "raw": """
-  visual_logits = Where (visual, logits, lowest)
-  peak = ReduceMax <keepdims = 0> (visual_logits)
-  shifted = Sub (visual_logits, peak)
-  kernel_all = Exp (shifted)
-  kernel = Where (visual, kernel_all, zero_f)
-""",
-}
-
-
-def _magnitude(settings: PruningSettings) -> str:
-    """`score` [Hkv, G, S] of each head and token, zero or any finite value at text."""
-    if settings.magnitude == "value":
-        return "  score = Transpose <perm = [0, 2, 1]> (value_norm)"
-    if settings.magnitude == "key":
-        return "  key_norm = Sqrt (key_square)\n  score = Transpose <perm = [0, 2, 1]> (key_norm)"
-    logits = _UPDATE_LOGITS if settings.magnitude == "update" else _QUERY_LOGITS
-    kernel = logits + _KERNEL[settings.heads]
-    if settings.magnitude == "kernel":
-        return kernel + "  score = Identity (kernel)"
-    return kernel + "  norms = Transpose <perm = [0, 2, 1]> (value_norm)\n  score = Mul (kernel, norms)"
-
-
-def _normalise(settings: PruningSettings) -> str:
-    """`priority` [S] in [0, 1] over the visual tokens, and what the rounds reuse of keys and values."""
-    body = """
-  mean = ReduceMean <keepdims = 0> (score, axes_01)
-  mean_low = Where (visual, mean, highest)
-  mean_high = Where (visual, mean, lowest)
-  least = ReduceMin <keepdims = 0> (mean_low)
-  most = ReduceMax <keepdims = 0> (mean_high)
+_NORMALISE = """
+  scores_low = Where (visual, scores, highest)
+  scores_high = Where (visual, scores, lowest)
+  least = ReduceMin <keepdims = 0> (scores_low)
+  most = ReduceMax <keepdims = 0> (scores_high)
   spread = Sub (most, least)
   is_flat = LessOrEqual (spread, zero_f)
   divisor = Where (is_flat, one_f, spread)
-  above = Sub (mean, least)
+  above = Sub (scores, least)
   scaled = Div (above, divisor)
   priority = Where (is_flat, one_f, scaled)
 """
+"""`priority` [S], in [0, 1] at visual tokens. At text it may be anything: text is never a candidate."""
+
+
+def _reused(settings: PruningSettings) -> str:
+    """What all rounds use of keys and values."""
+    body = ""
     if settings.similarity in ("dual_weight", "value"):
-        body += _unit("value_norm", "v", "value_unit")
+        body += _unit("v", "value_unit")
     if settings.similarity == "key":
-        body += (
-            "\n  rotated_norm2 = ReduceSumSquare <keepdims = 1> (r, axis_last)\n  rotated_norm = Sqrt (rotated_norm2)"
-        )
-        body += _unit("rotated_norm", "r", "key_unit")
+        body += _unit("k", "key_unit")
     if settings.similarity in ("dual_weight", "kernel"):
         body += """
-  rotated_square = ReduceSumSquare <keepdims = 1> (r, axis_last)
-  rotated_square_t = Transpose <perm = [0, 2, 1]> (rotated_square)
+  key_square = ReduceSumSquare <keepdims = 1> (k, axis_last)
+  key_square_t = Transpose <perm = [0, 2, 1]> (key_square)
 """
     return body
 
 
-def _unit(norm: str, vector: str, name: str) -> str:
+def _unit(vector: str, name: str) -> str:
     """`vector` over its norm; a zero vector stays zero, so that its cosine with everything is 0."""
     return f"""
-  {name}_some = Greater ({norm}, zero_f)
-  {name}_safe = Where ({name}_some, {norm}, one_f)
+  {name}_square = ReduceSumSquare <keepdims = 1> ({vector}, axis_last)
+  {name}_norm = Sqrt ({name}_square)
+  {name}_some = Greater ({name}_norm, zero_f)
+  {name}_safe = Where ({name}_some, {name}_norm, one_f)
   {name} = Div ({vector}, {name}_safe)
 """
 
@@ -187,12 +141,12 @@ def _cosine(unit: str) -> str:
 
 
 _GAUSSIAN = """
-    key_new = Gather <axis = 1> (r, new)
+    key_new = Gather <axis = 1> (k, new)
     key_new_t = Transpose <perm = [0, 2, 1]> (key_new)
-    square_new = Gather <axis = 2> (rotated_square_t, new)
-    product = MatMul (r, key_new_t)
+    square_new = Gather <axis = 2> (key_square_t, new)
+    product = MatMul (k, key_new_t)
     twice = Mul (product, two_f)
-    squares = Add (rotated_square, square_new)
+    squares = Add (key_square, square_new)
     difference = Sub (squares, twice)
     distance = Max (difference, zero_f)
     exponent = Div (distance, twice_root)

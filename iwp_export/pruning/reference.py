@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from iwp_export.pruning.importance import token_importance
 from iwp_export.pruning.settings import DuplicationNorm, Heads, Magnitude, Similarity, chunk_schedule
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -53,34 +54,127 @@ def select_tokens(
         raise ValueError(f"shapes do not fit: query {q.shape}, key {k.shape}, rotated {r.shape}, value {v.shape}")
     if q.shape[0] % k.shape[0]:
         raise ValueError(f"{q.shape[0]} query heads are no multiple of {k.shape[0]} key/value heads")
+    scores = np.zeros(0, np.float32)
+    if k.shape[1]:
+        visual = np.ones((1, k.shape[1]), bool)
+        scores = token_importance(np, q[None, :, None], k[None], v[None], visual, magnitude=magnitude, heads=heads)[0]
+    return select_by_importance(
+        scores,
+        r,
+        v,
+        num_keep,
+        chunk=chunk,
+        growth=growth,
+        penalty=penalty,
+        similarity=similarity,
+        duplication_norm=duplication_norm,
+    )
+
+
+def kept_index(
+    importance: npt.ArrayLike,
+    key: npt.ArrayLike,
+    value: npt.ArrayLike,
+    is_visual: npt.ArrayLike,
+    num_kept: int,
+    *,
+    chunk: int = 2,
+    growth: int = 2,
+    penalty: float = 5.0,
+    similarity: Similarity = "dual_weight",
+    duplication_norm: DuplicationNorm = "none",
+) -> npt.NDArray[np.int64]:
+    """The op `iwp::SelectTokens`: which tokens of each sample go on past the pruning layer.
+
+    Args:
+        importance: [B, S]; values at text are ignored.
+        key: [B, Hkv, S, d], the keys that duplication compares. value: [B, Hkv, S, dv].
+        is_visual: bool [B, S].
+        num_kept: tokens that go on in every sample of the batch, text and visual together.
+        chunk, growth, penalty, similarity, duplication_norm: see `PruningSettings`.
+
+    Returns:
+        int64 [B, num_kept], ascending: every text token and the best visual ones. Samples are independent.
+
+    Raises:
+        ValueError: `num_kept` is less than a sample's text tokens or more than its tokens.
+    """
+    rows = []
+    arrays = (np.asarray(x) for x in (importance, key, value))
+    for scores, k, v, visual in zip(*arrays, np.asarray(is_visual, dtype=bool), strict=True):
+        places = np.flatnonzero(visual)
+        budget = num_kept - int((~visual).sum())
+        if not 0 <= budget <= len(places):
+            raise ValueError(f"num_kept {num_kept} leaves {budget} of {len(places)} visual tokens")
+        chosen = select_by_importance(
+            scores[places],
+            k[:, places],
+            v[:, places],
+            budget,
+            chunk=chunk,
+            growth=growth,
+            penalty=penalty,
+            similarity=similarity,
+            duplication_norm=duplication_norm,
+        )
+        keep = ~visual
+        keep[places[chosen]] = True
+        rows.append(np.flatnonzero(keep).astype(np.int64))
+    return np.stack(rows)
+
+
+def select_by_importance(
+    importance: npt.ArrayLike,
+    key: npt.ArrayLike,
+    value: npt.ArrayLike,
+    num_keep: int,
+    *,
+    chunk: int = 2,
+    growth: int = 2,
+    penalty: float = 5.0,
+    similarity: Similarity = "dual_weight",
+    duplication_norm: DuplicationNorm = "none",
+) -> npt.NDArray[np.int64]:
+    """Algorithm 1 over the n visual tokens of a sample: what the op does once text is set aside.
+
+    Args:
+        importance: [n], brought to [0, 1] here; all ones if they are equal.
+        key: [Hkv, n, d], the keys that duplication compares (after RoPE by default).
+        value: [Hkv, n, dv].
+        num_keep: tokens to choose, 0 to n.
+        chunk, growth, penalty, similarity, duplication_norm: see `PruningSettings`.
+
+    Returns:
+        The chosen indices, ascending, int64 [num_keep]. All arithmetic is float32; ties go to the lower index.
+
+    Raises:
+        ValueError: shapes that do not fit, or `num_keep` outside 0 to n.
+    """
+    scores, k, v = (np.asarray(x, dtype=np.float32) for x in (importance, key, value))
+    if k.ndim != 3 or v.ndim != 3 or v.shape[:2] != k.shape[:2] or scores.shape != k.shape[1:2]:
+        raise ValueError(f"shapes do not fit: importance {scores.shape}, key {k.shape}, value {v.shape}")
     n = k.shape[1]
     if not 0 <= num_keep <= n:
         raise ValueError(f"num_keep must be within 0 and {n}, got {num_keep}")
-    if num_keep == 0:
-        return np.zeros(0, np.int64)
-
-    priority = token_magnitude(q, k, v, heads, magnitude)
+    priority = normalised(scores)
     alive = np.ones(n, bool)
     for size in chunk_schedule(num_keep, chunk, growth):
         # A stable sort of the negated priority: equal priorities keep their order, so the lower index is first.
         new = np.argsort(np.where(alive, -priority, np.inf), kind="stable")[:size]
         alive[new] = False
-        priority = _penalised(priority, r, v, new, alive, penalty, similarity, duplication_norm)
+        priority = _penalised(priority, k, v, new, alive, penalty, similarity, duplication_norm)
     return np.flatnonzero(~alive).astype(np.int64)
 
 
 def selection_gap(
     chosen: npt.ArrayLike,
-    query: npt.ArrayLike,
+    importance: npt.ArrayLike,
     key: npt.ArrayLike,
-    key_rotated: npt.ArrayLike,
     value: npt.ArrayLike,
     *,
     chunk: int = 2,
     growth: int = 2,
     penalty: float = 5.0,
-    heads: Heads = "softmax",
-    magnitude: Magnitude = "kernel_value",
     similarity: Similarity = "dual_weight",
     duplication_norm: DuplicationNorm = "none",
 ) -> float:
@@ -90,26 +184,26 @@ def selection_gap(
     was left out beats one that was taken. A gap of the order of float32 rounding means a tie was broken otherwise.
 
     Args:
-        chosen: indices that some implementation returned for the other arguments, which are `select_tokens`'.
+        chosen: indices that some implementation returned for the other arguments, which are `select_by_importance`'s.
     """
-    q, k, r, v = (np.asarray(x, dtype=np.float64) for x in (query, key, key_rotated, value))
+    scores, k, v = (np.asarray(x, dtype=np.float64) for x in (importance, key, value))
     claimed = np.zeros(k.shape[1], bool)
     claimed[np.asarray(chosen, dtype=np.intp)] = True
     alive = np.ones(k.shape[1], bool)
-    priority = token_magnitude(q, k, v, heads, magnitude)
+    priority = normalised(scores)
     gap = 0.0
     for size in chunk_schedule(int(claimed.sum()), chunk, growth):
         new = np.argsort(np.where(alive & claimed, -priority, np.inf), kind="stable")[:size]
         if not claimed.all():
             gap = max(gap, float(priority[~claimed].max() - priority[new].min()))
         alive[new] = False
-        priority = _penalised(priority, r, v, new, alive, penalty, similarity, duplication_norm)
+        priority = _penalised(priority, k, v, new, alive, penalty, similarity, duplication_norm)
     return gap
 
 
 def _penalised(
     priority: Floats,
-    key_rotated: Floats,
+    key: Floats,
     value: Floats,
     new: npt.NDArray[np.intp],
     alive: npt.NDArray[np.bool_],
@@ -118,64 +212,34 @@ def _penalised(
     duplication_norm: DuplicationNorm,
 ) -> Floats:
     """Priorities [n] after a round chose `new`: each falls by its likeness to the most similar of them."""
-    duplicate = token_duplication(key_rotated, value, new, similarity)
+    duplicate = token_duplication(key, value, new, similarity)
     if duplication_norm == "minmax":
         duplicate = _minmax_of(duplicate, duplicate[alive])
     factor = 1 - priority.dtype.type(penalty) * duplicate.max(axis=1)
     return priority * np.maximum(priority.dtype.type(PENALTY_FLOOR), factor)
 
 
-def token_magnitude(
-    query: Floats, key: Floats, value: Floats, heads: Heads = "softmax", magnitude: Magnitude = "kernel_value"
-) -> Floats:
-    """Importance of each token in [0, 1], float32 [n] (Eq. 10, averaged over heads, min-max normalised).
-
-    Args:
-        query: [H, d]. key: [Hkv, n, d]. value: [Hkv, n, dv]. float32.
-    """
-    num_heads, size = query.shape
-    kv_heads = key.shape[0]
-    value_norm = np.sqrt(np.square(value).sum(-1))[:, None]  # [Hkv, 1, n]
-    if magnitude == "value":
-        score = value_norm
-    elif magnitude == "key":
-        score = np.sqrt(np.square(key).sum(-1))[:, None]
-    else:
-        root = query.dtype.type(size) ** 0.5
-        if magnitude == "update":  # ||phi(k)||^2 = exp(k.k / sqrt(d))
-            logits = np.square(key).sum(-1)[:, None] / (2 * root)
-        else:
-            grouped = query.reshape(kv_heads, num_heads // kv_heads, size)
-            logits = grouped @ key.transpose(0, 2, 1) / root  # [Hkv, H / Hkv, n]
-        kernel = _kernel(logits, heads)
-        score = kernel if magnitude == "kernel" else kernel * value_norm
-    return _minmax(score.mean(axis=(0, 1)))
+def normalised(importance: Floats) -> Floats:
+    """Importance [n] brought to [0, 1] over a sample's visual tokens: the priorities of the first round."""
+    return _minmax_of(importance, importance)
 
 
 def token_duplication(
-    key_rotated: Floats, value: Floats, new: npt.NDArray[np.intp], similarity: Similarity = "dual_weight"
+    key: Floats, value: Floats, new: npt.NDArray[np.intp], similarity: Similarity = "dual_weight"
 ) -> Floats:
     """Squared similarity of every token to each of `new`, averaged over key/value heads, float32 [n, len(new)].
 
     Args:
-        key_rotated: [Hkv, n, d]. value: [Hkv, n, dv]. float32. new: indices of the tokens just chosen.
+        key: [Hkv, n, d]. value: [Hkv, n, dv]. float32. new: indices of the tokens just chosen.
     """
     total = np.ones((1, 1, 1), value.dtype)
     if similarity in ("dual_weight", "value"):
         total = total * _cosine(value, new)
     if similarity == "key":
-        total = total * _cosine(key_rotated, new)
+        total = total * _cosine(key, new)
     if similarity in ("dual_weight", "kernel"):
-        total = total * _gaussian(key_rotated, new)
+        total = total * _gaussian(key, new)
     return np.square(total).mean(axis=0)
-
-
-def _kernel(logits: Floats, heads: Heads) -> Floats:
-    """exp of the logits [Hkv, G, n], divided by each head's sum, or by one common maximum."""
-    if heads == "raw":
-        return np.exp(logits - logits.max())
-    kernel = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return kernel / kernel.sum(axis=-1, keepdims=True)
 
 
 def _cosine(x: Floats, new: npt.NDArray[np.intp]) -> Floats:
@@ -188,10 +252,6 @@ def _gaussian(key: Floats, new: npt.NDArray[np.intp]) -> Floats:
     square = np.square(key).sum(-1, keepdims=True)  # [Hkv, n, 1]
     distance = square + square[:, new].transpose(0, 2, 1) - 2 * (key @ key[:, new].transpose(0, 2, 1))
     return np.exp(-np.maximum(distance, 0) / (2 * key.dtype.type(key.shape[-1]) ** 0.5))
-
-
-def _minmax(x: Floats) -> Floats:
-    return _minmax_of(x, x)
 
 
 def _minmax_of(x: Floats, within: Floats) -> Floats:

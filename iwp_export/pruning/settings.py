@@ -80,9 +80,13 @@ class PruningSettings:
         """Visual tokens that stay of `num_visual`: ceil(keep * n), at least 1 when there is one, all at keep 1."""
         return num_keep(num_visual, self.keep if keep is None else keep)
 
+    def scoring(self) -> dict[str, Any]:
+        """The settings of importance, which the graph computes: arguments of `importance.token_importance`."""
+        return {name: getattr(self, name) for name in ("magnitude", "heads")}
+
     def selection(self) -> dict[str, Any]:
         """The settings that the pruning op itself carries, by attribute name."""
-        names = ("chunk", "growth", "penalty", "heads", "magnitude", "similarity", "duplication_norm")
+        names = ("chunk", "growth", "penalty", "similarity", "duplication_norm")
         return {name: getattr(self, name) for name in names}
 
     def to_dict(self) -> dict[str, Any]:

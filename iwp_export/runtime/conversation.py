@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
@@ -13,10 +14,13 @@ from iwp_export.models.common.picture import Picture
 from iwp_export.runtime.generate import Call, Context
 from iwp_export.runtime.images import ImageSource
 from iwp_export.runtime.model import LoadedModel
-from iwp_export.runtime.processor import Message, assistant_message, user_message
+from iwp_export.runtime.processor import assistant_message, user_message
 from iwp_export.runtime.request import check_request_keep
 from iwp_export.runtime.result import AnswerStream, Result
 from iwp_export.runtime.sampling import AnswerOptions, make_chooser
+from iwp_export.runtime.split import common_length, split_calls
+from iwp_export.runtime.template import Message
+from iwp_export.runtime.text import check_text
 
 Images = ImageSource | Sequence[ImageSource] | None
 """One image, several, or none."""
@@ -30,8 +34,9 @@ class Conversation:
 
     Only a turn's new tokens are run: the cache holds the earlier ones. An image's visual tokens are pruned once, in
     the turn that brings it, with that turn's question; later turns see the tokens that stayed. If the chat template
-    renders the earlier turns otherwise than they were run, the whole conversation is run again, all its images
-    competing in one pool, and `Result.note` says so.
+    renders the earlier turns otherwise than they were run, the whole conversation is run again from its first token,
+    and `Result.note` says so. That is one call, in which all its images compete in one pool, or, where the backend does
+    not take so much in a call, one for each turn with images, which then compete as they did at first.
     """
 
     def __init__(self, model: LoadedModel, keep: float | None = None) -> None:
@@ -62,32 +67,60 @@ class Conversation:
         """One turn, piece by piece. A stream that is not read to its end leaves the conversation without this turn."""
         start = time.perf_counter()
         wanted = AnswerOptions(**options)
-        choose = make_chooser(wanted.temperature, wanted.top_k, wanted.top_p, wanted.seed)
+        choose = make_chooser(
+            wanted.temperature, wanted.top_k, wanted.top_p, wanted.seed, self._model.manifest.generation
+        )
         limits = self._model.limits(wanted.max_new_tokens)
-        if not isinstance(prompt, str):
-            raise RequestError(f"a prompt is a text, got {type(prompt).__name__}")
+        check_text(prompt)
         processor = self._model.processor
         new = [processor.image(source) for source in image_list(image)]
         messages = [*self._messages, user_message(prompt, len(new))]
         pictures = [*self._pictures, *new]
-        call = self._plan(processor.token_ids(processor.render(messages), pictures), pictures)
+        call = self._plan(messages, pictures)
         limits.check_prompt(call)
         call = replace(call, preprocess=time.perf_counter() - start)
         self._turn += 1
         answer = self._model.answer(call, choose, limits)
         return AnswerStream(self._follow(answer, call.context, self._turn, messages, pictures))
 
-    def _plan(self, token_ids: Ints, pictures: list[Picture]) -> Call:
-        """The shortest call after which the context holds the whole conversation."""
-        context = self._context
-        known = len(context.token_ids)
-        note = ""
-        if known:
-            note = self._difference(token_ids, pictures)
+    def _plan(self, messages: list[Message], pictures: list[Picture]) -> Call:
+        """The fewest calls after which the context holds the whole conversation; the last of them is answered."""
+        model, context = self._model, self._context
+        token_ids = self._token_ids(messages, pictures)
+        note = self._difference(token_ids, pictures) if context.token_ids else ""
         if note:
-            context, known = Context(self._model.session.new_cache()), 0
-        call = self._model.prepare(context, token_ids[known:], pictures[len(context.digests) :], self._keep)
-        return replace(call, note=note)
+            context = Context(model.session.new_cache())
+        known, new = len(context.token_ids), pictures[len(context.digests) :]
+        visual, limits = token_ids[known:] == model.manifest.vision.image_token_id, model.session.call_limits
+        ends = [visual.size]
+        if limits is not None and not limits.allow(visual):
+            ends = split_calls(visual, self._turn_ends(messages, pictures, token_ids, known), limits)
+            note = f"{note}, turn by turn" if note else ""
+        calls: list[Call] = []
+        position = context.next_position
+        for start, end in itertools.pairwise([0, *ends]):
+            count = _pictures_of(int(visual[start:end].sum()), new)
+            call = model.prepare(context, token_ids[known + start : known + end], new[:count], self._keep, position)
+            calls.append(call)
+            position, new = call.next_position, new[count:]
+        return replace(calls[-1], note=note, earlier=tuple(calls[:-1]))
+
+    def _turn_ends(self, messages: list[Message], pictures: list[Picture], token_ids: Ints, known: int) -> list[int]:
+        """Where the users' turns end, counted from the first token that is not known.
+
+        A turn ends where its rendering without the later ones ceases to agree with the whole one.
+        """
+        ends, images = {len(token_ids)}, 0
+        for index, message in enumerate(messages[:-1]):
+            images += sum(part["type"] == "image" for part in message["content"])
+            if message["role"] == "user":
+                ends.add(common_length(self._token_ids(messages[: index + 1], pictures[:images]), token_ids))
+        image_token = self._model.manifest.vision.image_token_id
+        return [end - known for end in sorted(ends) if end > known and token_ids[end - 1] != image_token]
+
+    def _token_ids(self, messages: list[Message], pictures: list[Picture]) -> Ints:
+        processor = self._model.processor
+        return processor.token_ids(processor.render(messages), pictures)
 
     def _difference(self, token_ids: Ints, pictures: list[Picture]) -> str:
         """Why the cache does not hold the beginning of this conversation, or an empty string if it does."""
@@ -135,3 +168,12 @@ def image_list(image: Images) -> list[ImageSource]:
     if image is None:
         return []
     return list(image) if isinstance(image, list | tuple) else [image]  # type: ignore[list-item]
+
+
+def _pictures_of(visual: int, pictures: Sequence[Picture]) -> int:
+    """How many of the pictures, from the first on, make so many visual tokens."""
+    count = 0
+    while visual > 0 and count < len(pictures):
+        visual -= pictures[count].num_tokens
+        count += 1
+    return count

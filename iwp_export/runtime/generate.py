@@ -50,6 +50,7 @@ class Call:
         next_position: where the conversation goes on after them.
         preprocess: seconds that it took to prepare.
         note: why an earlier turn's cache could not be reused; empty otherwise.
+        earlier: calls that must run before this one, where a backend does not take all in one.
     """
 
     context: Context
@@ -58,6 +59,7 @@ class Call:
     next_position: int = 0
     preprocess: float = 0.0
     note: str = ""
+    earlier: tuple[Call, ...] = ()
 
     def run(self, session: Session, features: Sequence[Features] = ()) -> StepOutput:
         """Run the call and record it in its context."""
@@ -143,7 +145,7 @@ def generate(
     context = call.context
     output = call.run(session, features)
     token = choose(output.logits)
-    record.prefill = time.perf_counter() - start
+    record.prefill += time.perf_counter() - start
     record.kept_index = output.kept_index
     while True:
         record.token_ids.append(token)

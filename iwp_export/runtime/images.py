@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeAlias
 
@@ -26,12 +29,31 @@ def load_image(source: ImageSource) -> Image.Image:
             raise RequestError(f"an image array must be uint8 [H, W, 3] in RGB, got {source.dtype} {source.shape}")
         return Image.fromarray(np.ascontiguousarray(source))
     if isinstance(source, str | Path):
-        try:
-            with Image.open(source) as image:
-                return ImageOps.exif_transpose(image).convert("RGB")
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            reason = "there is no such file" if isinstance(error, FileNotFoundError) else str(error)
-            raise RequestError(f"cannot read the image {source}: {reason}") from error
+        with _readable(str(source)), Image.open(source) as image:
+            return _upright(image)
     if isinstance(source, Image.Image):
-        return ImageOps.exif_transpose(source).convert("RGB")
+        with _readable(f"{source.mode} {source.width} x {source.height}"):
+            return _upright(source)
     raise RequestError(f"an image is a path, a PIL image or a uint8 array, got {type(source).__name__}")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    if 0 in image.size:
+        raise ValueError("it has no pixels")
+    return ImageOps.exif_transpose(image).convert("RGB")
+
+
+@contextmanager
+def _readable(name: str) -> Iterator[None]:
+    """PIL reads pixels when they are first asked for: whatever it raises then is an image that cannot be read.
+
+    Raises:
+        RequestError: the block failed so.
+    """
+    try:
+        yield
+    except MemoryError as error:
+        raise RequestError(f"cannot read the image {name}: it does not fit into memory") from error
+    except (OSError, SyntaxError, ValueError, TypeError, EOFError, struct.error, Image.DecompressionBombError) as error:
+        reason = "there is no such file" if isinstance(error, FileNotFoundError) else " ".join(str(error).split())
+        raise RequestError(f"cannot read the image {name}: {reason or type(error).__name__}") from error

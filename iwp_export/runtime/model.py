@@ -9,7 +9,7 @@ from collections.abc import Generator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from iwp_export.backends.session import Features, Ints, Session
+from iwp_export.backends.session import Features, Floats, Ints, Session
 from iwp_export.bundle.manifest import Manifest
 from iwp_export.errors import RequestError
 from iwp_export.models import find_family
@@ -18,7 +18,7 @@ from iwp_export.runtime.generate import AnswerLimits, Call, Context, GenerationR
 from iwp_export.runtime.processor import Processor
 from iwp_export.runtime.request import build_prompt, kept_patches
 from iwp_export.runtime.result import Result, Timing
-from iwp_export.runtime.sampling import Chooser
+from iwp_export.runtime.sampling import Chooser, adjust_logits
 from iwp_export.runtime.text import Detokenizer
 
 IMAGES_REMEMBERED = 8
@@ -46,9 +46,21 @@ class LoadedModel:
         return found
 
     def prepare(
-        self, context: Context, token_ids: npt.ArrayLike, pictures: Sequence[Picture], keep: float | None
+        self,
+        context: Context,
+        token_ids: npt.ArrayLike,
+        pictures: Sequence[Picture],
+        keep: float | None,
+        position: int | None = None,
     ) -> Call:
         """A call that appends tokens, with their images, to a context.
+
+        Args:
+            context: what the call continues.
+            token_ids: [S], with one image token for each visual token.
+            pictures: the images among them.
+            keep: fraction of their visual tokens that stays.
+            position: where the call begins; None is where the context ends. Another where earlier calls come first.
 
         Raises:
             RequestError: keep is out of range, or tokens and images do not fit each other.
@@ -60,7 +72,8 @@ class LoadedModel:
             raise RequestError(f"the prompt has {visual.sum()} visual tokens, {len(pictures)} image(s) make {expected}")
         if ids.size and (ids.min() < 0 or ids[~visual].max(initial=0) >= vocabulary):
             raise RequestError(f"token ids must be within 0 and {vocabulary - 1}, got {ids.min()}..{ids.max()}")
-        positions, after = self.family.positions(visual, pictures, context.next_position)
+        start = context.next_position if position is None else position
+        positions, after = self.family.positions(visual, pictures, start)
         inputs = build_prompt(ids, visual, positions, self.manifest.pruning, keep)
         return Call(context, inputs, tuple(pictures), after)
 
@@ -72,15 +85,28 @@ class LoadedModel:
     def answer(
         self, call: Call, choose: Chooser, limits: AnswerLimits, *, with_logits: bool = False
     ) -> Generator[str, None, Result]:
-        """Run a call; yields pieces of text and returns the result."""
+        """Run a call, after the ones before it; yields pieces of text and returns the result."""
         context, decoder = call.context, self.manifest.decoder
         reused = len(context.token_ids)
+        parts = (*call.earlier, call)
         start = time.perf_counter()
-        features = [self.features(picture) for picture in call.pictures]
-        vision = time.perf_counter() - start if features else 0.0
+        features = [[self.features(picture) for picture in part.pictures] for part in parts]
+        vision = time.perf_counter() - start if any(features) else 0.0
+        counts = [[image.count for image in images] for images in features]
         record = GenerationRecord(logits=[] if with_logits else None)
+        kept: list[list[int]] = []
+        for part, images, count in zip(call.earlier, features, counts, strict=False):
+            start = time.perf_counter()
+            output = part.run(self.session, images)
+            record.prefill += time.perf_counter() - start
+            kept += kept_patches(part.inputs, output.kept_index, count)
         text = Detokenizer(self.processor.decode)
-        for token in generate(self.session, self.family, call, features, choose, limits, record):
+
+        def pick(logits: Floats) -> int:
+            eos, done = decoder.eos_token_ids, len(record.token_ids)
+            return choose(adjust_logits(logits, self.manifest.generation, eos, context.token_ids, done))
+
+        for token in generate(self.session, self.family, call, features[-1], pick, limits, record):
             if token not in limits.eos_token_ids and (piece := text.add(token)):
                 yield piece
         if piece := text.finish():
@@ -90,12 +116,12 @@ class LoadedModel:
             token_ids=record.token_ids,
             finish_reason=record.finish_reason,
             timing=Timing(call.preprocess, vision, record.prefill, record.decode, len(record.token_ids) - 1),
-            prompt_tokens=reused + call.inputs.input_ids.size,
+            prompt_tokens=reused + sum(part.inputs.input_ids.size for part in parts),
             reused_tokens=reused,
-            note=call.note,
-            pictures=call.pictures,
-            visual_tokens=sum(image.count for image in features),
-            kept=kept_patches(call.inputs, record.kept_index, [image.count for image in features]),
+            note="; ".join(filter(None, (call.note, self.manifest.generation.note))),
+            pictures=tuple(picture for part in parts for picture in part.pictures),
+            visual_tokens=sum(map(sum, counts)),
+            kept=[*kept, *kept_patches(call.inputs, record.kept_index, counts[-1])],
             cache_bytes=context.cache.nbytes,
             cache_bytes_unpruned=decoder.cache_bytes([len(context.token_ids)] * decoder.layers),
             logits=record.logits,

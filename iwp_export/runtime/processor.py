@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,14 +13,18 @@ from iwp_export.bundle.manifest import VisionInfo
 from iwp_export.errors import BundleError, RequestError
 from iwp_export.models.common.family import Family
 from iwp_export.models.common.picture import Array, Colours, Picture
+from iwp_export.runtime.image_limits import check_image, most_pixels
 from iwp_export.runtime.images import ImageSource, load_image
-
-Message = Mapping[str, Any]
-"""A turn as chat templates take it: `role`, and `content` as a list of parts `{"type": "image" | "text", ...}`."""
+from iwp_export.runtime.processor_files import find_template, load_image_processor, load_tokenizer
+from iwp_export.runtime.template import ChatTemplate, Message
 
 
 class Processor:
     """The checkpoint's tokenizer, image processor and chat template.
+
+    Attributes:
+        tokenizer: transformers' own.
+        no_template: why there is no chat template; empty if there is one.
 
     Args:
         folder: the bundle's processor folder.
@@ -35,20 +36,13 @@ class Processor:
     """
 
     def __init__(self, folder: Path, vision: VisionInfo, family: Family) -> None:
-        # Without torch, importing transformers prints advice to install it; here its absence is intended.
-        os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-        from transformers import AutoImageProcessor, AutoTokenizer
-
-        # Not AutoProcessor: for some families it needs torchvision, and only its two parts are of use here. The PIL
-        # back end gives the same pixels on every machine.
-        try:
-            self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-            self._images = AutoImageProcessor.from_pretrained(folder, local_files_only=True, backend="pil")
-        except (OSError, ValueError, KeyError, ImportError) as error:
-            raise BundleError(f"cannot load the processor in {folder}: {str(error).splitlines()[0]}") from error
-        self._template = _chat_template(folder, self.tokenizer)
+        # Not AutoProcessor: for some families it needs torchvision, and only its two parts are of use here.
+        self.tokenizer = load_tokenizer(folder)
+        self._images = load_image_processor(folder, most_pixels(vision))
+        source, self.no_template = find_template(folder, self.tokenizer)
+        self._template = None if source is None else ChatTemplate(source)
         self._vision, self._family = vision, family
-        if vision.image_token_id >= len(self.tokenizer):
+        if not 0 <= vision.image_token_id < len(self.tokenizer):
             raise BundleError(f"image token {vision.image_token_id} is beyond the tokenizer of {folder}")
 
     def image(self, source: ImageSource) -> Picture:
@@ -58,6 +52,7 @@ class Processor:
             RequestError: the image cannot be read, or its pixels do not fit the model.
         """
         image = load_image(source)
+        check_image(self._images, image.width, image.height)
         try:
             outputs = self._images(images=[image], return_tensors="np")
         except ValueError as error:  # a line of a pixel's width has no aspect ratio to keep, for example
@@ -78,19 +73,11 @@ class Processor:
         """The conversation as the model reads it, up to where its answer begins.
 
         Raises:
-            RequestError: the bundle has no chat template, or the template refuses the messages.
+            RequestError: the bundle has no chat template, or the template refuses the messages or takes too much.
         """
-        if not self._template:
-            raise RequestError("this bundle has no chat template: build the token ids yourself and use generate_ids")
-        from jinja2 import TemplateError
-
-        try:
-            text = self.tokenizer.apply_chat_template(
-                list(messages), chat_template=self._template, tokenize=False, add_generation_prompt=True
-            )
-        except TemplateError as error:
-            raise RequestError(f"the chat template refuses the conversation: {error}") from error
-        return str(text)
+        if self._template is None:
+            raise RequestError(f"this bundle takes no text: {self.no_template}. Make token ids and use generate_ids")
+        return self._template.render(messages, self.tokenizer.special_tokens_map)
 
     def token_ids(self, text: str, pictures: Sequence[Picture]) -> Ints:
         """Token ids int64 [S] of a rendered conversation, each image placeholder repeated once per visual token.
@@ -126,15 +113,3 @@ def user_message(prompt: str, num_images: int) -> Message:
 def assistant_message(text: str) -> Message:
     """A turn of the model."""
     return {"role": "assistant", "content": [{"type": "text", "text": text}]}
-
-
-def _chat_template(folder: Path, tokenizer: Any) -> str | None:
-    """The template of the tokenizer, or the one that older checkpoints keep for the processor alone."""
-    file = folder / "chat_template.json"
-    if not tokenizer.chat_template and file.exists():
-        try:
-            return str(json.loads(file.read_text(encoding="utf-8"))["chat_template"])
-        except (ValueError, KeyError) as error:
-            raise BundleError(f"{file} holds no chat template ({error})") from error
-    template = tokenizer.chat_template
-    return template.get("default") if isinstance(template, dict) else template

@@ -1,11 +1,11 @@
-"""From token ids to the decoder's inputs: where images go, which tokens form the query, how many stay."""
+"""From token ids to the decoder's inputs: where images go, which tokens' queries score, how many stay."""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
 
-from iwp_export.backends.session import Floats, Ints, StepInputs
+from iwp_export.backends.session import Ints, StepInputs
 from iwp_export.errors import RequestError, SettingsError
 from iwp_export.pruning.settings import PruningSettings, Query, check_keep
 
@@ -37,7 +37,7 @@ def build_prompt(
     return StepInputs(
         input_ids=ids[None],
         feature_index=np.where(visual, np.cumsum(visual) - 1, -1)[None],
-        query_weights=query_weights(visual, settings.query)[None],
+        query_index=query_index(visual, settings.query),
         position_ids=position_ids,
         num_kept=num_kept,
     )
@@ -48,21 +48,21 @@ def build_decode(token_id: int, position_ids: Ints) -> StepInputs:
     return StepInputs(
         input_ids=np.array([[token_id]], np.int64),
         feature_index=np.array([[-1]], np.int64),
-        query_weights=np.ones((1, 1), np.float32),
+        query_index=np.zeros(1, np.int64),
         position_ids=position_ids,
         num_kept=1,
     )
 
 
-def query_weights(visual: npt.NDArray[np.bool_], query: Query) -> Floats:
-    """Weights of a call's tokens in the mean query, float32 [S]: 1 at each token of the mean, 0 elsewhere.
+def query_index(visual: npt.NDArray[np.bool_], query: Query) -> Ints:
+    """The tokens of a call whose queries score its visual tokens, int64 [Q], ascending, never empty.
 
     A call that lacks the tokens asked for (no text after its image, no image, no text) takes the nearest set that is
     not empty: all text, then all tokens.
 
     Args:
         visual: bool [S], true at visual tokens.
-        query: which tokens are averaged (Sec. 4.1 of arXiv:2604.00757).
+        query: which tokens are asked for (Sec. 4.1 of arXiv:2604.00757).
     """
     text = ~visual
     first = int(np.argmax(visual)) if visual.any() else -1
@@ -75,8 +75,8 @@ def query_weights(visual: npt.NDArray[np.bool_], query: Query) -> Floats:
         chosen = np.arange(text.size) == np.flatnonzero(text)[-1]
     for candidate in (chosen, text):
         if candidate.any():
-            return candidate.astype(np.float32)
-    return np.ones(visual.size, np.float32)
+            return np.flatnonzero(candidate).astype(np.int64)
+    return np.arange(visual.size, dtype=np.int64)
 
 
 def kept_patches(inputs: StepInputs, kept_index: Ints, counts: list[int]) -> list[list[int]]:

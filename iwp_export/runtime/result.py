@@ -53,8 +53,10 @@ class Result:
         timing: seconds by phase.
         prompt_tokens: tokens of the prompt, unpruned, earlier turns included.
         reused_tokens: those of them that the key/value cache still held.
-        note: why an earlier turn's cache could not be reused; empty otherwise.
-        pictures: the images of this call. Only their visual tokens competed at the pruning step.
+        note: why an earlier turn's cache could not be reused, and what of the checkpoint's generation_config is not
+            applied; empty otherwise.
+        pictures: the images of this call. Only their visual tokens competed at the pruning step; where a conversation
+            was run again turn by turn, those of each turn among themselves.
         visual_tokens: visual tokens of this call.
         kept: per picture, the indices of the visual tokens that stayed, ascending.
         cache_bytes: key/value cache at the end.

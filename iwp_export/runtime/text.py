@@ -4,8 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from iwp_export.errors import RequestError
+
 REPLACEMENT = "\ufffd"
 """What a decoder writes for bytes that are no complete character yet."""
+
+
+def check_text(prompt: object) -> None:
+    """Refuse a prompt that a tokenizer cannot take.
+
+    Raises:
+        RequestError: it is no text, or holds half of a character, as bytes that are not UTF-8 become on a command line.
+    """
+    if not isinstance(prompt, str):
+        raise RequestError(f"a prompt is a text, got {type(prompt).__name__}")
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:
+        raise RequestError(f"the prompt is not valid UTF-8 at character {error.start}") from error
 
 
 class Detokenizer:

@@ -1,1 +1,1 @@
-"""Proof that an artefact is right: references to compare with, and the comparisons."""
+"""Proof that an artefact is right: its accuracy, its parity with the checkpoint, and IWP beside other methods."""

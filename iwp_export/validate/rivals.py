@@ -26,9 +26,9 @@ class Method:
     def select(self, features: Tensor) -> Select:
         """The pruning op for one call whose image features are [n, D]."""
 
-        def run(query: Tensor, key: Tensor, rotated: Tensor, value: Tensor, visual: Tensor, num_kept: Tensor) -> Tensor:
+        def run(importance: Tensor, key: Tensor, value: Tensor, visual: Tensor, num_kept: Tensor) -> Tensor:
             if self.choose is None:
-                return kept_index(query, key, rotated, value, visual, int(num_kept[0]), self.settings)
+                return kept_index(importance, key, value, visual, int(num_kept[0]), self.settings)
             keep = ~visual[0]
             places = torch.nonzero(visual[0])[:, 0]
             budget = int(num_kept[0]) - int(keep.sum())
@@ -81,8 +81,10 @@ def choose_diverse(features: Tensor, count: int) -> Tensor:
 
 
 def choose_grid(features: Tensor, count: int) -> Tensor:
-    """`count` cells spread evenly over a square grid of tokens."""
+    """`count` cells spread evenly over a square grid of tokens, or over the tokens in their order if they are none."""
     side = round(len(features) ** 0.5)
+    if side**2 != len(features):
+        return torch.from_numpy(np.linspace(0, len(features) - 1, count).round().astype(int))
     rows = max(1, round(count**0.5))
     per_row = -(-count // rows)
     centres = [

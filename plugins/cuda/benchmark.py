@@ -26,11 +26,14 @@ REPEATS = 100
 COLD_BYTES = 256 << 20
 """Inputs of a cold measurement rotate through this much memory, several times any GPU's cache."""
 
+FACTORS = {"dual_weight": 2, "value": 1, "key": 1, "kernel": 1}
+"""Inputs of keys or values that a similarity compares."""
+
 FIGURES: dict[str, dict[str, Any]] = {
-    "llava 1.5: 576 + 32 tokens, 32 kv heads": {"visual": 576, "heads": 32, "kv_heads": 32},
-    "onevision: 2,880 + 32 tokens, 4 kv heads": {"visual": 2880, "heads": 28, "kv_heads": 4},
-    "qwen2.5-vl: 1,024 + 32 tokens, 4 kv heads": {"visual": 1024, "heads": 28, "kv_heads": 4},
-    "video: 16,384 + 32 tokens, 4 kv heads": {"visual": 16384, "heads": 28, "kv_heads": 4},
+    "llava 1.5: 576 + 32 tokens, 32 kv heads": {"visual": 576, "kv_heads": 32},
+    "onevision: 2,880 + 32 tokens, 4 kv heads": {"visual": 2880, "kv_heads": 4},
+    "qwen2.5-vl: 1,024 + 32 tokens, 4 kv heads": {"visual": 1024, "kv_heads": 4},
+    "video: 16,384 + 32 tokens, 4 kv heads": {"visual": 16384, "kv_heads": 4},
 }
 
 
@@ -40,20 +43,19 @@ def roofline(shape: SelectionShape, options: SelectionOptions, visual: int) -> d
     Returns:
         `bytes`, `operations`, and `pair_operations`, their part that tensor cores can take.
     """
+    states = FACTORS[options.similarity]
     element = 4 if shape.data_type == "float32" else 2
-    row = shape.batch * shape.head_dim * element
-    moved = row * (3 * shape.kv_heads * shape.tokens + shape.heads) + shape.batch * shape.tokens
-    moved += 8 * shape.batch * shape.num_kept
-    logits = 2 * shape.heads * visual * shape.head_dim
-    norms = 4 * shape.kv_heads * visual * shape.head_dim
+    row = shape.kv_heads * shape.head_dim
+    moved = states * row * shape.tokens * element + 2 * 4 * shape.tokens + 8 * shape.num_kept
+    norms = 2 * states * row * visual
     budget = shape.num_kept - (shape.tokens - visual)
     pairs = chosen = 0
     for size in chunk_schedule(budget, options.chunk, options.growth):
         chosen += size
         pairs += size * (visual - chosen) if chosen < budget else 0
-    pair_operations = 4 * pairs * shape.kv_heads * shape.head_dim
-    total = shape.batch * (logits + norms + pair_operations)
-    return {"bytes": moved, "operations": total, "pair_operations": shape.batch * pair_operations}
+    pair_operations = 2 * states * row * pairs
+    one = {"bytes": moved, "operations": norms + pair_operations, "pair_operations": pair_operations}
+    return {name: shape.batch * count for name, count in one.items()}
 
 
 def median_us(work: Callable[[], object], repeats: int = REPEATS) -> dict[str, float]:
@@ -108,14 +110,15 @@ def measure(name: str, sizes: dict[str, Any], runner: Any, top: dict[str, float]
     case = make_case(np.random.default_rng(0), text=32, keep=0.3, head_dim=128, clusters=100, name=name, **sizes)
     gap = case.judge(runner(case))
     buffers = runner.upload(case)
-    sets = [buffers, *(runner.upload(case) for _ in range(COLD_BYTES // (3 * buffers["key"].numel())))]
+    sets = [buffers, *(runner.upload(case) for _ in range(COLD_BYTES // (2 * buffers["key"].numel())))]
 
     def all_sets() -> None:
         for one in sets:
             runner.enqueue(case, one)
 
-    half = [torch.from_numpy(x).half().cuda() for x in (case.query, case.key, case.key_rotated, case.value)]
-    loop = (*half, torch.from_numpy(case.is_visual).cuda(), case.shape.num_kept, PruningSettings())
+    half = [torch.from_numpy(x).half().cuda() for x in (case.key, case.value)]
+    others = [torch.from_numpy(x).cuda() for x in (case.importance, case.is_visual)]
+    loop = (others[0], *half, others[1], case.shape.num_kept, PruningSettings())
     cold = median_us(captured(all_sets), 20)
     least = roofline(case.shape, case.options, sizes["visual"])
     floor = max(least["bytes"] / top["bytes_per_s"], least["pair_operations"] / top["flop_per_s"]) * 1e6

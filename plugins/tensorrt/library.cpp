@@ -15,16 +15,16 @@ namespace {
 
 class SelectTokensCreator final : public nvinfer1::IPluginCreatorV3One {
  public:
-  SelectTokensCreator() : fields_(FieldNames()) {
+  SelectTokensCreator() : fields_(AttributeNames()) {
     collection_.nbFields = static_cast<int32_t>(fields_.size());
     collection_.fields = fields_.data();
   }
 
   nvinfer1::IPluginV3* createPlugin(const char*, const nvinfer1::PluginFieldCollection* fields,
-                                    nvinfer1::TensorRTPhase) noexcept override {
+                                    nvinfer1::TensorRTPhase phase) noexcept override {
     try {
       Options options = {};
-      const std::string error = fields == nullptr ? "no fields are given" : ReadOptions(*fields, &options);
+      const std::string error = fields == nullptr ? "no fields are given" : ReadOptions(*fields, phase, &options);
       if (error.empty()) return new SelectTokensPlugin(options);
       LogError(error);
     } catch (const std::exception& error) {

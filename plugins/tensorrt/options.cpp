@@ -16,27 +16,23 @@ struct FieldSpec {
   PluginFieldType type;
 };
 
-enum Field { kChunk, kGrowth, kPenalty, kHeads, kMagnitude, kSimilarity, kDuplicationNorm, kNumFields };
+enum Field { kChunk, kGrowth, kPenalty, kSimilarity, kDuplicationNorm, kWorkspace, kNumFields };
+constexpr int kNumAttributes = kWorkspace;  // the node has those before it
 
 // Names, types and order of the Python plugin's fields: an engine built with either loads with the other.
 constexpr FieldSpec kFields[] = {
     {"chunk", PluginFieldType::kINT32},
     {"growth", PluginFieldType::kINT32},
     {"penalty", PluginFieldType::kFLOAT32},
-    {"heads", PluginFieldType::kCHAR},
-    {"magnitude", PluginFieldType::kCHAR},
     {"similarity", PluginFieldType::kCHAR},
     {"duplication_norm", PluginFieldType::kCHAR},
+    {"workspace", PluginFieldType::kINT64},
 };
 static_assert(std::size(kFields) == kNumFields);
 
 // Values by the number of their enumeration in iwp_select_tokens.h.
-constexpr const char* kHeadsNames[] = {"softmax", "raw"};
+constexpr const char* kSimilarityNames[] = {"dual_weight", "value", "key", "kernel"};
 constexpr const char* kDuplicationNormNames[] = {"none", "minmax"};
-
-// The only variants that the kernels compute.
-constexpr const char* kMagnitudeName = "kernel_value";
-constexpr const char* kSimilarityName = "dual_weight";
 
 // A number, whichever type carries it: a graph built by hand may use 64 bits.
 std::optional<double> NumberOf(const PluginField& field) {
@@ -62,12 +58,13 @@ std::optional<std::string> TextOf(const PluginField& field) {
   return std::string(text, strnlen(text, field.length));
 }
 
-std::string ReadWhole(const PluginField& field, int32_t* value) {
+template <typename Integer>
+std::string ReadWhole(const PluginField& field, double largest, Integer* value) {
   const std::optional<double> number = NumberOf(field);
-  if (!number || *number != std::floor(*number) || *number < 1 || *number > INT32_MAX) {
+  if (!number || *number != std::floor(*number) || *number < 1 || *number > largest) {
     return std::string(field.name) + " must be a whole number, 1 or more";
   }
-  *value = static_cast<int32_t>(*number);
+  *value = static_cast<Integer>(*number);
   return "";
 }
 
@@ -94,30 +91,21 @@ std::string ReadName(const PluginField& field, const char* const (&names)[N], in
   return std::string(field.name) + " must be one of " + known + ", the node has '" + text + "'";
 }
 
-std::string ReadOnly(const PluginField& field, const char* implemented) {
-  const std::string text = TextOf(field).value_or("");
-  if (text == implemented) return "";
-  const std::string name = field.name;
-  return name + " '" + text + "' has no CUDA kernel, only '" + implemented + "' has; export with " + name + "=" +
-         implemented + ", or run the bundle in ONNX Runtime";
-}
-
 std::string ReadField(int index, const PluginField& field, Options* options) {
+  constexpr double kMaxBytes = 1ull << 53;  // a double holds any whole number up to here
   switch (index) {
     case kChunk:
-      return ReadWhole(field, &options->chunk);
+      return ReadWhole(field, INT32_MAX, &options->chunk);
     case kGrowth:
-      return ReadWhole(field, &options->growth);
+      return ReadWhole(field, INT32_MAX, &options->growth);
     case kPenalty:
       return ReadPenalty(field, &options->penalty);
-    case kHeads:
-      return ReadName(field, kHeadsNames, &options->heads);
-    case kMagnitude:
-      return ReadOnly(field, kMagnitudeName);
     case kSimilarity:
-      return ReadOnly(field, kSimilarityName);
-    default:
+      return ReadName(field, kSimilarityNames, &options->similarity);
+    case kDuplicationNorm:
       return ReadName(field, kDuplicationNormNames, &options->duplication_norm);
+    default:
+      return ReadWhole(field, kMaxBytes, &options->workspace);
   }
 }
 
@@ -127,9 +115,9 @@ PluginField TextField(int index, const char* text) {
 
 }  // namespace
 
-std::vector<PluginField> FieldNames() {
+std::vector<PluginField> AttributeNames() {
   std::vector<PluginField> fields;
-  for (const FieldSpec& spec : kFields) fields.emplace_back(spec.name, nullptr, spec.type, 0);
+  for (int i = 0; i < kNumAttributes; ++i) fields.emplace_back(kFields[i].name, nullptr, kFields[i].type, 0);
   return fields;
 }
 
@@ -138,16 +126,17 @@ std::vector<PluginField> FieldsOf(const Options& options) {
       {kFields[kChunk].name, &options.chunk, kFields[kChunk].type, 1},
       {kFields[kGrowth].name, &options.growth, kFields[kGrowth].type, 1},
       {kFields[kPenalty].name, &options.penalty, kFields[kPenalty].type, 1},
-      TextField(kHeads, kHeadsNames[options.heads]),
-      TextField(kMagnitude, kMagnitudeName),
-      TextField(kSimilarity, kSimilarityName),
+      TextField(kSimilarity, kSimilarityNames[options.similarity]),
       TextField(kDuplicationNorm, kDuplicationNormNames[options.duplication_norm]),
+      {kFields[kWorkspace].name, &options.workspace, kFields[kWorkspace].type, 1},
   };
 }
 
-std::string ReadOptions(const nvinfer1::PluginFieldCollection& fields, Options* options) {
+std::string ReadOptions(const nvinfer1::PluginFieldCollection& fields, nvinfer1::TensorRTPhase phase,
+                        Options* options) {
+  const bool of_engine = phase == nvinfer1::TensorRTPhase::kRUNTIME;
   std::string missing;
-  for (int index = 0; index < kNumFields; ++index) {
+  for (int index = 0; index < (of_engine ? kNumFields : kNumAttributes); ++index) {
     const PluginField* found = nullptr;
     for (int32_t i = 0; i < fields.nbFields; ++i) {
       if (std::strcmp(fields.fields[i].name, kFields[index].name) == 0) found = &fields.fields[i];
@@ -159,7 +148,9 @@ std::string ReadOptions(const nvinfer1::PluginFieldCollection& fields, Options* 
     const std::string error = ReadField(index, *found, options);
     if (!error.empty()) return error;
   }
-  return missing.empty() ? "" : "the node lacks the attributes " + missing + "; export the bundle again";
+  if (missing.empty()) return "";
+  return of_engine ? "the engine lacks the fields " + missing + "; build it again"
+                   : "the node lacks the attributes " + missing + "; export the bundle again";
 }
 
 }  // namespace iwp

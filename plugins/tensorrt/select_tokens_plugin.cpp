@@ -15,11 +15,10 @@ namespace {
 using nvinfer1::DataType;
 using nvinfer1::Dims;
 
-enum Input : int32_t { kQuery, kKey, kKeyRotated, kValue, kIsVisual, kNumInputs };
-constexpr int32_t kNumMeasured = 4;  // query to value, all of one floating-point type
+enum Input : int32_t { kImportance, kKey, kValue, kIsVisual, kNumInputs };
 
-// Where an axis lies in query [B, H, d] and in key, key_rotated and value [B, Hkv, S, d].
-constexpr int kQueryHeads = 1, kQueryDim = 2, kKeyHeads = 1, kKeyTokens = 2, kKeyDim = 3;
+// Where an axis lies in key and value [B, Hkv, S, d].
+constexpr int kHeadsAxis = 1, kTokensAxis = 2, kDimAxis = 3;
 
 std::optional<IwpDataType> KernelType(DataType type) {
   switch (type) {
@@ -39,6 +38,11 @@ int32_t Narrow(int64_t size) { return size > std::numeric_limits<int32_t>::max()
 
 bool SameDims(const Dims& a, const Dims& b) { return a.nbDims == b.nbDims && std::equal(a.d, a.d + a.nbDims, b.d); }
 
+// Whether `dims` is [B, S] of `key`.
+bool IsOneForEachToken(const Dims& dims, const Dims& key) {
+  return dims.nbDims == 2 && dims.d[0] == key.d[0] && dims.d[1] == key.d[kTokensAxis];
+}
+
 std::string Text(const Dims& dims) {
   std::string text = "[";
   for (int i = 0; i < dims.nbDims; ++i) text += (i == 0 ? "" : ", ") + std::to_string(dims.d[i]);
@@ -51,28 +55,30 @@ struct Shapes {
   DataType type;
 };
 
-std::optional<IwpSelectTokensParams> MakeParams(const Shapes& shapes, const Options& options) {
-  const Dims& query = shapes.inputs[kQuery];
+// `of_call`: the sizes are a call's own, not the largest of a profile, which TensorRT finds for each tensor by itself.
+std::optional<IwpSelectTokensParams> MakeParams(const Shapes& shapes, const Options& options, bool of_call) {
   const Dims& key = shapes.inputs[kKey];
   const std::optional<IwpDataType> type = KernelType(shapes.type);
-  const bool is_dense = query.nbDims == 3 && key.nbDims == 4 && SameDims(key, shapes.inputs[kKeyRotated]) &&
-                        SameDims(key, shapes.inputs[kValue]) && query.d[kQueryDim] == key.d[kKeyDim];
-  if (!is_dense || !type || shapes.kept_index.nbDims != 2) {
-    std::string text = "takes query [B, H, d] and key, key_rotated, value [B, Hkv, S, d] of float32, float16 or "
-                       "bfloat16, all with one head size; the graph has";
-    for (int i = 0; i < kNumMeasured; ++i) text += " " + Text(shapes.inputs[i]);
+  bool fits = key.nbDims == 4 && SameDims(key, shapes.inputs[kValue]) && type && shapes.kept_index.nbDims == 2;
+  if (of_call) {
+    fits = fits && IsOneForEachToken(shapes.inputs[kImportance], key) &&
+           IsOneForEachToken(shapes.inputs[kIsVisual], key);
+  }
+  if (!fits) {
+    std::string text = "takes importance [B, S], key and value [B, Hkv, S, d] of float32, float16 or bfloat16 with one "
+                       "head size for both, and is_visual [B, S]; the graph has";
+    for (const Dims& dims : shapes.inputs) text += " " + Text(dims);
     LogError(text + " and an output " + Text(shapes.kept_index));
     return std::nullopt;
   }
   IwpSelectTokensParams params = {};
-  params.batch = Narrow(query.d[0]);
-  params.heads = Narrow(query.d[kQueryHeads]);
-  params.kv_heads = Narrow(key.d[kKeyHeads]);
-  params.tokens = Narrow(key.d[kKeyTokens]);
-  params.head_dim = Narrow(key.d[kKeyDim]);
+  params.batch = Narrow(key.d[0]);
+  params.kv_heads = Narrow(key.d[kHeadsAxis]);
+  params.tokens = Narrow(key.d[kTokensAxis]);
+  params.head_dim = Narrow(key.d[kDimAxis]);
   params.num_kept = Narrow(shapes.kept_index.d[1]);
   params.data_type = *type;
-  params.heads_weighting = options.heads;
+  params.similarity = options.similarity;
   params.duplication_norm = options.duplication_norm;
   params.chunk = options.chunk;
   params.growth = options.growth;
@@ -88,22 +94,10 @@ std::optional<IwpSelectTokensParams> LargestParams(const nvinfer1::DynamicPlugin
   Shapes shapes = {};
   for (int i = 0; i < kNumInputs; ++i) shapes.inputs[i] = inputs[i].max;
   shapes.kept_index = outputs[0].max;
-  shapes.type = inputs[kQuery].desc.type;
-  std::optional<IwpSelectTokensParams> params = MakeParams(shapes, options);
+  shapes.type = inputs[kKey].desc.type;
+  std::optional<IwpSelectTokensParams> params = MakeParams(shapes, options, false);
   if (params) params->num_kept = std::min(params->num_kept, params->tokens);
   return params;
-}
-
-// Bytes that suffice for every number of tokens up to params.tokens. A shorter prompt may need more than a longer one,
-// and from which length on is the kernels' affair: so every length is asked for. 0 if the kernels refuse the sizes.
-size_t LargestWorkspace(IwpSelectTokensParams params) {
-  size_t largest = iwp_select_tokens_workspace(&params);
-  if (largest == 0) return 0;
-  while (--params.tokens >= 0) {
-    params.num_kept = std::min(params.num_kept, params.tokens);
-    largest = std::max(largest, iwp_select_tokens_workspace(&params));
-  }
-  return largest;
 }
 
 }  // namespace
@@ -135,7 +129,7 @@ int32_t SelectTokensPlugin::getOutputShapes(const nvinfer1::DimsExprs* inputs, i
                                             nvinfer1::IExprBuilder&) noexcept {
   if (num_inputs < kNumInputs || num_shape_inputs != 1 || shape_inputs[0].nbDims != 1) {
     LogError("num_kept [1] must be a shape input: the node needs the attribute "
-             "tensorrt_plugin_shape_input_indices = [5]; export the bundle again");
+             "tensorrt_plugin_shape_input_indices = [4]; export the bundle again");
     return -1;
   }
   outputs[0].nbDims = 2;
@@ -149,18 +143,28 @@ bool SelectTokensPlugin::supportsFormatCombination(int32_t position,
                                                    int32_t) noexcept {
   const nvinfer1::PluginTensorDesc& tensor = tensors[position].desc;
   if (tensor.format != nvinfer1::TensorFormat::kLINEAR) return false;
-  if (position < kNumMeasured) return KernelType(tensor.type) && tensor.type == tensors[kQuery].desc.type;
-  return tensor.type == (position == kIsVisual ? DataType::kINT32 : DataType::kINT64);
+  switch (position) {
+    case kImportance:
+      return tensor.type == DataType::kFLOAT;
+    case kKey:
+    case kValue:
+      return KernelType(tensor.type) && tensor.type == tensors[kKey].desc.type;
+    default:
+      return tensor.type == (position == kIsVisual ? DataType::kINT32 : DataType::kINT64);
+  }
 }
 
 int32_t SelectTokensPlugin::configurePlugin(const nvinfer1::DynamicPluginTensorDesc* inputs, int32_t,
                                             const nvinfer1::DynamicPluginTensorDesc* outputs, int32_t) noexcept {
   const std::optional<IwpSelectTokensParams> params = LargestParams(inputs, outputs, options_);
   if (!params) return IWP_BAD_SHAPE;
-  if (iwp_select_tokens_workspace(&*params) == 0) {
+  const size_t bytes = iwp_select_tokens_workspace(&*params);
+  if (bytes == 0) {
     LogError(iwp_select_tokens_error_string(IWP_BAD_SHAPE));
     return IWP_BAD_SHAPE;
   }
+  // TensorRT-RTX configures a copy for each profile; one that serves several is granted what the largest asks for.
+  options_.workspace = std::max(options_.workspace, static_cast<int64_t>(bytes));
   return 0;
 }
 
@@ -168,7 +172,7 @@ size_t SelectTokensPlugin::getWorkspaceSize(const nvinfer1::DynamicPluginTensorD
                                             const nvinfer1::DynamicPluginTensorDesc* outputs,
                                             int32_t) const noexcept {
   const std::optional<IwpSelectTokensParams> params = LargestParams(inputs, outputs, options_);
-  return params ? LargestWorkspace(*params) : 0;
+  return params ? iwp_select_tokens_workspace(&*params) : 0;
 }
 
 // Nothing depends on the shapes between calls: enqueue reads them, and refuses wrong ones.
@@ -183,14 +187,13 @@ int32_t SelectTokensPlugin::enqueue(const nvinfer1::PluginTensorDesc* input_desc
   Shapes shapes = {};
   for (int i = 0; i < kNumInputs; ++i) shapes.inputs[i] = input_descs[i].dims;
   shapes.kept_index = output_descs[0].dims;
-  shapes.type = input_descs[kQuery].type;
-  const std::optional<IwpSelectTokensParams> params = MakeParams(shapes, options_);
+  shapes.type = input_descs[kKey].type;
+  const std::optional<IwpSelectTokensParams> params = MakeParams(shapes, options_, true);
   if (!params) return IWP_BAD_SHAPE;
-  // Within what getWorkspaceSize said for the profile, which TensorRT has reserved.
-  const size_t workspace_bytes = iwp_select_tokens_workspace(&*params);
-  const int error = iwp_select_tokens(&*params, inputs[kQuery], inputs[kKey], inputs[kKeyRotated], inputs[kValue],
-                                      static_cast<const int32_t*>(inputs[kIsVisual]),
-                                      static_cast<int64_t*>(outputs[0]), workspace, workspace_bytes, stream);
+  const int error = iwp_select_tokens(&*params, static_cast<const float*>(inputs[kImportance]), inputs[kKey],
+                                      inputs[kValue], static_cast<const int32_t*>(inputs[kIsVisual]),
+                                      static_cast<int64_t*>(outputs[0]), workspace,
+                                      static_cast<size_t>(options_.workspace), stream);
   if (error != IWP_OK) {
     LogError(std::string(iwp_select_tokens_error_string(error)) + " (key " + Text(shapes.inputs[kKey]) +
              ", kept_index " + Text(shapes.kept_index) + ")");

@@ -10,12 +10,14 @@
 namespace iwp {
 
 constexpr const char* kPluginName = "SelectTokens";
-constexpr const char* kPluginVersion = "1";
+constexpr const char* kPluginVersion = "2";
 constexpr const char* kPluginNamespace = "iwp";
 
-// kept_index [B, K] int64 = SelectTokens(query [B, H, d], key, key_rotated, value [B, Hkv, S, d],
-//                                        is_visual int32 [B, S]),
+// kept_index [B, K] int64 = SelectTokens(importance float32 [B, S], key, value [B, Hkv, S, d], is_visual int32 [B, S]),
 // where K is the value of the shape input num_kept [1]. TensorRT counts shape inputs apart from the others.
+//
+// configurePlugin notes how much scratch memory getWorkspaceSize asks for, and an engine stores it: enqueue has no other
+// way to know what TensorRT reserved. Copies take it along.
 class SelectTokensPlugin final : public nvinfer1::IPluginV3,
                                  public nvinfer1::IPluginV3OneCore,
                                  public nvinfer1::IPluginV3OneBuild,
@@ -58,7 +60,7 @@ class SelectTokensPlugin final : public nvinfer1::IPluginV3,
   const nvinfer1::PluginFieldCollection* getFieldsToSerialize() noexcept override;
 
  private:
-  const Options options_;
+  Options options_;
   std::vector<nvinfer1::PluginField> fields_;  // TensorRT reads them after getFieldsToSerialize returns
   nvinfer1::PluginFieldCollection collection_{};
 };

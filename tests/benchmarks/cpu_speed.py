@@ -27,7 +27,8 @@ import numpy as np
 import onnxruntime
 import torch
 
-from iwp_export.export.exporter import export_bundle
+from calibration.random_checkpoint import IMAGE_TOKEN, write_processor
+from iwp_export import api
 from iwp_export.pruning.settings import PruningSettings
 from tests.runtime.toy import build_decode, build_prompt
 
@@ -92,20 +93,18 @@ def make_model(shape: Shape) -> Any:
         vocab_size=shape.vocabulary,
         max_position_embeddings=4096,
     )
-    config = LlavaConfig(
-        vision_config=vision, text_config=text, image_token_index=shape.vocabulary - 1, vision_feature_layer=-1
-    )
+    config = LlavaConfig(vision_config=vision, text_config=text, image_token_index=IMAGE_TOKEN, vision_feature_layer=-1)
     return LlavaForConditionalGeneration(config).eval()
 
 
 def ours(model: Any, shape: Shape, folder: Path, threads: int) -> dict[str, Callable[[], object]]:
     """Calls of the exported decoder: prefill with everything kept and pruned, and a decode step after the former."""
     model.save_pretrained(folder / "checkpoint")
-    bundle = export_bundle(str(folder / "checkpoint"), folder / "model.bundle", SETTINGS)
+    write_processor(folder / "checkpoint", model.config)
+    bundle = api.export(str(folder / "checkpoint"), folder / "model.bundle", SETTINGS)
     session = _session(bundle / "decoder.onnx", threads)
     features = np.random.default_rng(0).standard_normal((shape.visual, shape.hidden)).astype(np.float32)
-    image = shape.vocabulary - 1
-    ids = np.concatenate([np.arange(5), np.full(shape.visual, image), np.arange(TEXT_TOKENS - 5) + 9])
+    ids = np.concatenate([np.arange(5) + 9, np.full(shape.visual, IMAGE_TOKEN), np.arange(TEXT_TOKENS - 5) + 9])
     empty = [np.zeros((1, shape.heads, 0, shape.hidden // shape.heads), np.float32)] * (2 * shape.layers)
 
     def feeds(inputs: Any, features: np.ndarray, past: list[np.ndarray]) -> dict[str, np.ndarray]:
@@ -114,14 +113,14 @@ def ours(model: Any, shape: Shape, folder: Path, threads: int) -> dict[str, Call
             "input_ids": inputs.input_ids,
             "image_features": features,
             "feature_index": inputs.feature_index,
-            "query_weights": inputs.query_weights,
+            "query_index": inputs.query_index,
             "position_ids": inputs.position_ids,
             "num_kept": np.array([inputs.num_kept]),
             **dict(zip(names, past, strict=True)),
         }
 
-    whole = feeds(build_prompt(ids, image, SETTINGS, 1.0), features, empty)
-    pruned = feeds(build_prompt(ids, image, SETTINGS), features, empty)
+    whole = feeds(build_prompt(ids, IMAGE_TOKEN, SETTINGS, 1.0), features, empty)
+    pruned = feeds(build_prompt(ids, IMAGE_TOKEN, SETTINGS), features, empty)
     decode = feeds(build_decode(7, shape.prompt), features[:1] * 0, session.run(None, whole)[1:-1])
     shorter = feeds(build_decode(7, shape.prompt), features[:1] * 0, session.run(None, pruned)[1:-1])
     return {

@@ -1,7 +1,10 @@
-"""Time and memory of exporting a checkpoint of LLaVA-1.5-7B's shape, and a check of what was written.
+"""Time and memory of exporting a checkpoint of a 7B model's shape, and a check of what was written.
 
-python -m calibration.random_checkpoint build/llava-7b-random
-python tests/benchmarks/export_7b.py build/llava-7b-random -o docs/benchmarks/export_7b.json
+    python -m calibration.random_checkpoint build/llava-7b-random
+    python tests/benchmarks/export_7b.py build/llava-7b-random -o docs/benchmarks/export_7b.json
+
+The first command's `--family llava_next` gives LLaVA-NeXT-7B's shape in the place of LLaVA-1.5-7B's; the second takes a
+checkpoint of either.
 """
 
 from __future__ import annotations
@@ -22,12 +25,11 @@ from typing import Any
 POLL_SECONDS = 0.05
 
 
-def measure_export(checkpoint: Path, bundle: Path) -> dict[str, Any]:
+def measure_export(checkpoint: Path, bundle: Path, layer: int) -> dict[str, Any]:
     """Export in a process of its own; its RssAnon is sampled, since mapped file pages do not count as its memory."""
     start = time.perf_counter()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "iwp_export.cli.main", str(checkpoint), "--keep", "0.3", "-o", str(bundle)]
-    )
+    options = ["--keep", "0.3", "--layer", str(layer), "-o", str(bundle)]
+    process = subprocess.Popen([sys.executable, "-m", "iwp_export.cli.main", str(checkpoint), *options])
     peak = 0
     while process.poll() is None:
         peak = max(peak, _anonymous_bytes(process.pid))
@@ -73,13 +75,15 @@ def _anonymous_bytes(pid: int) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--layer", type=int, default=4, help="pruning layer (default: %(default)s)")
     parser.add_argument("-o", "--output", type=Path, help="JSON file for the result")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=args.checkpoint.parent) as folder:
-        bundle = Path(folder) / "llava-7b.bundle"
-        result = measure_export(args.checkpoint, bundle) | {"graphs": check_graphs(bundle)}
+        bundle = Path(folder) / "7b.bundle"
+        result = measure_export(args.checkpoint, bundle, args.layer) | {"graphs": check_graphs(bundle)}
     result |= {
         "command": "python tests/benchmarks/export_7b.py CHECKPOINT -o JSON",
+        "family": json.loads((args.checkpoint / "config.json").read_text())["model_type"],
         "checkpoint_bytes": sum(file.stat().st_size for file in args.checkpoint.glob("*.safetensors")),
         "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
         "checker_peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,

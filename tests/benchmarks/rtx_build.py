@@ -43,8 +43,8 @@ def make_bundle(folder: Path, sizes: dict[str, int]) -> Path:
     """A LLaVA of random float16 weights with 32,000 words and a small vision tower."""
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 
-    from calibration.random_checkpoint import write_checkpoint
-    from iwp_export.export.exporter import export_bundle
+    from calibration.random_checkpoint import IMAGE_TOKEN, write_checkpoint
+    from iwp_export import api
     from iwp_export.pruning.settings import PruningSettings
 
     vision = CLIPVisionConfig(
@@ -58,19 +58,22 @@ def make_bundle(folder: Path, sizes: dict[str, int]) -> Path:
     )
     text = LlamaConfig(**sizes, vocab_size=32000, max_position_embeddings=4096)
     architectures = ["LlavaForConditionalGeneration"]
-    config = LlavaConfig(vision_config=vision, text_config=text, image_token_index=31999, architectures=architectures)
+    config = LlavaConfig(
+        vision_config=vision, text_config=text, image_token_index=IMAGE_TOKEN, architectures=architectures
+    )
     write_checkpoint(folder / "checkpoint", config)
-    return export_bundle(str(folder / "checkpoint"), folder / "bundle", PruningSettings(), dtype="float16")
+    return api.export(str(folder / "checkpoint"), folder / "bundle", PruningSettings(), dtype="float16")
 
 
 def measure(bundle: Path, folder: Path, sms: tuple[str, ...], profiles: int) -> dict[str, Any]:
     """Build in a process of its own, which reports its seconds, its processor time and its peak memory."""
     code = f"""
 import json, resource, time
-from iwp_export.engine.build import BuildSettings, build_engine
+from iwp_export import api
+from iwp_export.engine.build import BuildSettings
 start, cpu = time.perf_counter(), time.process_time()
 settings = BuildSettings(target="rtx", sms={sms!r}, profiles={profiles})
-build_engine({str(bundle)!r}, {str(folder / "engine.plan")!r}, settings, force=True)
+api.build({str(bundle)!r}, {str(folder / "engine.plan")!r}, settings, force=True)
 usage = resource.getrusage(resource.RUSAGE_SELF)
 print(json.dumps([time.perf_counter() - start, time.process_time() - cpu, usage.ru_maxrss * 1024]))
 """

@@ -1,7 +1,9 @@
-"""A model of LLaVA-1.5-7B's shapes with two layers: the exported bundle equals torch, whole and pruned.
+"""A model of a 7B model's shapes with two layers: the exported bundle equals torch, whole and pruned.
 
     python -m calibration.random_checkpoint build/llava-2-layers --layers 2 --vision-layers 2
     python tests/benchmarks/two_layers.py build/llava-2-layers -o docs/benchmarks/two_layers.json
+
+The first command's `--family llava_next` gives LLaVA-NeXT-7B's shapes in the place of LLaVA-1.5-7B's.
 
 Exits with 1 if tokens, kept tokens or logits differ by more than rounding.
 """
@@ -19,9 +21,9 @@ from typing import Any
 import numpy as np
 
 import iwp_export
+from iwp_export import api
 from iwp_export.backends.torch.session import TorchSession
 from iwp_export.export.checkpoint import open_checkpoint
-from iwp_export.export.exporter import export_bundle
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.runtime.model import LoadedModel
 from iwp_export.runtime.pipeline import Pipeline
@@ -30,25 +32,24 @@ SETTINGS = PruningSettings(layer=1, keep=0.3)
 KEEPS = (1.0, 0.3, 0.111)
 TOLERANCE = 1e-3
 NEW_TOKENS = 4
+IMAGE = (480, 640, 3)
 
 
 def compare(checkpoint: str, folder: Path) -> dict[str, Any]:
     """Greedy tokens, kept tokens and logits of the bundle and of torch, in float32."""
-    bundle = export_bundle(checkpoint, folder / "two.bundle", SETTINGS, dtype="float32")
+    bundle = api.export(checkpoint, folder / "two.bundle", SETTINGS, dtype="float32")
     opened = open_checkpoint(checkpoint)
     session = TorchSession(opened.load_model(), opened.family, SETTINGS)
     pipeline = iwp_export.load(str(bundle))
     reference = Pipeline(LoadedModel(pipeline.manifest, pipeline.processor, session))
     rng = np.random.default_rng(0)
     vision = pipeline.manifest.vision
-    ids = np.concatenate([[1, 5, 6], [vision.image_token_id] * vision.tokens.typical, rng.integers(5, 30000, 29)])
-    size = vision.geometry["pixels"]
-    pixels = rng.standard_normal((1, 3, size, size)).astype(np.float32)
-    pictures = [pipeline.processor.picture({"pixel_values": pixels})]
+    picture = pipeline.processor.image(rng.integers(0, 256, IMAGE, np.uint8))
+    ids = np.concatenate([[1, 5, 6], [vision.image_token_id] * picture.num_tokens, rng.integers(5, 30000, 29)])
     rows = []
     for keep in KEEPS:
         options: dict[str, Any] = {"keep": keep, "max_new_tokens": NEW_TOKENS, "return_logits": True}
-        a, b = (runner.generate_ids(ids, pictures, stop_at_eos=False, **options) for runner in (pipeline, reference))
+        a, b = (runner.generate_ids(ids, [picture], stop_at_eos=False, **options) for runner in (pipeline, reference))
         rows.append(
             {
                 "keep": keep,

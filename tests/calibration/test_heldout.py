@@ -1,22 +1,23 @@
-"""The shipped held-out questions: balanced, reproducible, and loadable without torch."""
+"""The held-out questions are balanced and reproducible."""
 
-import subprocess
-import sys
 from collections import Counter
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from calibration.tiny_llava.heldout import load
+from calibration.tiny_llava import HELDOUT
 from calibration.tiny_llava.vocabulary import KINDS, WORDS
+from iwp_export.validate.questions import Question, read_questions
 
-ROOT = Path(__file__).parents[2]
+
+@pytest.fixture(scope="module")
+def questions() -> list[Question]:
+    return list(read_questions(HELDOUT))
 
 
-def test_every_kind_has_its_share() -> None:
-    questions = load()
+def test_every_kind_has_its_share(questions: list[Question]) -> None:
     counts = Counter(question.kind for question in questions)
     assert len(questions) >= 600
     assert all(counts[kind] >= 150 for kind in KINDS)
@@ -25,36 +26,24 @@ def test_every_kind_has_its_share() -> None:
         assert max(answers.values()) < (0.5 if kind == "count" else 0.25) * counts[kind]
 
 
-def test_questions_are_well_formed() -> None:
-    for question in load():
-        assert question.image.shape == (112, 112, 3)
-        assert question.image.dtype == np.uint8
-        assert {*question.question.split(), question.answer} <= set(WORDS)
-        assert (question.box is None) == (question.kind == "count")
+def test_questions_are_well_formed(questions: list[Question]) -> None:
+    for question in questions:
+        assert question.answer is not None
+        assert {*question.prompt.split(), question.answer} <= set(WORDS)
+        assert (question.fields["box"] is None) == (question.kind == "count")
+        (path,) = question.images
+        with Image.open(path) as image:
+            assert (image.size, image.mode) == ((112, 112), "RGB")
 
 
-def test_limit_reads_the_first_questions() -> None:
-    assert [(q.question, q.answer) for q in load(limit=4)] == [(q.question, q.answer) for q in load()[:4]]
-
-
-def test_the_shipped_set_is_what_the_generator_draws() -> None:
+def test_the_shipped_set_is_what_the_generator_draws(questions: list[Question]) -> None:
     pytest.importorskip("sklearn")
     pytest.importorskip("torch")
     from calibration.tiny_llava.make_heldout import draw_questions
 
     drawn = list(islice(draw_questions(), 30))
-    for ours, shipped in zip(drawn, load(limit=30), strict=True):
-        assert np.array_equal(ours.image, shipped.image)
-        assert (ours.image_name, ours.question, ours.answer) == (shipped.image_name, shipped.question, shipped.answer)
-        assert (ours.kind, ours.box) == (shipped.kind, shipped.box)
-
-
-def test_loading_needs_neither_torch_nor_scikit_learn() -> None:
-    script = (
-        "import sys\n"
-        "from calibration.tiny_llava.heldout import load\n"
-        "load(limit=3)\n"
-        "print(sorted({'torch', 'sklearn', 'transformers', 'scipy'} & set(sys.modules)))\n"
-    )
-    result = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "[]"
+    for (line, pixels), shipped in zip(drawn, questions[:30], strict=True):
+        assert shipped.images == (HELDOUT.parent / line["image"],)
+        assert np.array_equal(np.asarray(Image.open(shipped.images[0])), pixels)
+        assert (shipped.prompt, shipped.answer, shipped.kind) == (line["prompt"], line["answer"], line["kind"])
+        assert shipped.fields == {"box": line["box"]}

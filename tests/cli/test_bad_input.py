@@ -64,7 +64,7 @@ def checkpoint(tmp_path: Path, weights: bool = True, **config: object) -> Path:
         ("--keep", "0", "keep must be"),
         ("--keep", "nan", "keep must be"),
         ("--layer", "-1", "layer must be"),
-        ("--layer", "8", "8 layers"),
+        ("--layer", "8", "cannot be pruned at layer 8; choose layer 0 to 7 (--layer)"),
         ("--chunk", "0", "chunk must be"),
         ("--growth", "0", "growth must be"),
         ("--penalty", "-1", "penalty must be"),
@@ -253,7 +253,7 @@ def test_weights_that_overflow_float16(capsys, tmp_path, options):
     line = refused(capsys, tmp_path, folder, *options)
     assert line.startswith("4 weights do not fit float16, the largest is 3.004e+38: ")
     assert "layers.0.mlp.up_proj.weight (2)" in line and "lm_head.weight (2)" in line
-    assert "norm" not in line and "--dtype bfloat16 or float32" in line
+    assert "norm" not in line and "bfloat16 or float32 (--dtype)" in line
     assert main([str(folder), "--dtype", "bfloat16", "-o", "fits.bundle"]) == 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from iwp_export.cli import doctor
 from iwp_export.cli.main import main
 from iwp_export.device import machine, packages, toolchain
+from iwp_export.device.gpu import Gpu
 from iwp_export.device.packages import Imported
 
 EVERYTHING = [*doctor.CORE, *doctor.EXPORT, *doctor.ORT, *doctor.ENGINES]
@@ -30,17 +32,20 @@ TASKS = {
 def fake(monkeypatch):
     """Make the doctor find a complete machine, but for the given imports."""
 
-    def install(gpus=({"name": "Fake GPU"},), board=None, nvcc=True, **different: Imported) -> None:
+    def install(
+        gpus=({"name": "Fake GPU"},), board=None, architecture="x86_64", cuda=13, nvcc=True, **different: Imported
+    ) -> None:
         providers = ("CUDAExecutionProvider", "CPUExecutionProvider")
         found = {name: Imported("1.0", None, providers if name == "onnxruntime" else ()) for name in EVERYTHING}
         real = machine.describe_machine()
         monkeypatch.setattr(doctor, "import_all", lambda modules: {**found, **different})
         monkeypatch.setattr(doctor, "find_gpus", lambda: (list(gpus), None if gpus else "no driver"))
-        monkeypatch.setattr(doctor, "explain_nvcc", lambda: ("13.0", None) if nvcc else (None, "not on PATH"))
+        monkeypatch.setattr(doctor, "find_gpu", lambda: Gpu("Fake GPU", "89", cuda))
+        monkeypatch.setattr(doctor, "explain_nvcc", lambda cuda: (f"{cuda}.0", None) if nvcc else (None, "not on PATH"))
         monkeypatch.setattr(doctor, "find_host_compiler", lambda: ("/usr/bin/g++", None))
         for name in ("IWP_SELECT_TOKENS", "IWP_TENSORRT_PLUGIN"):
             monkeypatch.delenv(name, raising=False)
-        monkeypatch.setattr(doctor, "describe_machine", lambda: {**real, "board": board})
+        monkeypatch.setattr(doctor, "describe_machine", lambda: {**real, "board": board, "architecture": architecture})
 
     return install
 
@@ -101,11 +106,46 @@ def test_no_gpu(fake, capsys):
     assert lack == {"what": "GPU", "why": "no driver", "install": None}
 
 
+ABSENT = Imported(None, "not installed")
+
+
 def test_a_jetson_has_a_gpu_and_jetpack(fake, capsys):
-    fake(gpus=(), board="NVIDIA Jetson Orin Nano", tensorrt=Imported(None, "not installed"))
+    board = "NVIDIA Jetson Orin Nano"
+    fake(gpus=(), board=board, architecture="aarch64", cuda=12, nvcc=False, tensorrt=ABSENT, tensorrt_rtx=ABSENT)
     report = as_json(capsys)
-    assert report["gpus"] == [{"name": "NVIDIA Jetson Orin Nano"}]
-    assert report["packages"]["tensorrt"]["install"] == doctor.JETPACK
+    assert report["gpus"] == [{"name": board}]
+    assert report["packages"]["tensorrt"]["install"] == doctor.JETPACK_PYTHON
+    assert report["packages"]["tensorrt_rtx"]["install"] is None
+    (lack,) = report["can"]["build TensorRT-RTX engines"]["missing"]
+    assert lack == {"what": "tensorrt-rtx", "why": "not installed: there is no package for aarch64", "install": None}
+    assert [lack["install"] for lack in report["can"]["compile the CUDA kernels"]["missing"]] == [doctor.JETPACK]
+    advised = {lack["install"] for can in report["can"].values() for lack in can["missing"]}
+    assert advised == {doctor.JETPACK, doctor.JETPACK_PYTHON, None}  # nothing of it from PyPI
+
+
+def test_building_needs_no_torch(fake, capsys):
+    fake(torch=ABSENT, onnxscript=ABSENT, safetensors=ABSENT, onnx=ABSENT)
+    can = as_json(capsys)["can"]
+    for task in ("build and run TensorRT engines", "build TensorRT-RTX engines"):
+        (lack,) = can[task]["missing"]
+        assert (lack["what"], lack["install"]) == ("onnx", "pip install 'iwp-export[build]'")
+
+
+def test_bindings_that_misread_arrays_ask_for_another_numpy(fake, capsys):
+    fake(tensorrt=Imported("10.3.0", packages.NO_ARRAYS))
+    report = as_json(capsys)
+    (lack,) = report["can"]["build and run TensorRT engines"]["missing"]
+    assert lack == {
+        "what": "tensorrt",
+        "why": "10.3.0: it does not read arrays of this numpy",
+        "install": "pip install 'numpy<2'",
+    }
+
+
+def test_nvcc_is_for_the_driver(fake, capsys):
+    fake(cuda=12, nvcc=False)
+    (lack,) = as_json(capsys)["can"]["compile the CUDA kernels"]["missing"]
+    assert lack["install"].startswith("install NVIDIA's CUDA toolkit 12, which the driver runs")
 
 
 def test_engines_run_where_kernels_can_be_compiled_or_are_named(fake, capsys, monkeypatch):
@@ -138,6 +178,22 @@ def test_imports_are_tried_for_real(monkeypatch, tmp_path: Path):
     assert found["broken"].problem == "ModuleNotFoundError: No module named 'nothing_like_this'"
     assert "exit code 3" in str(found["aborts"].problem)
     assert found["absent"].problem == "not installed"
+
+
+def test_bindings_are_tried_with_an_array(monkeypatch, tmp_path: Path):
+    """Those compiled before numpy 2 see strides of 0 in its arrays: the first value comes again and again."""
+    field = "class PluginField:\n    def __init__(self, name, data, type): self.data = {}\n"
+    rest = "__version__ = '10.3.0'\nclass PluginFieldType: INT8 = 0\n"
+    (tmp_path / "reads.py").write_text(field.format("data") + rest)
+    (tmp_path / "misreads.py").write_text(field.format("[data[0]] * len(data)") + rest)
+    (tmp_path / "raises.py").write_text(field.format("1 / 0") + rest)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    found = packages.import_all({name: name for name in ("reads", "misreads", "raises")})
+    assert found == {
+        "reads": Imported("10.3.0", None),
+        "misreads": Imported("10.3.0", packages.NO_ARRAYS),
+        "raises": Imported("10.3.0", packages.NO_ARRAYS),
+    }
 
 
 def test_an_import_that_hangs(monkeypatch, tmp_path: Path):

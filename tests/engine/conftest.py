@@ -30,17 +30,24 @@ def half_bundle(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Pat
 def llava_heads_bundle(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
     """LLaVA-1.5's attention (32 heads of 128, float16) with random weights, two layers and little else."""
 
-    def make(path: Path) -> None:
-        from calibration.random_checkpoint import write_checkpoint
-
-        checkpoint = path.with_suffix(".checkpoint")
-        write_checkpoint(checkpoint, _llava_heads_config())
-        _export(str(checkpoint), path, PruningSettings(layer=1, keep=0.353))
-
-    return _once(tmp_path_factory, worker_id, "llava-heads", make)
+    return _once(tmp_path_factory, worker_id, "llava-heads", lambda path: _export_random(path, heads=32, kv_heads=32))
 
 
-def _llava_heads_config() -> object:
+@pytest.fixture(scope="session")
+def grouped_heads_bundle(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """Grouped-query attention, 8 heads of 128 over 2, float16, random weights, two layers and little else."""
+    return _once(tmp_path_factory, worker_id, "grouped-heads", lambda path: _export_random(path, heads=8, kv_heads=2))
+
+
+def _export_random(path: Path, heads: int, kv_heads: int) -> None:
+    from calibration.random_checkpoint import write_checkpoint
+
+    checkpoint = path.with_suffix(".checkpoint")
+    write_checkpoint(checkpoint, _random_config(heads, kv_heads))
+    _export(str(checkpoint), path, PruningSettings(layer=1, keep=0.353))
+
+
+def _random_config(heads: int, kv_heads: int) -> object:
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 
     vision = CLIPVisionConfig(
@@ -56,8 +63,8 @@ def _llava_heads_config() -> object:
         hidden_size=256,
         intermediate_size=256,
         num_hidden_layers=2,
-        num_attention_heads=32,
-        num_key_value_heads=32,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
         head_dim=128,
         vocab_size=64,
         max_position_embeddings=4096,
@@ -68,9 +75,9 @@ def _llava_heads_config() -> object:
 
 
 def _export(model: str, path: Path, settings: PruningSettings) -> None:
-    from iwp_export.export.exporter import export_bundle
+    from iwp_export import api
 
-    export_bundle(model, path, settings, dtype="float16")
+    api.export(model, path, settings, dtype="float16")
 
 
 def _once(factory: pytest.TempPathFactory, worker_id: str, name: str, make: Callable[[Path], object]) -> Path:

@@ -10,12 +10,13 @@ from typing import Any
 import onnx_ir as ir
 import pytest
 
+from iwp_export import api
 from iwp_export.backends.trt.runner import deserialize
 from iwp_export.bundle.store import Bundle
 from iwp_export.device.gpu import Gpu, find_gpu
 from iwp_export.engine import build as engine_build
 from iwp_export.engine import network
-from iwp_export.engine.build import BuildSettings, build_engine, choose_machine, choose_target, plan_build
+from iwp_export.engine.build import BuildSettings, choose_machine, choose_target
 from iwp_export.engine.files import read_engine
 from iwp_export.engine.flavour import Flavour
 from iwp_export.engine.kernels import NoKernels
@@ -26,15 +27,19 @@ from iwp_export.engine.network import EngineBuilder, check_plugin_layers, regist
 from iwp_export.engine.profiles import Profile, decoder_profiles, vision_profile
 from iwp_export.engine.target import RTX, TENSORRT_10_3, Target
 from iwp_export.errors import BackendError, OutputError, SettingsError
+from iwp_export.pruning.onnx_function import VERSION
 
 SMS = ["86", "89", "120"]
 ORIN = Gpu("Orin", "87", 12)
 SMALL = BuildSettings(target="rtx", sms=SMS, max_context=160, max_prompt=128)
 
 
+def count_layers(network: Any, kind: Any) -> int:
+    return sum(network.get_layer(index).type == kind for index in range(network.num_layers))
+
+
 def plugin_layers(rtx: Flavour, network: Any) -> int:
-    layers = [network.get_layer(index) for index in range(network.num_layers)]
-    return sum(layer.type == rtx.trt.LayerType.PLUGIN_V3 for layer in layers)
+    return count_layers(network, rtx.trt.LayerType.PLUGIN_V3)
 
 
 def build_decoder(rtx: Flavour, folder: Path, bundle_path: Path, target: Target) -> Any:
@@ -47,22 +52,21 @@ def build_decoder(rtx: Flavour, folder: Path, bundle_path: Path, target: Target)
 
 
 def test_a_bundle_becomes_an_engine(rtx: Flavour, half_bundle: Path, tmp_path: Path) -> None:
-    info = build_engine(half_bundle, tmp_path / "tiny.plan", SMALL)
+    assert api.build(half_bundle, tmp_path / "tiny.plan", SMALL) == tmp_path / "tiny.plan"
+    paths, info = read_engine(tmp_path / "tiny.plan", "full")
     assert (info.fingerprint.flavour, info.fingerprint.version) == ("rtx", rtx.version)
-    assert (info.fingerprint.sms, info.fingerprint.plugin_version) == (tuple(SMS), "1")
+    assert (info.fingerprint.sms, info.fingerprint.plugin_version) == (tuple(SMS), "2")
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "tiny.json",
         "tiny.plan",
         "tiny.processor",
         "tiny.vision.plan",
     ]
-    paths, read = read_engine(tmp_path / "tiny.plan", "full")
-    assert read == info
     assert (paths.processor / "tokenizer.json").is_file()
-    assert read.manifest.pruning == Bundle.open(half_bundle).manifest.pruning
-    assert read.source == f"build {half_bundle}"
-    with pytest.raises(OutputError, match=r"exists\. Give --force"):
-        build_engine(half_bundle, tmp_path / "tiny.plan", SMALL)
+    assert info.manifest.pruning == Bundle.open(half_bundle).manifest.pruning
+    assert info.source == f"build {half_bundle}"
+    with pytest.raises(OutputError, match=r"exists\. Replace it"):
+        api.build(half_bundle, tmp_path / "tiny.plan", SMALL)
     if find_gpu() is None:
         with pytest.raises(BackendError, match=r"tensorrt_rtx does not load .*tiny\.plan: .*CUDA driver version"):
             deserialize(rtx.trt, make_logger(rtx.trt), tmp_path / "tiny.plan")
@@ -102,12 +106,13 @@ def test_the_function_body_is_not_what_is_built(rtx: Flavour, half_bundle: Path,
     other = rtx.trt.OnnxParser(with_plugin, logger)
     assert other.parse_from_file(str(graph))
     assert plugin_layers(rtx, with_plugin) == plugins == 1
-    assert with_plugin.num_layers < with_function.num_layers
+    loop = rtx.trt.LayerType.TRIP_LIMIT  # the rounds of the function's body
+    assert count_layers(with_function, loop) > 0 == count_layers(with_plugin, loop)
 
 
 def test_a_wrong_architecture_is_refused_before_any_work(rtx: Flavour, half_bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(BackendError, match=r"cannot build for SM 87; it accepts 75, 80, 86, 89, 120, 121"):
-        build_engine(half_bundle, tmp_path / "x.plan", BuildSettings(target="rtx", sms=["87"]))
+        api.build(half_bundle, tmp_path / "x.plan", BuildSettings(target="rtx", sms=["87"]))
     assert not list(tmp_path.iterdir())
 
 
@@ -115,15 +120,15 @@ def test_a_missing_plugin_is_named(rtx: Flavour, half_bundle: Path, tmp_path: Pa
     graph, plugins = write_lowered(half_bundle / "decoder.onnx", half_bundle / "decoder.weights", tmp_path, RTX)
     builder = EngineBuilder(rtx, SMS, NoKernels())
     registry = rtx.trt.get_plugin_registry()
-    registry.deregister_creator(registry.get_creator("SelectTokens", "1", "iwp"))
-    with pytest.raises(BackendError, match="does not find the plugin iwp::SelectTokens version 1"):
+    registry.deregister_creator(registry.get_creator("SelectTokens", str(VERSION), "iwp"))
+    with pytest.raises(BackendError, match="does not find the plugin iwp::SelectTokens version 2"):
         builder.build(graph, plugins, (), "language model")
 
 
 def test_a_plugin_library_that_is_none_is_refused(rtx: Flavour, half_bundle: Path, tmp_path: Path) -> None:
     settings = BuildSettings(target="rtx", sms=SMS, plugin_library=tmp_path / "none.so")
     with pytest.raises(BackendError, match="does not exist"):
-        build_engine(half_bundle, tmp_path / "x.plan", settings)
+        api.build(half_bundle, tmp_path / "x.plan", settings)
 
 
 def test_too_little_memory_is_refused_with_figures(
@@ -131,7 +136,7 @@ def test_too_little_memory_is_refused_with_figures(
 ) -> None:
     monkeypatch.setattr("iwp_export.engine.memory.available_bytes", lambda: 100 << 20)
     with pytest.raises(BuildMemoryError, match=r"needs about .* GiB of memory, 0\.1 GiB are available"):
-        build_engine(half_bundle, tmp_path / "x.plan", SMALL)
+        api.build(half_bundle, tmp_path / "x.plan", SMALL)
 
 
 def test_memory_that_runs_out_during_a_build_is_named(
@@ -154,17 +159,17 @@ def test_memory_that_runs_out_during_a_build_is_named(
         builder.build(graph, plugins, (vision_profile(bundle.manifest),), "vision tower")
 
 
-def test_a_plan_says_what_it_loads_on(rtx: Flavour, half_bundle: Path) -> None:
-    plan = plan_build(half_bundle, SMALL)
+def test_a_plan_says_what_it_loads_on(rtx: Flavour, half_bundle: Path, tmp_path: Path) -> None:
+    plan = api.plan_build(half_bundle, tmp_path / "x.plan", SMALL).plan
     assert plan.machine.loads_on == f"TensorRT-RTX {rtx.version} and a GPU of SM 86, 89, 120"
     assert plan.to_dict()["max_context"] == 160
     assert plan.profiles == 1  # TensorRT-RTX holds the weights once a profile
 
 
-def test_two_profiles_are_a_choice(rtx: Flavour, half_bundle: Path) -> None:
-    assert plan_build(half_bundle, replace(SMALL, profiles=2)).profiles == 2
-    with pytest.raises(SettingsError, match="--profiles must be 1 or 2, got 3"):
-        plan_build(half_bundle, replace(SMALL, profiles=3))
+def test_two_profiles_are_a_choice(rtx: Flavour, half_bundle: Path, tmp_path: Path) -> None:
+    assert api.plan_build(half_bundle, tmp_path / "x.plan", replace(SMALL, profiles=2)).plan.profiles == 2
+    with pytest.raises(SettingsError, match=r"^profiles must be 1 or 2, got 3"):
+        api.plan_build(half_bundle, tmp_path / "x.plan", replace(SMALL, profiles=3))
 
 
 @pytest.mark.parametrize(
@@ -197,7 +202,7 @@ def test_without_a_target_both_ways_on_are_named(
 def test_full_tensorrt_needs_a_gpu_and_no_architectures(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BackendError, match="this one has no NVIDIA GPU"):
         engine_build._architectures("tensorrt", None, None)
-    with pytest.raises(BackendError, match="--sm is for --target rtx"):
+    with pytest.raises(BackendError, match="architectures are chosen for target rtx"):
         engine_build._architectures("tensorrt", ["89"], ORIN)
     assert engine_build._architectures("tensorrt", None, ORIN) == ("87",)
 
@@ -226,7 +231,7 @@ def test_a_plugin_library_brings_its_own_kernels(board: list[Gpu], monkeypatch: 
 
 
 def test_a_timing_cache_is_refused_where_it_would_do_nothing(rtx: Flavour, tmp_path: Path) -> None:
-    with pytest.raises(BackendError, match="--timing-cache is for --target tensorrt"):
+    with pytest.raises(BackendError, match="a timing cache is for target tensorrt"):
         choose_machine(replace(SMALL, timing_cache=tmp_path / "timing.cache"))
 
 

@@ -12,7 +12,7 @@ import pytest
 from iwp_export.cli.main import main
 from iwp_export.engine import build as engine_build
 from iwp_export.engine.flavour import Flavour
-from iwp_export.pruning.settings import PruningSettings
+from iwp_export.export.plan import ExportPlan
 
 SMALL = ["--target", "rtx", "--sm", "86", "--max-context", "160", "--max-prompt", "128"]
 
@@ -30,9 +30,9 @@ def test_dry_run_says_what_the_engine_loads_on(rtx: Flavour, tiny_bundle: Path, 
     ("options", "message"),
     [
         (["--sm", "87"], "cannot build for SM 87; it accepts"),
-        (["--sm", "orin"], "--sm takes numbers such as 86,89,120, got 'orin'"),
-        (["--sm", ","], "--sm must name at least one architecture"),
-        (["--max-images", "9"], "which leave no room for text"),
+        (["--sm", "orin"], "numbers such as 86,89,120, got 'orin' (--sm)"),
+        (["--sm", ","], "at least one architecture, such as 89 (--sm)"),
+        (["--max-images", "9"], "or lower max_images (--max-context, --max-images)"),
         (["--keep", "2"], "keep must be a number above 0"),
     ],
 )
@@ -62,8 +62,8 @@ def test_an_export_to_a_plan_leaves_the_engine_alone(
     tmp_path: Path,
     capsys: pytest.CaptureFixture,
 ) -> None:
-    def export(model: str, path: Path, settings: PruningSettings, *, dtype: str, revision: None) -> Path:
-        assert (model, settings.keep, dtype) == ("tiny-llava", 0.25, "float16")
+    def export(plan: ExportPlan, path: Path) -> Path:
+        assert (plan.model.name, plan.settings.keep, plan.decoder.dtype) == ("tiny-llava", 0.25, "float16")
         return Path(shutil.copytree(half_bundle, path))
 
     monkeypatch.setattr("iwp_export.export.exporter.export_bundle", export)
@@ -71,7 +71,8 @@ def test_an_export_to_a_plan_leaves_the_engine_alone(
     assert main(["tiny-llava", "--keep", "0.25", "--dtype", "float16", "-o", str(output), "--json", *SMALL]) == 0
     shown = capsys.readouterr()
     assert "and on nothing else" in shown.err
-    assert json.loads(shown.out)["limits"] == {"max_context": 160, "max_prompt": 128, "max_images": 1}
+    assert json.loads(shown.out) == {"engine": str(output)}
+    assert json.loads((tmp_path / "engine.json").read_text())["limits"]["max_context"] == 160
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "engine.json",
         "engine.plan",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from iwp_export.errors import BackendError
 ADA, ORIN, BLACKWELL = Gpu("RTX 4090", "89", 13), Gpu("Orin", "87", 12), Gpu("RTX 5090", "120", 13)
 FAKE_NVCC = """#!/bin/sh
 if [ "$1" = --version ]; then echo "Cuda compilation tools, release {version}, V{version}.131"; exit; fi
+if [ "$1" = --list-gpu-code ]; then for sm in {sms}; do echo sm_$sm; done; exit; fi
 echo "$@" >> "{log}"
 while [ "$1" != -o ]; do shift; done
 {action}
@@ -44,11 +46,11 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return paths
 
 
-def write_nvcc(folder: Path, action: str = 'echo library > "$2"', version: str = "12.4") -> Path:
-    """A compiler that does `action` and writes its arguments to nvcc.log."""
+def write_nvcc(folder: Path, action: str = 'echo library > "$2"', version: str = "12.4", sms: str = "") -> Path:
+    """A compiler that does `action` and writes its arguments to nvcc.log; it may tell the architectures it knows."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "nvcc"
-    path.write_text(FAKE_NVCC.format(log=folder / "nvcc.log", action=action, version=version))
+    path.write_text(FAKE_NVCC.format(log=folder / "nvcc.log", action=action, version=version, sms=sms))
     path.chmod(0o755)
     return path
 
@@ -185,6 +187,53 @@ def test_the_compiler_is_looked_for_where_cmake_and_installers_have_it(
     assert find_nvcc() == named
     monkeypatch.setenv("CUDACXX", str(tmp_path / "nothing"))
     assert find_nvcc() is None
+
+
+def test_of_several_compilers_the_newest_that_the_driver_runs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, loaded: list[Path]
+) -> None:
+    """JetPack's toolkit beside a newer one: the newest of all would make what the driver does not run."""
+    for version in ("12.4", "12.10", "12.6", "13.0"):
+        write_nvcc(tmp_path / f"cuda-{version}" / "bin", version=version)
+    monkeypatch.setattr(toolchain, "CUDA_FOLDERS", (str(tmp_path / "cuda-*" / "bin"),))
+    monkeypatch.setenv("PATH", os.pathsep.join([str(tmp_path / "cuda-13.0" / "bin"), "/usr/bin", "/bin"]))
+    chosen = {cuda: find_nvcc(cuda) for cuda in (None, 14, 13, 12, 11)}
+    assert {cuda: path.parent.parent.name for cuda, path in chosen.items() if path} == {
+        **dict.fromkeys((None, 14, 13, 11), "cuda-13.0"),
+        12: "cuda-12.10",
+    }
+    find_kernels(ORIN)
+    assert calls(tmp_path / "cuda-12.10" / "bin" / "nvcc") and not calls(tmp_path / "cuda-13.0" / "bin" / "nvcc")
+    assert toolchain.explain_nvcc(12) == ("12.10", None)
+    told, problem = toolchain.explain_nvcc(11)
+    assert told == "13.0" and problem is not None and "the driver runs CUDA 11 at most" in problem
+    monkeypatch.setenv("CUDACXX", str(tmp_path / "cuda-12.4" / "bin" / "nvcc"))
+    assert find_nvcc(12) == tmp_path / "cuda-12.4" / "bin" / "nvcc"  # the user's word is the last
+
+
+def test_an_architecture_that_the_compiler_does_not_know(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    nvcc = write_nvcc(tmp_path / "cuda", version="12.6", sms="75 80 86 87 89 90")
+    monkeypatch.setenv("CUDACXX", str(nvcc))
+    with pytest.raises(BackendError, match=r"CUDA 12\.6, makes no code for SM 120 of RTX 5090, only for 75, 80, 86"):
+        check_kernels(BLACKWELL)
+    assert calls(nvcc) == []
+    check_kernels(ORIN)
+
+
+@pytest.mark.parametrize(
+    ("sms", "made"),
+    [
+        ("50 75 80 86 87 89 90", {"75", "80", "86", "87", "89", "90"}),
+        ("75 80 86 87 88 89 90 100 101 103 120", {"75", "80", "86", "87", "89", "90", "120"}),
+        ("80 86 87 88 89 90 100 110 120 121", {"80", "86", "87", "89", "90", "110", "120"}),
+        ("", {"75", "80", "86", "87", "89", "90", "110", "120"}),
+    ],
+)
+def test_as_a_program_it_makes_what_the_compiler_knows(tmp_path: Path, sms: str, made: set[str]) -> None:
+    nvcc = write_nvcc(tmp_path / "cuda", sms=sms)
+    command = [sys.executable, "-m", "iwp_export.engine.kernel_library", "-o", str(tmp_path / "out.so")]
+    subprocess.run(command, env={**os.environ, "CUDACXX": str(nvcc)}, check=True, capture_output=True)
+    assert set(re.findall(r"code=sm_(\d+)", calls(nvcc)[0])) == made
 
 
 def test_as_a_program_it_writes_a_library_or_one_line(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import ctypes.util
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,14 +17,7 @@ from iwp_export.device import memory
 from iwp_export.device.memory import MemoryWatch, available_bytes
 from iwp_export.engine import flavour as flavour_module
 from iwp_export.engine.flavour import Flavour, load_flavour
-from iwp_export.engine.kernels import (
-    NoKernels,
-    SelectionAddresses,
-    SelectionOptions,
-    SelectionShape,
-    SharedKernels,
-    largest_workspace,
-)
+from iwp_export.engine.kernels import NoKernels, SelectionAddresses, SelectionOptions, SelectionShape, SharedKernels
 from iwp_export.engine.log import first_error, make_printing_logger, ran_out_of_memory
 from iwp_export.engine.memory import estimate_build_bytes
 from iwp_export.engine.monitor import make_monitor
@@ -31,18 +25,19 @@ from iwp_export.engine.network import make_builder
 from iwp_export.engine.target import RTX, TENSORRT_10_3, TENSORRT_10_14, TENSORRT_10_15, Target, target_for
 from iwp_export.errors import BackendError
 
-SHAPE = SelectionShape(1, 32, 8, 600, 128, 200, "float16")
-OPTIONS = SelectionOptions(2, 2, 5.0, "softmax", "none")
+SHAPE = SelectionShape(1, 8, 600, 128, 200, "float16")
+OPTIONS = SelectionOptions(2, 2, 5.0, "dual_weight", "none")
 
 
 @pytest.mark.parametrize(
     ("flavour", "version", "target"),
     [
         ("rtx", "1.7.1.116", RTX),
-        ("tensorrt", "10.3.0.30", TENSORRT_10_3),
-        ("tensorrt", "10.13.3.9", TENSORRT_10_3),
+        ("tensorrt", "10.3.0.30", TENSORRT_10_3),  # JetPack 6
+        ("tensorrt", "10.13.3.9", TENSORRT_10_3),  # JetPack 7.0
         ("tensorrt", "10.14.1", TENSORRT_10_14),
         ("tensorrt", "10.15.0", TENSORRT_10_15),
+        ("tensorrt", "10.16.0", TENSORRT_10_15),  # JetPack 7.2
         ("tensorrt", "11.1.0.106", TENSORRT_10_15),
     ],
 )
@@ -73,6 +68,18 @@ def test_a_broken_install_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
         load_flavour.__wrapped__("tensorrt")
 
 
+def test_bindings_that_misread_arrays_are_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    misread = SimpleNamespace(
+        __version__="10.3.0",
+        PluginField=lambda name, data, type: SimpleNamespace(data=[data[0]] * len(data)),
+        PluginFieldType=SimpleNamespace(INT8=0),
+    )
+    monkeypatch.setattr(flavour_module, "is_installed", lambda name: True)
+    monkeypatch.setitem(sys.modules, "tensorrt", misread)  # type: ignore[misc]
+    with pytest.raises(BackendError, match=r"TensorRT 10\.3\.0 does not read arrays of numpy .*pip install 'numpy<2'"):
+        load_flavour.__wrapped__("tensorrt")
+
+
 def test_rtx_imported_by_others_first_is_refused_not_aborted(rtx: Flavour) -> None:
     """The wheel alone cannot import plugins: its parser would abort the process."""
     code = "import tensorrt_rtx; from iwp_export.engine.flavour import load_flavour; load_flavour('rtx')"
@@ -88,14 +95,12 @@ def test_a_library_of_something_else_is_refused() -> None:
 
 def test_the_stand_in_refuses_to_run() -> None:
     with pytest.raises(BackendError, match="the pruning kernels are not loaded"):
-        NoKernels().enqueue(SHAPE, OPTIONS, SelectionAddresses(*range(7)), 0, 0)
+        NoKernels().enqueue(SHAPE, OPTIONS, SelectionAddresses(*range(6)), 0, 0)
 
 
 def test_scratch_memory_covers_shorter_prompts() -> None:
-    sizes = {4096: 1000, 8000: 10}
-    kernels = SimpleNamespace(workspace_bytes=lambda shape, options: sizes[shape.tokens])
-    shape = SelectionShape(1, 32, 8, 8000, 128, 200, "float16")
-    assert largest_workspace(kernels, shape, OPTIONS) == 1000  # type: ignore[arg-type]
+    longest, with_matrix = (NoKernels().workspace_bytes(replace(SHAPE, tokens=n), OPTIONS) for n in (8000, 4096))
+    assert longest == with_matrix > 4096**2 * 4  # beyond 4,096 tokens there is no matrix of pairs
 
 
 def test_memory_is_estimated_and_watched(monkeypatch: pytest.MonkeyPatch) -> None:

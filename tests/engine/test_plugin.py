@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,24 +18,25 @@ from iwp_export.engine.flavour import Flavour
 from iwp_export.engine.kernels import SelectionAddresses, SelectionOptions, SelectionShape
 from iwp_export.engine.log import make_logger
 from iwp_export.engine.network import check_plugin_layers, register_plugin
-from iwp_export.engine.plugin import FIELDS, make_creator, options_from_fields
+from iwp_export.engine.plugin import ATTRIBUTES, FIELDS, make_creator, options_from_fields
 from iwp_export.errors import BackendError
-from iwp_export.pruning.onnx_function import node_attributes
+from iwp_export.pruning.onnx_function import VERSION, node_attributes
 from iwp_export.pruning.settings import PruningSettings
 
-HEADS, KV_HEADS, SIZE, TOKENS = 4, 2, 16, 40
+KV_HEADS, SIZE, TOKENS = 2, 16, 40
+LONGEST = 5000
 
 
 @dataclass
 class RecordingKernels:
-    """Says 4096 bytes, and remembers what it was asked."""
+    """Says as many bytes as there are tokens, and remembers what it was asked."""
 
     sizes: list[SelectionShape] = field(default_factory=list)
     calls: list[tuple[SelectionShape, SelectionOptions, SelectionAddresses, int, int]] = field(default_factory=list)
 
     def workspace_bytes(self, shape: SelectionShape, options: SelectionOptions) -> int:
         self.sizes.append(shape)
-        return 4096
+        return shape.tokens
 
     def enqueue(self, *call: Any) -> None:
         self.calls.append(call)
@@ -41,17 +44,16 @@ class RecordingKernels:
 
 def node_graph(path: Path, settings: PruningSettings, dtype: int = TensorProto.FLOAT16) -> Path:
     """A graph of the op alone, all lengths dynamic."""
-    states = [(name, [1, KV_HEADS, "tokens", SIZE]) for name in ("key", "key_rotated", "value")]
-    inputs = [
-        helper.make_tensor_value_info(name, dtype, shape) for name, shape in [("query", [1, HEADS, SIZE]), *states]
-    ]
+    inputs = [helper.make_tensor_value_info("importance", TensorProto.FLOAT, [1, "tokens"])]
+    for name in ("key", "value"):
+        inputs.append(helper.make_tensor_value_info(name, dtype, [1, KV_HEADS, "tokens", SIZE]))
     inputs.append(helper.make_tensor_value_info("is_visual", TensorProto.INT32, [1, "tokens"]))
     inputs.append(helper.make_tensor_value_info("num_kept", TensorProto.INT64, [1]))
     names = [value.name for value in inputs]
     node = helper.make_node("SelectTokens", names, ["kept_index"], domain="iwp", **node_attributes(settings))
     output = helper.make_tensor_value_info("kept_index", TensorProto.INT64, [1, "kept"])
     graph = helper.make_graph([node], "graph", inputs, [output])
-    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("iwp", 1)]
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("iwp", VERSION)]
     onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=9), path)
     return path
 
@@ -73,10 +75,11 @@ def build(rtx: Flavour, path: Path, kernels: Any, reports: list[str]) -> Any:
     config.num_compute_capabilities = 1
     assert config.set_compute_capability(rtx.trt.ComputeCapability.SM86, 0)
     profile = builder.create_optimization_profile()
-    for name in ("key", "key_rotated", "value"):
-        profile.set_shape(name, *[(1, KV_HEADS, n, SIZE) for n in (1, TOKENS, 5000)])
-    profile.set_shape("is_visual", *[(1, n) for n in (1, TOKENS, 5000)])
-    profile.set_shape_input("num_kept", [1], [10], [5000])
+    for name in ("key", "value"):
+        profile.set_shape(name, *[(1, KV_HEADS, n, SIZE) for n in (1, TOKENS, LONGEST)])
+    for name in ("importance", "is_visual"):
+        profile.set_shape(name, *[(1, n) for n in (1, TOKENS, LONGEST)])
+    profile.set_shape_input("num_kept", [1], [10], [2 * LONGEST])
     config.add_optimization_profile(profile)
     engine = builder.build_serialized_network(network, config)
     assert engine is not None, logger.errors
@@ -90,49 +93,83 @@ def build(rtx: Flavour, path: Path, kernels: Any, reports: list[str]) -> Any:
 )
 def test_builds_in_tensorrt_rtx(rtx: Flavour, tmp_path: Path, dtype: int, name: str) -> None:
     kernels, reports = RecordingKernels(), []  # type: ignore[var-annotated]
-    build(rtx, node_graph(tmp_path / "node.onnx", PruningSettings(), dtype), kernels, reports)
+    engine = build(rtx, node_graph(tmp_path / "node.onnx", PruningSettings(), dtype), kernels, reports)
     assert not reports
-    assert {shape.tokens for shape in kernels.sizes} == {5000, 4096}  # below 4096 the kernels keep a matrix of pairs
-    assert {(s.batch, s.heads, s.kv_heads, s.head_dim, s.data_type) for s in kernels.sizes} == {
-        (1, HEADS, KV_HEADS, SIZE, name)
-    }
+    assert set(kernels.sizes) == {SelectionShape(1, KV_HEADS, LONGEST, SIZE, LONGEST, name)}
+    stored = bytes(engine)
+    place = stored.index(b"workspace")
+    assert struct.pack("<q", LONGEST) in stored[place : place + 100]
 
 
-@pytest.mark.parametrize(("name", "value"), [("magnitude", "value"), ("similarity", "key")])
-def test_variants_without_kernels_fail_the_parse_with_a_reason(
-    rtx: Flavour, tmp_path: Path, name: str, value: Any
-) -> None:
+def test_unknown_variants_fail_the_parse_with_a_reason(rtx: Flavour, tmp_path: Path) -> None:
     reports: list[str] = []
-    path = node_graph(tmp_path / "node.onnx", PruningSettings(**{name: value}))
+    path = node_graph(tmp_path / "node.onnx", PruningSettings())
+    model = onnx.load(path)
+    (attribute,) = (a for a in model.graph.node[0].attribute if a.name == "similarity")
+    attribute.s = b"hidden"
+    onnx.save(model, path)
     assert not parse(rtx, path, RecordingKernels(), reports)[0]
-    assert reports and f"{name} {value!r} has no CUDA kernel" in reports[0]
+    assert reports == ["similarity must be one of dual_weight, value, key, kernel, the SelectTokens node has 'hidden'"]
 
 
-def test_fields_of_an_engine_are_those_of_the_graph(rtx: Flavour) -> None:
-    settings = PruningSettings(chunk=3, growth=4, penalty=2.5, heads="raw", duplication_norm="minmax")
+def test_sizes_that_the_kernels_refuse_fail_the_build(rtx: Flavour, tmp_path: Path) -> None:
+    kernels, reports = SimpleNamespace(workspace_bytes=lambda shape, options: 0), []  # type: ignore[var-annotated]
+    with pytest.raises(AssertionError):
+        build(rtx, node_graph(tmp_path / "node.onnx", PruningSettings()), kernels, reports)
+    assert (
+        "the CUDA kernels take up to 1048576 tokens and 4096 heads; the engine is to take SelectionShape(batch=1"
+        in reports[0]
+    )
+
+
+def test_fields_of_an_engine_are_those_of_the_graph_and_its_scratch_memory(rtx: Flavour) -> None:
+    settings = PruningSettings(chunk=3, growth=4, penalty=2.5, similarity="key", duplication_norm="minmax")
     plugin = made_plugin(rtx, settings, RecordingKernels())
+    plugin.configure_plugin(*profile_of(rtx, TOKENS))
+    plugin.configure_plugin(*profile_of(rtx, TOKENS - 1))
     fields = plugin.get_fields_to_serialize()
     assert [entry.name for entry in fields] == list(FIELDS)
-    again = make_creator(rtx.trt, RecordingKernels(), pytest.fail).create_plugin("x", fields, None)
-    assert again.options == plugin.options == SelectionOptions(3, 4, 2.5, "raw", "minmax")
-    assert again.clone().options == plugin.options
+    again = loaded_plugin(rtx, fields, RecordingKernels())
+    assert again.options == plugin.options == SelectionOptions(3, 4, 2.5, "key", "minmax")
+    assert again.workspace == plugin.workspace == TOKENS
+    for copy in (again.clone(), again.attach_to_context(None)):
+        assert (copy.options, copy.workspace) == (plugin.options, TOKENS)
 
 
-def test_enqueue_hands_shapes_addresses_and_stream_to_the_kernels(rtx: Flavour) -> None:
+def test_an_engine_that_does_not_tell_its_scratch_memory_is_refused(rtx: Flavour) -> None:
+    reports: list[str] = []
+    never_configured = made_plugin(rtx, PruningSettings(), RecordingKernels())
+    fields = never_configured.get_fields_to_serialize()
+    assert loaded_plugin(rtx, fields, RecordingKernels(), reports.append) is None
+    assert reports == ["the engine does not say how much scratch memory SelectTokens has; build it again"]
+
+
+def test_enqueue_hands_shapes_addresses_and_scratch_memory_to_the_kernels(rtx: Flavour) -> None:
     kernels = RecordingKernels()
     plugin = made_plugin(rtx, PruningSettings(), kernels)
-    types = [rtx.trt.float16] * 4 + [rtx.trt.int32]
-    dims = [(1, HEADS, SIZE)] + [(1, KV_HEADS, TOKENS, SIZE)] * 3 + [(1, TOKENS)]
-    inputs = [SimpleNamespace(dims=d, type=t) for d, t in zip(dims, types, strict=True)]
-    outputs = [SimpleNamespace(dims=(1, 12), type=rtx.trt.int64)]
-    plugin.enqueue(inputs, outputs, [11, 12, 13, 14, 15], [16], 17, 18)
+    plugin.configure_plugin(*profile_of(rtx, LONGEST))
+    inputs, outputs = call_of(rtx, TOKENS, 12)
+    plugin.enqueue(inputs, outputs, [11, 12, 13, 14], [15], 16, 17)
     shape, options, addresses, granted, stream = kernels.calls[0]
-    assert shape == SelectionShape(1, HEADS, KV_HEADS, TOKENS, SIZE, 12, "float16")
-    assert options == SelectionOptions(2, 2, 5.0, "softmax", "none")
-    assert addresses == SelectionAddresses(11, 12, 13, 14, 15, 16, 17)
-    assert (granted, stream) == (4096, 18)
-    plugin.enqueue(inputs, [SimpleNamespace(dims=(1, TOKENS + 1), type=rtx.trt.int64)], [1] * 5, [1], 1, 1)
+    assert shape == SelectionShape(1, KV_HEADS, TOKENS, SIZE, 12, "float16")
+    assert options == SelectionOptions(2, 2, 5.0, "dual_weight", "none")
+    assert addresses == SelectionAddresses(11, 12, 13, 14, 15, 16)
+    assert (granted, stream) == (LONGEST, 17)  # what the engine reserves, not what this call needs
+    plugin.enqueue(*call_of(rtx, TOKENS, TOKENS + 1), [1] * 4, [1], 1, 1)
     assert kernels.calls[1][0].num_kept == TOKENS + 1  # more than there are: for the kernels to refuse
+
+
+@pytest.mark.parametrize(("place", "dims"), [(0, (1, TOKENS - 1)), (2, (1, KV_HEADS, TOKENS, 8)), (3, (2, TOKENS))])
+def test_enqueue_refuses_inputs_of_other_sizes(rtx: Flavour, place: int, dims: tuple[int, ...]) -> None:
+    reports: list[str] = []
+    made = made_plugin(rtx, PruningSettings(), RecordingKernels())
+    made.configure_plugin(*profile_of(rtx, LONGEST))
+    plugin = loaded_plugin(rtx, made.get_fields_to_serialize(), RecordingKernels(), reports.append)
+    inputs, outputs = call_of(rtx, TOKENS, 12)
+    inputs[place].dims = dims
+    with pytest.raises(BackendError):
+        plugin.enqueue(inputs, outputs, [1] * 4, [1], 1, 1)
+    assert reports
 
 
 def test_formats(rtx: Flavour) -> None:
@@ -141,32 +178,33 @@ def test_formats(rtx: Flavour) -> None:
 
     def accepts(position: int, *types: Any, layout: Any = trt.TensorFormat.LINEAR) -> bool:
         tensors = [SimpleNamespace(desc=SimpleNamespace(type=t, format=layout)) for t in types]
-        return plugin.supports_format_combination(position, tensors, 5)
+        return plugin.supports_format_combination(position, tensors, 4)
 
-    half = [trt.float16] * 4
-    assert all(accepts(i, *half, trt.int32, trt.int64) for i in range(6))
-    assert not accepts(0, trt.int32)
-    assert not accepts(1, trt.float16, trt.float32)
-    assert not accepts(4, *half, trt.bool)
-    assert not accepts(5, *half, trt.int32, trt.int32)
-    assert not accepts(0, *half, layout=trt.TensorFormat.CHW2)
+    states = [trt.float32, trt.float16, trt.float16]
+    assert all(accepts(i, *states, trt.int32, trt.int64) for i in range(5))
+    assert not accepts(0, trt.float16)
+    assert not accepts(1, trt.float32, trt.int32)
+    assert not accepts(2, trt.float32, trt.float16, trt.float32)
+    assert not accepts(3, *states, trt.bool)
+    assert not accepts(4, *states, trt.int32, trt.int32)
+    assert not accepts(0, *states, layout=trt.TensorFormat.CHW2)
 
 
 def test_a_failing_kernel_is_reported(rtx: Flavour) -> None:
     reports: list[str] = []
-    creator = make_creator(rtx.trt, RecordingKernels(), reports.append)
     made = made_plugin(rtx, PruningSettings(), RecordingKernels())
-    plugin = creator.create_plugin("x", made.get_fields_to_serialize(), None)
+    made.configure_plugin(*profile_of(rtx, LONGEST))
+    plugin = loaded_plugin(rtx, made.get_fields_to_serialize(), RecordingKernels(), reports.append)
     with pytest.raises(ValueError, match="unpack"):
         two = SimpleNamespace(dims=(1, 2), type=rtx.trt.float16)
-        plugin.enqueue([two] * 5, [two], [], [], 0, 0)
+        plugin.enqueue([two] * 4, [two], [], [], 0, 0)
     assert reports
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"heads": "mean"}, "heads must be one of softmax, raw"),
+        ({"similarity": "mean"}, "similarity must be one of dual_weight, value, key, kernel"),
         ({"chunk": 0}, "out of range"),
         ({"penalty": float("inf")}, "out of range"),
     ],
@@ -178,7 +216,7 @@ def test_attributes_out_of_range_are_refused(change: dict[str, Any], message: st
 
 def test_missing_attributes_are_named() -> None:
     with pytest.raises(BackendError, match="lacks the attributes chunk, duplication_norm"):
-        options_from_fields({name: 1 for name in FIELDS if name not in ("chunk", "duplication_norm")})
+        options_from_fields({name: 1 for name in ATTRIBUTES if name not in ("chunk", "duplication_norm")})
 
 
 def made_plugin(rtx: Flavour, settings: PruningSettings, kernels: Any) -> Any:
@@ -195,4 +233,26 @@ def made_plugin(rtx: Flavour, settings: PruningSettings, kernels: Any) -> Any:
         "float64": trt.PluginFieldType.FLOAT64,
     }
     fields = [trt.PluginField(n, array, kinds[array.dtype.name]) for n, array in zip(values, arrays, strict=True)]
-    return make_creator(trt, kernels, pytest.fail).create_plugin("x", trt.PluginFieldCollection(fields), None)
+    phase = trt.TensorRTPhase.BUILD
+    return make_creator(trt, kernels, pytest.fail).create_plugin("x", trt.PluginFieldCollection(fields), phase)
+
+
+def loaded_plugin(rtx: Flavour, fields: Any, kernels: Any, report: Callable[[str], None] = pytest.fail) -> Any:
+    """A plugin of an engine with these fields."""
+    return make_creator(rtx.trt, kernels, report).create_plugin("x", fields, rtx.trt.TensorRTPhase.RUNTIME)
+
+
+def profile_of(rtx: Flavour, longest: int) -> tuple[list[Any], list[Any]]:
+    """The plugin's inputs and outputs as an optimisation profile of up to `longest` tokens gives them."""
+    inputs, outputs = call_of(rtx, longest, longest)
+    return tuple([SimpleNamespace(desc=x, max=x.dims) for x in tensors] for tensors in (inputs, outputs))  # type: ignore[return-value]
+
+
+def call_of(rtx: Flavour, tokens: int, num_kept: int) -> tuple[list[Any], list[Any]]:
+    """The plugin's inputs and outputs as a call gives them."""
+    trt = rtx.trt
+    state = (1, KV_HEADS, tokens, SIZE)
+    dims = [(1, tokens), state, state, (1, tokens), (1, num_kept)]
+    types = [trt.float32, trt.float16, trt.float16, trt.int32, trt.int64]
+    tensors = [SimpleNamespace(dims=d, type=t) for d, t in zip(dims, types, strict=True)]
+    return tensors[:4], tensors[4:]

@@ -25,9 +25,9 @@ def test_defaults_follow_the_model(manifest: Manifest) -> None:
 @pytest.mark.parametrize(
     ("choice", "message"),
     [
-        ({"max_context": 257}, "--max-context must be 2 to 256, got 257"),
-        ({"max_prompt": 300}, "--max-prompt must be 1 to 256, got 300"),
-        ({"max_images": 0}, "--max-images must be 1 or more, got 0"),
+        ({"max_context": 257}, "max_context must be 2 to 256, got 257"),
+        ({"max_prompt": 300}, "max_prompt must be 1 to 256, got 300"),
+        ({"max_images": 0}, "max_images must be 1 or more, got 0"),
         ({"max_images": 4}, "4 image.s. make 256 visual tokens, which leave no room for text"),
     ],
 )
@@ -42,6 +42,7 @@ def test_prefill_and_decode(manifest: Manifest) -> None:
     assert prefill.shapes["input_ids"] == ((1, 1), (1, 112), (1, 150))
     assert prefill.shapes["image_features"] == ((1, 128), (64, 128), (128, 128))
     assert prefill.shapes["past_key_values.0.key"] == ((1, 2, 0, 32), (1, 2, 0, 32), (1, 2, 199, 32))
+    assert prefill.shapes["query_index"] == ((1,), (48,), (150,)) and decode.shapes["query_index"] == ((1,),) * 3
     assert prefill.values == {"num_kept": Bounds(1, 32 + 48, 150)}
     assert decode.shapes["input_ids"] == ((1, 1), (1, 1), (1, 1))
     assert decode.shapes["past_key_values.0.key"] == ((1, 2, 1, 32), (1, 2, 176, 32), (1, 2, 199, 32))

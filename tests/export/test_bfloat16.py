@@ -15,9 +15,9 @@ import torch
 from onnx import TensorProto
 
 import iwp_export
+from iwp_export import api
 from iwp_export.bundle.store import Bundle, BundleWriter
 from iwp_export.errors import BackendError
-from iwp_export.export.exporter import export_bundle
 from iwp_export.pruning.settings import PruningSettings
 from tests.export.tiny import DECODERS, write_llava
 from tests.runtime.toy import toy_picture
@@ -30,7 +30,7 @@ def test_the_graph_with_float32_in_place_of_bfloat16_gives_transformers_logits(t
     from transformers import AutoModelForImageTextToText
 
     write_llava(tmp_path / "model", decoder)
-    bundle = export_bundle(str(tmp_path / "model"), tmp_path / "out.bundle", SETTINGS, dtype="bfloat16")
+    bundle = api.export(str(tmp_path / "model"), tmp_path / "out.bundle", SETTINGS, dtype="bfloat16")
     with pytest.raises(BackendError, match="no bfloat16 kernels"):
         iwp_export.load(str(bundle))
     for graph in ("vision", "decoder"):

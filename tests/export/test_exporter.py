@@ -19,11 +19,11 @@ import pytest
 import torch
 
 import iwp_export
+from iwp_export import api
 from iwp_export.backends.torch.session import TorchSession
 from iwp_export.bundle.store import Bundle
 from iwp_export.errors import BundleError, CheckpointError, OutputError, SettingsError
 from iwp_export.export.checkpoint import open_checkpoint
-from iwp_export.export.exporter import export_bundle
 from iwp_export.export.plan import plan_export
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.runtime.model import LoadedModel
@@ -41,7 +41,7 @@ def test_bundle_equals_transformers_and_the_reference(tmp_path: Path, decoder: s
     """Eight greedy tokens with nothing pruned, and kept tokens and logits at 0.3, for two images and sharded files."""
     model = write_llava(tmp_path / "model", decoder, shard_size="100KB")
     model.generation_config.eos_token_id = None
-    bundle = export_bundle(str(tmp_path / "model"), tmp_path / "out.bundle", LAYER_1)
+    bundle = api.export(str(tmp_path / "model"), tmp_path / "out.bundle", LAYER_1)
     pipeline = iwp_export.load(str(bundle))
     rng = np.random.default_rng(1)
     pixels = rng.standard_normal((2, 3, 112, 112)).astype(np.float32)
@@ -69,14 +69,21 @@ def test_bundle_equals_transformers_and_the_reference(tmp_path: Path, decoder: s
         np.testing.assert_allclose(np.array(a.logits), np.array(b.logits), atol=TOLERANCE)
 
 
-def test_settings_reach_the_graph(tmp_path: Path) -> None:
-    """RoPE variants are wired as the settings say: the reference with the same settings chooses the same tokens."""
+@pytest.mark.parametrize(
+    "settings",
+    [
+        PruningSettings(
+            layer=2, keep=0.2, rope_in_magnitude=True, rope_in_duplication=False, penalty=1.5, query="last", heads="raw"
+        ),
+        PruningSettings(layer=1, keep=0.2, magnitude="value", similarity="key", duplication_norm="minmax"),
+    ],
+    ids=["rope", "no query"],
+)
+def test_settings_reach_the_graph(tmp_path: Path, settings: PruningSettings) -> None:
+    """Variants are wired as the settings say: the reference with the same settings chooses the same tokens."""
     model = write_llava(tmp_path / "model")
     checkpoint = open_checkpoint(str(tmp_path / "model"))
-    settings = PruningSettings(
-        layer=2, keep=0.2, rope_in_magnitude=True, rope_in_duplication=False, penalty=1.5, query="last", heads="raw"
-    )
-    pipeline = iwp_export.load(str(export_bundle(checkpoint.source, tmp_path / "out.bundle", settings)))
+    pipeline = iwp_export.load(str(api.export(checkpoint.source, tmp_path / "out.bundle", settings)))
     reference = Pipeline(
         LoadedModel(pipeline.manifest, pipeline.processor, TorchSession(model, checkpoint.family, settings))
     )
@@ -106,7 +113,7 @@ def test_graphs_pass_the_checker_and_name_their_inputs(tiny_bundle: Path, tmp_pa
 
 def test_half_precision_bundle_answers_on_the_cpu(tmp_path: Path) -> None:
     write_llava(tmp_path / "model")
-    bundle = export_bundle(str(tmp_path / "model"), tmp_path / "half.bundle", LAYER_1, dtype="float16")
+    bundle = api.export(str(tmp_path / "model"), tmp_path / "half.bundle", LAYER_1, dtype="float16")
     result = iwp_export.load(str(bundle))(np.zeros((50, 80, 3), np.uint8), "what is the red digit ?", max_new_tokens=3)
     assert len(result.token_ids) >= 1
     assert result.visual_tokens_kept == 20
@@ -125,13 +132,13 @@ def test_an_existing_output_is_refused_before_any_work(tmp_path: Path) -> None:
     (tmp_path / "out.bundle").mkdir()
     (tmp_path / "out.bundle" / "mine.txt").write_text("mine")
     with pytest.raises(OutputError):
-        export_bundle("no-such-model", tmp_path / "out.bundle", force=True)
+        api.export("no-such-model", tmp_path / "out.bundle", force=True)
     assert (tmp_path / "out.bundle" / "mine.txt").read_text() == "mine"
 
 
 def test_too_few_layers(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="cannot be pruned at layer 8; choose layer 0 to 7"):
-        export_bundle("tiny-llava", tmp_path / "out.bundle", PruningSettings(layer=8))
+        api.export("tiny-llava", tmp_path / "out.bundle", PruningSettings(layer=8))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -172,15 +179,13 @@ def test_weights_that_do_not_fit_the_configuration(tmp_path: Path, damage: str) 
         weights[name] = weight[:-1].clone()
     save_file(weights, path, metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match=r"layers\.2\.mlp\.up_proj\.weight"):
-        export_bundle(str(tmp_path / "model"), tmp_path / "out.bundle", LAYER_1)
+        api.export(str(tmp_path / "model"), tmp_path / "out.bundle", LAYER_1)
     assert not (tmp_path / "out.bundle").exists()
 
 
 def test_a_killed_export_leaves_nothing_that_opens(tmp_path: Path) -> None:
     """SIGKILL at two moments; `tests/benchmarks/kill_export.py` does it at 20."""
-    code = (
-        f"from iwp_export.export.exporter import export_bundle; export_bundle('tiny-llava', {str(tmp_path / 'out')!r})"
-    )
+    code = f"import iwp_export; iwp_export.export('tiny-llava', {str(tmp_path / 'out')!r})"
     for delay in (3.0, random.Random(0).uniform(4, 9)):
         process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
         time.sleep(delay)

@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import iwp_export
+from iwp_export import api
 from iwp_export.errors import CheckpointError
 from iwp_export.export.checkpoint import open_checkpoint
-from iwp_export.export.exporter import export_bundle
 from iwp_export.export.trace import fake_model
 from iwp_export.pruning.settings import PruningSettings
 from tests.export.tiny import write_llava
@@ -159,7 +159,7 @@ def test_a_head_that_is_not_tied_must_be_stored(written: Path, tmp_path: Path) -
     """transformers would make up random values, and say so in its report."""
     folder = rewrite(written / "llava", tmp_path / "headless", lambda w: {name: w[name] for name in w if name != HEAD})
     with pytest.raises(CheckpointError, match=r"lacks lm_head\.weight"):
-        export_bundle(str(folder), tmp_path / "out.bundle", PruningSettings(layer=1))
+        api.export(str(folder), tmp_path / "out.bundle", PruningSettings(layer=1))
     assert HEAD not in ours(folder)
     assert not (tmp_path / "out.bundle").exists()
 
@@ -176,7 +176,7 @@ def test_a_bundle_of_tied_weights_gives_transformers_logits(
     folder = rewrite(written / "llava", tmp_path / "tied", change)
     change_config(folder, {"tie_word_embeddings": tied})
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
-    pipeline = iwp_export.load(str(export_bundle(str(folder), tmp_path / "out.bundle", PruningSettings(layer=1))))
+    pipeline = iwp_export.load(str(api.export(str(folder), tmp_path / "out.bundle", PruningSettings(layer=1))))
     pixels = np.random.default_rng(0).standard_normal((1, 3, 112, 112)).astype(np.float32)
     ids = np.array([2, 5, *[4] * 64, 9, 7, 12])
     options: dict[str, Any] = {"keep": 1.0, "max_new_tokens": 1, "stop_at_eos": False, "return_logits": True}
@@ -223,5 +223,5 @@ def test_weights_that_are_no_plain_numbers_are_refused(written: Path, tmp_path: 
     name = "model.language_model.layers.1.mlp.up_proj.weight"
     folder = rewrite(written / "llava", tmp_path / "packed", lambda w: {**w, name: w[name].to(dtype)})
     with pytest.raises(CheckpointError, match=r"up_proj\.weight is stored as (I8|F8_E4M3)"):
-        export_bundle(str(folder), tmp_path / "out.bundle", PruningSettings(layer=1))
+        api.export(str(folder), tmp_path / "out.bundle", PruningSettings(layer=1))
     assert not (tmp_path / "out.bundle").exists()

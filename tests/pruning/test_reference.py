@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iwp_export.pruning.reference import select_tokens, selection_gap, token_duplication, token_magnitude
-from tests.pruning.cases import random_case
+from iwp_export.pruning.importance import token_importance
+from iwp_export.pruning.reference import normalised, select_by_importance, select_tokens, token_duplication
+from iwp_export.pruning.reference import selection_gap as gap_by_importance
+from tests.pruning.cases import random_case, random_states
 
 ROUNDING = 1e-5
 FAST = settings(max_examples=60, deadline=None)
@@ -26,8 +30,25 @@ def problems(draw: st.DrawFn, least: int = 1) -> tuple[Arrays, int]:
     clusters = draw(st.sampled_from([0, 0, 3]))
     size = draw(st.sampled_from([4, 8]))
     seed = draw(st.integers(0, 2**31))
-    case = random_case(seed, n, text=0, heads=group * kv_heads, kv_heads=kv_heads, size=size, clusters=clusters)
-    return case.visual(), draw(st.integers(0, n))  # type: ignore[return-value]
+    arrays = whole_method(seed, n, heads=group * kv_heads, kv_heads=kv_heads, size=size, clusters=clusters)
+    return arrays, draw(st.integers(0, n))
+
+
+def whole_method(seed: int, n: int, *, heads: int = 4, kv_heads: int = 2, size: int = 16, clusters: int = 0) -> Arrays:
+    """query, key, key_rotated and value of n visual tokens."""
+    rng = np.random.default_rng(seed)
+    states = [random_states(rng, kv_heads, n, size, clusters) for _ in range(3)]
+    return random_states(rng, heads, 1, size)[:, 0], *states  # type: ignore[return-value]
+
+
+def magnitude_of(query: np.ndarray, key: np.ndarray, value: np.ndarray, **options: Any) -> np.ndarray:
+    """Importance in [0, 1] by the mean query [H, d], all tokens visual."""
+    visual = np.ones((1, key.shape[1]), bool)
+    return normalised(token_importance(np, query[None, :, None], key[None], value[None], visual, **options)[0])
+
+
+def selection_gap(chosen: npt.ArrayLike, query: np.ndarray, key: np.ndarray, *compared: np.ndarray) -> float:
+    return gap_by_importance(chosen, magnitude_of(query, key, compared[-1]), *compared)
 
 
 def same_choice(a: np.ndarray, b: np.ndarray, arrays: Arrays) -> bool:
@@ -52,7 +73,7 @@ def test_size_order_and_range(problem: tuple[Arrays, int]) -> None:
 def test_without_penalty_it_is_the_top_by_magnitude(problem: tuple[Arrays, int]) -> None:
     arrays, budget = problem
     query, key, _, value = arrays
-    magnitude = token_magnitude(query, key, value)
+    magnitude = magnitude_of(query, key, value)
     top = np.sort(np.argsort(-magnitude, kind="stable")[:budget])
     assert np.array_equal(select_tokens(*arrays, budget, penalty=0.0), top)
 
@@ -93,13 +114,13 @@ def test_a_constant_added_to_one_heads_logits_changes_nothing(problem: tuple[Arr
 @given(st.integers(2, 12), st.integers(1, 4), st.integers(0, 2**31))
 def test_copies_wait_until_every_distinct_token_is_chosen(distinct: int, copies: int, seed: int) -> None:
     """With a large penalty, chunks of one and distinct tokens that resemble nothing."""
-    case = random_case(seed, distinct, text=0, kv_heads=2, size=8)
+    query, key, rotated, value = whole_method(seed, distinct, size=8)
     # Keys far apart make the kernel of two distinct tokens vanish; a copy keeps S = 1 with its original.
-    rotated = case.key_rotated * 50
+    rotated = rotated * 50
     repeat = np.tile(np.arange(distinct), copies + 1)
-    arrays = (case.query, case.key[:, repeat], rotated[:, repeat], case.value[:, repeat])
+    arrays = (query, key[:, repeat], rotated[:, repeat], value[:, repeat])
     chosen = select_tokens(*arrays, distinct, chunk=1, growth=1, penalty=100.0)
-    magnitude = token_magnitude(case.query, case.key, case.value)
+    magnitude = magnitude_of(query, key, value)
     # A copy keeps a hundredth of its magnitude, so it may only precede tokens that have less than that.
     missing = set(range(distinct)) - {int(repeat[i]) for i in chosen}
     assert all(magnitude[i] <= 0.01 * magnitude.max() + ROUNDING for i in missing)
@@ -111,7 +132,7 @@ def test_equal_tokens_are_chosen_in_order() -> None:
 
 
 def test_keeping_all_or_none() -> None:
-    arrays = random_case(0, 9).visual()
+    arrays = whole_method(0, 9)
     assert select_tokens(*arrays, 9).tolist() == list(range(9))
     assert select_tokens(*arrays, 0).shape == (0,)
 
@@ -124,7 +145,7 @@ def test_magnitude_by_hand() -> None:
     raw = np.exp(np.array([0.0, 2.0, 1.0])) * [5, 1, 2]
     expected = (raw - raw.min()) / (raw.max() - raw.min())
     for heads in ("softmax", "raw"):
-        np.testing.assert_allclose(token_magnitude(query, key, value, heads), expected, rtol=1e-5)  # type: ignore
+        np.testing.assert_allclose(magnitude_of(query, key, value, heads=heads), expected, rtol=1e-5)
 
 
 def test_duplication_by_hand() -> None:
@@ -138,15 +159,15 @@ def test_duplication_by_hand() -> None:
 
 
 def test_huge_logits_do_not_overflow() -> None:
-    query, key, rotated, value = random_case(0, 20).visual()
+    query, key, rotated, value = whole_method(0, 20)
     for heads in ("softmax", "raw"):
         with np.errstate(over="raise", invalid="raise"):
             assert len(select_tokens(query * 1e3, key * 1e2, rotated * 1e2, value, 7, heads=heads)) == 7  # type: ignore
 
 
 def test_gap_of_a_wrong_choice_is_what_it_lost() -> None:
-    query, key, _, value = arrays = random_case(1, 30).visual()
-    magnitude = token_magnitude(query, key, value)
+    query, key, _, value = arrays = whole_method(1, 30)
+    magnitude = magnitude_of(query, key, value)
     best, worst = int(magnitude.argmax()), int(magnitude.argmin())
     assert selection_gap([worst], *arrays) == pytest.approx(float(magnitude[best] - magnitude[worst]), abs=ROUNDING)
 
@@ -163,9 +184,25 @@ def test_gap_of_a_wrong_choice_is_what_it_lost() -> None:
 )
 def test_wrong_arguments(change: dict, message: str) -> None:
     names = ("query", "key", "key_rotated", "value")
-    arguments = {**dict(zip(names, random_case(0, 20).visual(), strict=True)), "num_keep": 5, **change}
+    arguments = {**dict(zip(names, whole_method(0, 20), strict=True)), "num_keep": 5, **change}
     with pytest.raises(ValueError, match=message):
         select_tokens(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_keep": 21}, "num_keep"),
+        ({"num_keep": -1}, "num_keep"),
+        ({"importance": np.zeros(19)}, "shapes"),
+        ({"importance": np.zeros((1, 20))}, "shapes"),
+        ({"value": np.zeros((2, 19, 16))}, "shapes"),
+    ],
+)
+def test_wrong_arguments_of_the_selection(change: dict, message: str) -> None:
+    arrays = dict(zip(("importance", "key", "value"), random_case(0, 20).visual(), strict=True))
+    with pytest.raises(ValueError, match=message):
+        select_by_importance(**{**arrays, "num_keep": 5, **change})
 
 
 def test_the_oracle_needs_numpy_alone() -> None:

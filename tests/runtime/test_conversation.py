@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from iwp_export.backends.session import CallLimits
 from iwp_export.errors import BackendError, RequestError
 from iwp_export.runtime.model import IMAGES_REMEMBERED
 from tests.runtime.toy import ToyCache, next_token, toy_picture, toy_pipeline
@@ -108,6 +109,75 @@ def test_an_answer_that_is_rendered_otherwise_is_run_again() -> None:
     assert "run again" in result.note and result.reused_tokens == 0
     assert result.visual_tokens == 64 and session.encoded == 1  # the image's features were still there
     assert not chat.ask("which digit ?", max_new_tokens=2).note
+
+
+QUESTIONS = (("what colour ?", IMAGE), ("how many ?", None), ("which digit ?", OTHER), ("what ?", None))
+
+
+@pytest.mark.parametrize("tokens", [512, 100, 80])
+def test_a_conversation_is_run_again_turn_by_turn_where_a_call_takes_one_image(tokens: int) -> None:
+    pipeline, session = toy_pipeline(keep=0.25)
+    chat, broken = pipeline.chat(), pipeline.chat()
+    first = [chat.ask(prompt, image, max_new_tokens=7) for prompt, image in QUESTIONS]
+    for prompt, image in QUESTIONS[:3]:
+        broken.ask(prompt, image, max_new_tokens=7)
+    left = broken.stream("how many ?")
+    next(left)
+    left.close()
+    session.call_limits = CallLimits(tokens, 64)
+    session.calls.clear()
+    result = broken.ask(*QUESTIONS[3], max_new_tokens=7)
+    assert "differs" in result.note and result.note.endswith(", turn by turn")
+    assert (result.token_ids, result.reused_tokens) == (first[3].token_ids, 0)  # which depend on all that was kept
+    assert result.prompt_tokens == first[3].prompt_tokens
+    assert result.kept == [*first[0].kept, *first[2].kept] and result.visual_tokens == 128
+    assert [picture.digest for picture in result.pictures] == [first[i].pictures[0].digest for i in (0, 2)]
+    prompts = [call for call in session.calls if call.input_ids.size > 1]
+    assert [int((call.feature_index >= 0).sum()) for call in prompts] == [64, *[0] * (tokens == 80), 64, 0]
+    assert np.concatenate([call.position_ids[0] for call in prompts]).tolist() == list(range(result.prompt_tokens))
+    assert not broken.ask("what colour ?", max_new_tokens=2).note
+
+
+def test_a_conversation_without_images_is_run_again_in_pieces() -> None:
+    pipeline, session = toy_pipeline()
+    chat, broken = pipeline.chat(), pipeline.chat()
+    for each in (chat, broken):
+        each.ask("what colour ?", max_new_tokens=60)
+    broken._context.intact = False
+    session.call_limits = CallLimits(30, 64)
+    session.calls.clear()
+    result, expected = (each.ask("how many ?", max_new_tokens=4) for each in (broken, chat))
+    assert "interrupted" in result.note and result.token_ids == expected.token_ids
+    assert [call.input_ids.size for call in session.calls[:3]] == [30, 30, result.prompt_tokens - 60]
+
+
+def test_a_failure_while_it_is_run_again_does_not_spoil_the_conversation(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline, session = toy_pipeline(keep=0.25)
+    chat, broken = pipeline.chat(), pipeline.chat()
+    for each in (chat, broken):
+        each.ask("what colour ?", IMAGE, max_new_tokens=4)
+        each.ask("which digit ?", OTHER, max_new_tokens=4)
+    broken._context.intact = False
+    session.call_limits = CallLimits(512, 64)
+    step, done = session.step, len(session.calls)
+
+    def fail_in_the_second_call(*call: Any) -> Any:
+        session.fail = len(session.calls) > done
+        return step(*call)
+
+    with monkeypatch.context() as patch, pytest.raises(BackendError):
+        patch.setattr(session, "step", fail_in_the_second_call)
+        broken.ask("how many ?")
+    session.fail = False
+    result, expected = (each.ask("how many ?", max_new_tokens=4) for each in (broken, chat))
+    assert "interrupted" in result.note and result.token_ids == expected.token_ids
+
+
+def test_a_turn_of_too_many_images_is_refused_as_ever() -> None:
+    pipeline, session = toy_pipeline()
+    session.call_limits = CallLimits(512, 64)
+    with pytest.raises(RequestError, match="beyond the toy's limits"):
+        pipeline([IMAGE, OTHER], "what ?")
 
 
 def test_a_stream_that_is_left_early_leaves_no_turn() -> None:

@@ -46,6 +46,16 @@ def test_unreadable_images(tmp_path: Path) -> None:
         load_image(tmp_path)
 
 
+def test_images_that_fail_when_their_pixels_are_read(tmp_path: Path) -> None:
+    Image.fromarray(PIXELS).save(tmp_path / "whole.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:600])
+    closed = Image.open(tmp_path / "whole.png")
+    closed.close()
+    for late in (Image.open(tmp_path / "cut.png"), closed, Image.new("RGB", (0, 5))):
+        with pytest.raises(RequestError, match=r"cannot read the image RGB \d+ x \d+: "):
+            load_image(late)
+
+
 @pytest.mark.parametrize(
     "array",
     [PIXELS[..., 0], PIXELS.astype(np.float32), PIXELS.transpose(2, 0, 1), np.zeros((0, 3, 3), np.uint8), [1, 2], b"x"],

@@ -103,3 +103,29 @@ def test_damaged_folders(tmp_path: Path) -> None:
         Processor(folder, VISION, FAMILY)
     with pytest.raises(BundleError, match="cannot load the processor"):
         Processor(tmp_path / "nothing", VISION, FAMILY)
+
+
+def test_images_that_resizing_would_blow_up(tmp_path: Path) -> None:
+    """A line of a pixel's width whose short side becomes 112, and one that is padded to a square first."""
+    folder = copy_processor(tmp_path)
+    file = folder / "processor_config.json"
+    config = json.loads(file.read_text())
+    line = Image.new("RGB", (40_000, 1))
+    config["image_processor"] |= {"size": {"shortest_edge": 112}, "do_center_crop": True}
+    file.write_text(json.dumps(config))
+    with pytest.raises(RequestError, match="40000 x 1 pixels would be resized to 112 x 4,480,000: crop it"):
+        Processor(folder, VISION, FAMILY).image(line)
+    assert Processor(folder, VISION, FAMILY).image(IMAGE).num_tokens == 64
+    config["image_processor"] |= {"image_processor_type": "LlavaImageProcessor", "do_pad": True}
+    config["image_processor"]["size"] = {"height": 112, "width": 112}
+    file.write_text(json.dumps(config))
+    with pytest.raises(RequestError, match="would be padded to a square"):
+        Processor(folder, VISION, FAMILY).image(line)
+    assert Processor(folder, VISION, FAMILY).image(IMAGE).num_tokens == 64
+
+
+def test_decompression_bombs_are_refused(tmp_path: Path) -> None:
+    """A small file of 400 million pixels: Pillow's own limit holds."""
+    Image.new("1", (20_000, 20_000)).save(tmp_path / "bomb.png")
+    with pytest.raises(RequestError, match="decompression bomb"):
+        Processor(ASSETS, VISION, FAMILY).image(tmp_path / "bomb.png")

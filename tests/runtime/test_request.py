@@ -9,7 +9,7 @@ import pytest
 
 from iwp_export.errors import RequestError
 from iwp_export.pruning.settings import PruningSettings
-from iwp_export.runtime.request import kept_patches, query_weights
+from iwp_export.runtime.request import kept_patches, query_index
 from tests.runtime.toy import build_decode, build_prompt
 
 IMAGE = 4
@@ -22,7 +22,7 @@ def test_features_positions_and_budget() -> None:
     assert inputs.position_ids.tolist() == [list(range(10, 21))]
     assert inputs.num_kept == 5 + 3  # ceil(0.4 * 6)
     assert inputs.input_ids.dtype == inputs.feature_index.dtype == inputs.position_ids.dtype == np.int64
-    assert inputs.query_weights.dtype == np.float32 and inputs.query_weights.shape == (1, 11)
+    assert inputs.query_index.dtype == np.int64 and inputs.query_index.tolist() == [6, 9, 10]
 
 
 def test_default_keep_is_the_exported_one_and_keep_1_keeps_all() -> None:
@@ -34,26 +34,26 @@ def test_default_keep_is_the_exported_one_and_keep_1_keeps_all() -> None:
 @pytest.mark.parametrize(
     ("query", "ids", "expected"),
     [
-        ("text_after_image", PROMPT, [0, 0, 0, 0, 0, 0, 1, 0, 0, 1, 1]),
-        ("text", PROMPT, [1, 1, 0, 0, 0, 0, 1, 0, 0, 1, 1]),
-        ("image", PROMPT, [0, 0, 1, 1, 1, 1, 0, 1, 1, 0, 0]),
-        ("last", PROMPT, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]),
-        ("text_after_image", [2, 5, IMAGE], [1, 1, 0]),  # no text after it: all text
-        ("text_after_image", [2, 5, 7], [1, 1, 1]),
-        ("image", [2, 5, 7], [1, 1, 1]),
-        ("last", [2, IMAGE, IMAGE], [1, 0, 0]),
-        ("text_after_image", [IMAGE, IMAGE], [1, 1]),  # no text at all: everything, for the sum must not be zero
-        ("last", [IMAGE], [1]),
+        ("text_after_image", PROMPT, [6, 9, 10]),
+        ("text", PROMPT, [0, 1, 6, 9, 10]),
+        ("image", PROMPT, [2, 3, 4, 5, 7, 8]),
+        ("last", PROMPT, [10]),
+        ("text_after_image", [2, 5, IMAGE], [0, 1]),  # no text after it: all text
+        ("text_after_image", [2, 5, 7], [0, 1, 2]),
+        ("image", [2, 5, 7], [0, 1, 2]),
+        ("last", [2, IMAGE, IMAGE], [0]),
+        ("text_after_image", [IMAGE, IMAGE], [0, 1]),  # no text at all: everything, since one query is needed at least
+        ("last", [IMAGE], [0]),
     ],
 )
-def test_query_weights(query: Any, ids: list[int], expected: list[int]) -> None:
-    assert query_weights(np.array(ids) == IMAGE, query).tolist() == expected
+def test_query_index(query: Any, ids: list[int], expected: list[int]) -> None:
+    assert query_index(np.array(ids) == IMAGE, query).tolist() == expected
 
 
 def test_decode_step() -> None:
     inputs = build_decode(9, 77)
     assert inputs.input_ids.tolist() == [[9]] and inputs.position_ids.tolist() == [[77]]
-    assert inputs.feature_index.tolist() == [[-1]] and inputs.query_weights.tolist() == [[1]] and inputs.num_kept == 1
+    assert inputs.feature_index.tolist() == [[-1]] and inputs.query_index.tolist() == [0] and inputs.num_kept == 1
 
 
 @pytest.mark.parametrize("keep", [0, -1, 1.1, float("nan"), "all", True])

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from iwp_export.runtime.text import Detokenizer
+from iwp_export.errors import RequestError
+from iwp_export.runtime.text import Detokenizer, check_text
 
 TEXT = "Größe: 3 €, 日本語 und 🤖🦾! Naïve café.\n\nNext line,  two spaces"
 
@@ -71,3 +72,11 @@ def test_tokens_without_text_are_silent() -> None:
         "B",
         "",
     ]
+
+
+def test_prompts_that_no_tokenizer_takes() -> None:
+    check_text("größer 🤖")
+    with pytest.raises(RequestError, match="not valid UTF-8 at character 5"):
+        check_text(b"what \xff ?".decode(errors="surrogateescape"))
+    with pytest.raises(RequestError, match="a prompt is a text, got bytes"):
+        check_text(b"what ?")

@@ -18,16 +18,17 @@ import numpy as np
 import numpy.typing as npt
 
 import iwp_export
-from iwp_export.backends.session import Cache, Features, Floats, StepInputs, StepOutput
+from iwp_export.backends.session import Cache, CallLimits, Features, Floats, StepInputs, StepOutput
 from iwp_export.bundle.manifest import Bounds, DecoderInfo, GraphSpec, Manifest, ModelInfo, TensorSpec, VisionInfo
 from iwp_export.bundle.store import BundleWriter
 from iwp_export.engine.files import EngineInfo, Fingerprint
 from iwp_export.engine.profiles import EngineLimits
 from iwp_export.engine.target import FlavourName
 from iwp_export.engine.writer import EngineWriter
-from iwp_export.errors import BackendError
+from iwp_export.errors import BackendError, RequestError
 from iwp_export.models import find_family
 from iwp_export.models.common.picture import Array, Colours, Picture
+from iwp_export.pruning.onnx_function import VERSION
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.runtime import request
 from iwp_export.runtime.model import LoadedModel
@@ -103,6 +104,7 @@ class ToySession:
     """The toy in numpy; counts what it was asked for, and answers `answers` first where a test wants certain words."""
 
     provider = "toy"
+    call_limits: CallLimits | None = None
 
     def __init__(self) -> None:
         self.encoded = 0
@@ -121,6 +123,8 @@ class ToySession:
         assert isinstance(cache, ToyCache)
         if self.fail:
             raise BackendError("the toy was told to fail")
+        if self.call_limits is not None and not self.call_limits.allow(inputs.feature_index[0] >= 0):
+            raise RequestError("the call is beyond the toy's limits")
         self.calls.append(inputs)
         index = inputs.feature_index[0]
         rows = np.concatenate(
@@ -158,7 +162,7 @@ def toy_manifest(dtype: str = "float32", max_positions: int = 512, keep: float =
         TensorSpec("input_ids", "int64", (1, "S")),
         TensorSpec("image_features", dtype, ("N", 3)),
         TensorSpec("feature_index", "int64", (1, "S")),
-        TensorSpec("query_weights", "float32", (1, "S")),
+        TensorSpec("query_index", "int64", ("Q",)),
         TensorSpec("position_ids", "int64", (1, "S")),
         TensorSpec("num_kept", "int64", (1,)),
         *past,
@@ -224,7 +228,7 @@ def _decoder(manifest: Manifest) -> Any:
     pasts = ", ".join(f"{kind}[1, 1, P{i}, 3] past_key_values_{i}_{name}" for i in (0, 1) for name in ("key", "value"))
     presents = ", ".join(f"{kind}[1, 1, T{i}, 3] present_{i}_{name}" for i in (0, 1) for name in ("key", "value"))
     text = f"""
-    decoder (int64[1, S] input_ids, {kind}[N, 3] image_features, int64[1, S] feature_index, float[1, S] query_weights,
+    decoder (int64[1, S] input_ids, {kind}[N, 3] image_features, int64[1, S] feature_index, int64[Q] query_index,
         int64[1, S] position_ids, int64[1] num_kept, {pasts})
         => (float[1, 1, {VOCABULARY}] logits, {presents}, int64[1, K] kept_index)
     <float[3] weights = {{1, 2, 3}}, float[1] words = {{{VOCABULARY - FIRST_WORD}}}, float[1] first = {{{FIRST_WORD}}},
@@ -317,13 +321,13 @@ def write_plan(
 ) -> Path:
     """An engine's files whose engines are a few bytes."""
     with EngineWriter(path) as writer:
-        for engine in (writer.paths.decoder, writer.paths.vision):
+        for engine in (writer.paths.graph("decoder"), writer.paths.graph("vision")):
             writer.staged(engine).write_bytes(f"no engine, {engine.name}".encode())
         processor = writer.staged(writer.paths.processor)
         processor.mkdir()
         for name in PROCESSOR_FILES:
             shutil.copy(ASSETS / name, processor)
-        fingerprint = Fingerprint(flavour, version, sms, "1")
+        fingerprint = Fingerprint(flavour, version, sms, str(VERSION))
         writer.commit(
             EngineInfo(fingerprint, EngineLimits(256, 200, 1), profiles, 0.3, "build toy.bundle", toy_manifest(), {})
         )

@@ -35,6 +35,14 @@ def test_grid_is_spread_and_distinct() -> None:
         assert {i // 8 < 4 for i in chosen} == {True, False}
 
 
+def test_grid_of_tokens_that_are_no_square() -> None:
+    for number in (50, 2200):
+        for count in (1, 15, number // 2):
+            chosen = choose_grid(torch.zeros(number, 1), count).tolist()
+            assert len(set(chosen)) == count
+            assert all(0 <= index < number for index in chosen)
+
+
 def test_random_draws_differ_between_seeds_only() -> None:
     features = torch.zeros(64, 1)
     first, again, other = (methods(PruningSettings(), seed)["random"].choose for seed in (0, 0, 1))

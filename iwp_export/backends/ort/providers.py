@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -22,12 +25,20 @@ PROVIDERS = {
 }
 CUDA_PROVIDERS = ("cuda", "tensorrt", "rtx")
 """Providers whose outputs stay in CUDA memory between steps; the others hand them over in host memory."""
+OPTIONS = {"cuda": {"use_tf32": "0"}}
+"""Options of providers. TF32 rounds the factors of float32 products to 10 bits: the scores of tokens need all 23."""
 GPU_PACKAGE = "pip uninstall onnxruntime, then pip install 'iwp-export[ort-gpu]'"
+NO_GPU_PACKAGE = (
+    "PyPI has no onnxruntime-gpu for {machine} and Python {python}; on a Jetson build a TensorRT engine instead"
+)
 INSTALL = {
     "cpu": "pip install 'iwp-export[ort]'",
     "cuda": f"{GPU_PACKAGE}; it needs an NVIDIA driver, CUDA and cuDNN",
     "tensorrt": f"{GPU_PACKAGE}; it needs TensorRT beside CUDA",
 }
+"""Commands for where there are packages; see `how_to_install`."""
+GPU_PACKAGE_PYTHON = {"x86_64": (3, 10), "amd64": (3, 10), "aarch64": (3, 11)}
+"""Processors for which PyPI has onnxruntime-gpu, and from which Python on (looked up in November 2026)."""
 LOG_ERRORS = 3
 """ONNX Runtime's log severity from which lines are printed: a provider that falls back is an error here anyway."""
 
@@ -39,6 +50,14 @@ def available_providers() -> list[str]:
         BackendError: ONNX Runtime is not installed.
     """
     return _short(_onnxruntime().get_available_providers())
+
+
+def how_to_install(provider: str) -> str:
+    """The command that brings a provider to this machine, or what to do where no package has it."""
+    machine, python = platform.machine(), sys.version_info[:2]
+    if provider in ("cuda", "tensorrt") and python < GPU_PACKAGE_PYTHON.get(machine.lower(), (4, 0)):
+        return NO_GPU_PACKAGE.format(machine=machine, python=f"{python[0]}.{python[1]}")
+    return INSTALL.get(provider, f"install an ONNX Runtime package that has {PROVIDERS[provider]}")
 
 
 def device_of(provider: str) -> tuple[str, int]:
@@ -59,8 +78,12 @@ def create_session(model: Path, provider: str, threads: int | None = None) -> An
             model cannot be loaded.
     """
     onnxruntime = _onnxruntime()
-    if threads is not None and (not isinstance(threads, int) or threads < 1):
-        raise BackendError(f"threads must be a whole number of 1 or more, got {threads!r}")
+    cores = os.cpu_count() or 1  # far more threads than cores bring a machine to a stand
+    if threads is not None and (type(threads) is not int or not 1 <= threads <= cores):
+        raise BackendError(
+            f"threads must be a whole number from 1 to this machine's {cores} cores, got {threads!r}",
+            options=("threads",),
+        )
     if provider not in PROVIDERS:
         raise BackendError(f"unknown provider {provider!r}; known are {', '.join(PROVIDERS)}")
     name = PROVIDERS[provider]
@@ -70,7 +93,9 @@ def create_session(model: Path, provider: str, threads: int | None = None) -> An
     options.log_severity_level = LOG_ERRORS
     if threads is not None:
         options.intra_op_num_threads = threads
-    wanted = [name] if name == PROVIDERS["cpu"] else [name, PROVIDERS["cpu"]]
+    wanted: list[Any] = [(name, OPTIONS[provider]) if provider in OPTIONS else name]
+    if provider != "cpu":
+        wanted.append(PROVIDERS["cpu"])
     try:
         session = onnxruntime.InferenceSession(str(model), options, providers=wanted)
     except Exception as error:  # ONNX Runtime's own exceptions share no base class
@@ -83,8 +108,8 @@ def create_session(model: Path, provider: str, threads: int | None = None) -> An
 
 
 def _missing(provider: str, reason: str) -> str:
-    remedy = INSTALL.get(provider, f"install an ONNX Runtime package that has {PROVIDERS[provider]}")
     available = ", ".join(available_providers())
+    remedy = how_to_install(provider)
     return f"provider {provider} is not active: {reason}. Available are {available}. To get it: {remedy}"
 
 
@@ -98,4 +123,6 @@ def _onnxruntime() -> Any:
         import onnxruntime
     except ImportError as error:
         raise BackendError(f"ONNX Runtime is not installed ({error}). To get it: {INSTALL['cpu']}") from error
+    # For Windows, and where it was imported before this package, which sets ORT_DISABLE_TELEMETRY.
+    onnxruntime.disable_telemetry_events()
     return onnxruntime

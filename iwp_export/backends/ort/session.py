@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from iwp_export.backends.ort.providers import create_session, device_of
-from iwp_export.backends.session import Array, Cache, Features, StepInputs, StepOutput
+from iwp_export.backends.session import STEP_TENSORS, Array, Cache, Features, StepInputs, StepOutput
 from iwp_export.bundle.manifest import GraphSpec
 from iwp_export.bundle.store import Bundle
 from iwp_export.errors import BackendError
@@ -70,12 +71,20 @@ class OrtSession:
         BackendError: ONNX Runtime or the provider is missing, did not become the active one, or cannot run the graphs.
     """
 
+    call_limits = None
+
     def __init__(self, bundle: Bundle, provider: str = "cpu", threads: int | None = None) -> None:
         graphs = bundle.manifest.graphs
         if provider == "cpu" and bundle.manifest.decoder.dtype == "bfloat16":
             raise BackendError(
                 f"ONNX Runtime's CPU provider has no bfloat16 kernels, and {bundle.folder} is bfloat16: "
-                "export with --dtype float32 or float16, or choose another provider"
+                "export it as float32 or float16, or choose another provider"
+            )
+        if missing := set(STEP_TENSORS) - {tensor.name for tensor in graphs["decoder"].inputs}:
+            raise BackendError(
+                f"{bundle.folder} was exported by an older iwp-export, its decoder lacks the input {min(missing)}: "
+                f"export it again with iwp-export {shlex.quote(bundle.manifest.model.source)} "
+                f"-o {shlex.quote(str(bundle.folder))} --force and the settings that iwp-export inspect shows"
             )
         self.provider = provider
         self._device = device_of(provider)
@@ -110,7 +119,7 @@ class OrtSession:
             raise TypeError(f"a cache of {type(cache).__name__} does not belong to ONNX Runtime")
         images = self._joined(features)  # held until the run is over: before 1.30 a binding does not keep its inputs
         binding = self._decoder.io_binding()
-        for name in ("input_ids", "feature_index", "query_weights", "position_ids"):
+        for name in STEP_TENSORS:
             binding.bind_cpu_input(name, np.ascontiguousarray(getattr(inputs, name)))
         binding.bind_cpu_input("num_kept", np.array([inputs.num_kept], np.int64))
         binding.bind_ortvalue_input("image_features", images)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from iwp_export.models.common.family import Family
 from iwp_export.models.common.llama import attend
+from iwp_export.pruning.importance import token_importance
 from iwp_export.pruning.onnx_function import DOMAIN, OP_TYPE, VERSION, node_attributes
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.pruning.torch_select import Select, kept_index
@@ -40,7 +41,7 @@ class PrunedDecoder(nn.Module):
         input_ids: Tensor,
         image_features: Tensor,
         feature_index: Tensor,
-        query_weights: Tensor,
+        query_index: Tensor,
         position_ids: Tensor,
         num_kept: Tensor,
         past_key_values: list[Tensor],
@@ -51,7 +52,7 @@ class PrunedDecoder(nn.Module):
             input_ids: int64 [1, S].
             image_features: [N, D], features of the call's visual tokens, or one row that nothing refers to.
             feature_index: int64 [1, S], row of `image_features` at a visual token, -1 at text.
-            query_weights: float32 [1, S], weights of the tokens in the mean query; their sum is not zero.
+            query_index: int64 [Q], the call's tokens whose queries score the visual ones; Q is 1 at least.
             position_ids: int64 [1, S] or, with M-RoPE, [3, 1, S]: positions in the unpruned sequence.
             num_kept: int64 [1], tokens that go on past the pruning layer, text and visual.
             past_key_values: key and value [1, Hkv, P_i, d] of layer 0, 1, ...; P_i is shorter from the pruning layer.
@@ -72,7 +73,7 @@ class PrunedDecoder(nn.Module):
             query, key, value = family.project(layer.self_attn, normed)
             rotated = torch.onnx.ops.rotary_embedding(query, *rotary), torch.onnx.ops.rotary_embedding(key, *rotary)
             if index == self.settings.layer:
-                kept = self._select((query, key, value), rotated, query_weights, visual, num_kept)
+                kept = self._select((query, key, value), rotated, query_index, visual, num_kept)
                 row = kept[0]
                 hidden, feature_index = hidden.index_select(1, row), feature_index.index_select(1, row)
                 rotary = rotary[0].index_select(1, row), rotary[1].index_select(1, row)
@@ -91,23 +92,29 @@ class PrunedDecoder(nn.Module):
         self,
         projected: tuple[Tensor, Tensor, Tensor],
         rotated: tuple[Tensor, Tensor],
-        query_weights: Tensor,
+        query_index: Tensor,
         visual: Tensor,
         num_kept: Tensor,
     ) -> Tensor:
         query, key, value = projected
         scored_query, scored_key = rotated if self.settings.rope_in_magnitude else (query, key)
-        weights = query_weights[:, None, :, None]
-        mean_query = ((scored_query.float() * weights).sum(2) / weights.sum(2)).to(query.dtype)
+        importance = token_importance(
+            torch,
+            scored_query.index_select(2, query_index).float(),
+            scored_key.float(),
+            value.float(),
+            visual,
+            **self.settings.scoring(),
+        )
         compared_key = rotated[1] if self.settings.rope_in_duplication else key
-        return self.select(mean_query, scored_key, compared_key, value, visual, num_kept)
+        return self.select(importance, compared_key, value, visual, num_kept)
 
 
 def select_in_torch(settings: PruningSettings) -> Select:
     """The op computed by torch: the reference that exported graphs are compared with."""
 
-    def select(query: Tensor, key: Tensor, rotated: Tensor, value: Tensor, visual: Tensor, num_kept: Tensor) -> Tensor:
-        return kept_index(query, key, rotated, value, visual, int(num_kept[0]), settings)
+    def select(importance: Tensor, key: Tensor, value: Tensor, visual: Tensor, num_kept: Tensor) -> Tensor:
+        return kept_index(importance, key, value, visual, int(num_kept[0]), settings)
 
     return select
 
@@ -115,13 +122,13 @@ def select_in_torch(settings: PruningSettings) -> Select:
 def select_as_symbol(settings: PruningSettings) -> Select:
     """The op as a node of the exported graph, its output's length the request-time number `num_kept[0]`."""
 
-    def select(query: Tensor, key: Tensor, rotated: Tensor, value: Tensor, visual: Tensor, num_kept: Tensor) -> Tensor:
+    def select(importance: Tensor, key: Tensor, value: Tensor, visual: Tensor, num_kept: Tensor) -> Tensor:
         length = num_kept[0].item()
         torch._check(length >= 1)
         torch._check(length <= visual.shape[1])
         return torch.onnx.ops.symbolic(
             f"{DOMAIN}::{OP_TYPE}",
-            (query, key, rotated, value, visual, num_kept),
+            (importance, key, value, visual, num_kept),
             attrs=node_attributes(settings),
             dtype=torch.int64,
             shape=(1, length),

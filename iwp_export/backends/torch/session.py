@@ -62,6 +62,7 @@ class TorchSession:
     """
 
     provider = "torch"
+    call_limits = None
 
     def __init__(
         self, model: Any, family: Family, settings: PruningSettings, select_for: SelectFor | None = None
@@ -88,7 +89,7 @@ class TorchSession:
         size, dtype = self.decoder.language_model.config.hidden_size, self.model.dtype
         joined = torch.cat(values) if values else torch.zeros(1, size, dtype=dtype)
         self.decoder.select = self._select_for(joined)
-        arrays = (inputs.feature_index, inputs.query_weights, inputs.position_ids)
+        arrays = (inputs.feature_index, inputs.query_index, inputs.position_ids)
         with torch.no_grad():
             logits, present, kept = self.decoder(
                 torch.from_numpy(inputs.input_ids),

@@ -1,11 +1,8 @@
-"""Device memory through the NVIDIA driver alone, which needs neither torch nor the CUDA toolkit; a pool of blocks."""
+"""Device memory through the NVIDIA driver alone, which needs neither torch nor the CUDA toolkit."""
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
-import weakref
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy.typing as npt
@@ -19,12 +16,6 @@ STREAM_NON_BLOCKING = 1
 OUT_OF_MEMORY = 2
 """CU_STREAM_NON_BLOCKING and CUDA_ERROR_OUT_OF_MEMORY."""
 
-BLOCK_BYTES = 2 << 20
-"""Blocks above this size are multiples of it, so that a growing cache finds a block of the same size again."""
-SMALLEST_BLOCK = 256
-TOLERATED_EXCESS = 2
-"""A free block up to so many times too large is taken rather than a new one made."""
-
 
 class Device(Protocol):
     """A GPU with one stream, as much of it as a session needs. Addresses are whole numbers."""
@@ -37,7 +28,7 @@ class Device(Protocol):
         """Make the device current in the calling thread."""
 
     def allocate(self, nbytes: int) -> int:
-        """Device memory.
+        """Device memory, 256-byte aligned; an address of its own also for no bytes.
 
         Raises:
             BackendError: there is too little.
@@ -88,11 +79,12 @@ class CudaDevice:
     def allocate(self, nbytes: int) -> int:
         """See `Device.allocate`."""
         address = ctypes.c_uint64()
-        code = self._driver.cuMemAlloc_v2(ctypes.byref(address), ctypes.c_size_t(nbytes))
+        size = ctypes.c_size_t(max(nbytes, 1))  # cuMemAlloc refuses 0
+        code = self._driver.cuMemAlloc_v2(ctypes.byref(address), size)
         if code == OUT_OF_MEMORY:
             raise BackendError(
                 f"the GPU has no {nbytes / 2**20:.0f} MiB of memory left: close other programs on it, end "
-                "conversations, or build the engine with a smaller --max-context"
+                "conversations, or build the engine with a smaller max_context"
             )
         check(self._driver, code, "cuMemAlloc")
         return address.value
@@ -127,74 +119,3 @@ class CudaDevice:
 
     def _call(self, name: str, *arguments: Any) -> None:
         check(self._driver, getattr(self._driver, name)(*arguments), name)
-
-
-@dataclass(frozen=True)
-class Block:
-    """Device memory out of a pool."""
-
-    address: int
-    nbytes: int
-
-
-class Pool:
-    """Blocks of device memory that go from use to use: allocating one stalls the GPU.
-
-    Args:
-        device: where they are.
-        spare: how many free blocks are kept.
-    """
-
-    def __init__(self, device: Device, spare: int) -> None:
-        self._device = device
-        self._spare = spare
-        self._free: list[Block] = []
-        weakref.finalize(self, _free_all, device, self._free)
-
-    def take(self, nbytes: int) -> Block:
-        """A block of at least `nbytes`, its content undefined.
-
-        Raises:
-            BackendError: the device's memory is full.
-        """
-        nbytes = _rounded(nbytes)
-        fitting = [block for block in self._free if nbytes <= block.nbytes <= TOLERATED_EXCESS * nbytes]
-        if fitting:
-            block = min(fitting, key=lambda block: block.nbytes)
-            self._free.remove(block)
-            return block
-        try:
-            return Block(self._device.allocate(nbytes), nbytes)
-        except BackendError:
-            if not self._free:
-                raise
-            _free_all(self._device, self._free)
-            return Block(self._device.allocate(nbytes), nbytes)
-
-    def give(self, blocks: list[Block]) -> None:
-        """Take blocks back and empty the list; beyond the spare ones the smallest are freed."""
-        self._free += blocks
-        blocks.clear()
-        self._free.sort(key=lambda block: block.nbytes)
-        surplus = self._free[: max(0, len(self._free) - self._spare)]
-        del self._free[: len(surplus)]
-        _free_all(self._device, surplus)
-
-    def lend(self, owner: object, blocks: list[Block]) -> None:
-        """Have the blocks that are in the list when `owner` is gone come back then."""
-        weakref.finalize(owner, self.give, blocks)
-
-
-def _rounded(nbytes: int) -> int:
-    unit = BLOCK_BYTES if nbytes > BLOCK_BYTES else SMALLEST_BLOCK
-    return max(unit, -(-nbytes // unit) * unit)
-
-
-def _free_all(device: Device, blocks: list[Block]) -> None:
-    """Free blocks, in whatever thread drops them; one that cannot be freed is lost, and stops nothing."""
-    if blocks:
-        with contextlib.suppress(BackendError):
-            device.activate()
-    while blocks:
-        with contextlib.suppress(BackendError):
-            device.free(blocks.pop().address)

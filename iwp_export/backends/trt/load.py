@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from iwp_export.backends.trt.device import CudaDevice, Device
+from iwp_export.backends.trt.device import CudaDevice
 from iwp_export.backends.trt.jit import JitCache
-from iwp_export.backends.trt.runner import Runner, deserialize
+from iwp_export.backends.trt.pool import Reservation
+from iwp_export.backends.trt.runner import Runner, activation_bytes, deserialize
 from iwp_export.backends.trt.session import TrtSession
 from iwp_export.bundle.manifest import FileEntry, Manifest
 from iwp_export.bundle.store import Verify
@@ -54,43 +55,43 @@ def load_engine(path: Path | str, verify: Verify = "quick", kernels: KernelLibra
     logger = (make_printing_logger if flavour.name == "rtx" else make_logger)(flavour.trt)
     report: list[str] = []
     _register(flavour, kernels, device.gpu, report)
+    engines: dict[str, Any] = {}
     owners: list[Any] = []
-    runners: dict[str, Runner] = {}
-    caches: list[JitCache] = []
-    for file, roles in ((paths.vision, {"vision": 0}), (paths.decoder, _decoder_roles(info))):
-        runtime, engine = deserialize(flavour.trt, logger, file)
-        owners += [runtime, engine]
-        jit = None
+    caches: dict[str, JitCache] = {}
+    for name in info.manifest.graphs:
+        file = paths.graph(name)
+        runtime, engines[name] = deserialize(flavour.trt, logger, file)
+        owners += [runtime, engines[name]]
         if flavour.name == "rtx":
-            jit = JitCache(flavour.trt, engine, _jit_file(info.files[file.name], device.gpu))
-            caches.append(jit)
-        for role, profile in roles.items():
-            _require_memory(device, engine, profile)
-            runners[role] = Runner(
-                flavour.trt,
-                engine,
-                logger,
-                profile,
-                device.stream,
-                f"{role} engine",
-                report,
-                jit,
-                specialize=role != "decode",
-            )
+            caches[name] = JitCache(flavour.trt, engines[name], _jit_file(info.files[file.name], device.gpu))
+    roles = _roles(info)
+    # One for all contexts, which run one after another on one stream. Reserved before any is made: without memory some
+    # releases end the process.
+    activations = Reservation(device, max(activation_bytes(engines[name], profile) for name, profile in roles.values()))
+    runners = {
+        role: Runner(
+            flavour.trt,
+            engines[name],
+            logger,
+            profile,
+            device.stream,
+            f"{role} engine",
+            activations,
+            report,
+            caches.get(name),
+            specialize=role != "decode",
+        )
+        for role, (name, profile) in roles.items()
+    }
 
     def save() -> None:
-        for cache in caches:
+        for cache in caches.values():
             cache.save()
 
     manifest = _within(info)
     session = TrtSession(manifest, info.limits, runners, device, flavour.title, owners, save)
     weakref.finalize(session, save)  # at the end of the process, too
     return OpenedEngine(manifest, paths.processor, session)
-
-
-def _require_memory(device: Device, engine: Any, profile: int) -> None:
-    """Refuse where the GPU lacks the memory that a context needs: some releases end the process when they find out."""
-    device.free(device.allocate(engine.get_device_memory_size_for_profile_v2(profile)))
 
 
 def _register(flavour: Flavour, kernels: KernelLibrary | None, gpu: Gpu, report: list[str]) -> None:
@@ -101,15 +102,18 @@ def _register(flavour: Flavour, kernels: KernelLibrary | None, gpu: Gpu, report:
         register_plugin(flavour, kernels or find_kernels(gpu), report.append)
 
 
-def _decoder_roles(info: EngineInfo) -> dict[str, int]:
-    """The decoder's runners and their profiles; a context starts on profile 0, so the smaller one is made first.
+def _roles(info: EngineInfo) -> dict[str, tuple[str, int]]:
+    """The runners: each one's engine and optimisation profile.
 
     Without a profile of their own, decode steps are short prompts; TensorRT-RTX still runs them in a context of their
     own, since it must not compile kernels for each one's shapes.
     """
+    roles = {"vision": ("vision", 0), "prefill": ("decoder", PREFILL)}
     if info.profiles == 2:
-        return {"decode": DECODE, "prefill": PREFILL}
-    return {"decode": PREFILL, "prefill": PREFILL} if info.fingerprint.flavour == "rtx" else {"prefill": PREFILL}
+        roles["decode"] = ("decoder", DECODE)
+    elif info.fingerprint.flavour == "rtx":
+        roles["decode"] = ("decoder", PREFILL)
+    return roles
 
 
 def _jit_file(engine: FileEntry, gpu: Gpu) -> Path:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from iwp_export.backends.trt.jit import JitCache
+from iwp_export.backends.trt.pool import Reservation
 from iwp_export.engine.log import first_error
 from iwp_export.errors import BackendError
 
@@ -37,7 +38,7 @@ def deserialize(trt: Any, logger: Any, path: Path) -> tuple[Any, Any]:
     """
     try:
         runtime = trt.Runtime(logger)
-    except (TypeError, RuntimeError) as error:  # how the bindings say no
+    except (TypeError, RuntimeError) as error:  # TensorRT raises here instead of returning None
         raise BackendError(f"{trt.__name__} does not start: {first_error(logger)}") from error
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         engine = runtime.deserialize_cuda_engine(content)
@@ -46,8 +47,15 @@ def deserialize(trt: Any, logger: Any, path: Path) -> tuple[Any, Any]:
     return runtime, engine
 
 
+def activation_bytes(engine: Any, profile: int) -> int:
+    """Scratch memory that a context takes for the activations of any shape of a profile."""
+    return int(engine.get_device_memory_size_for_profile_v2(profile))
+
+
 class Runner:
     """An execution context of an engine on one profile.
+
+    It has no memory of its own for activations. Contexts that never run at the same time share a reservation.
 
     Args:
         trt: the module.
@@ -56,12 +64,14 @@ class Runner:
         profile: index of the optimisation profile.
         stream: the stream that everything runs on.
         title: what to call the engine in errors.
+        activations: memory that other contexts may use before and after, but not while this one runs; at least
+            `activation_bytes`.
         report: lines that the plugin said went wrong.
         jit: TensorRT-RTX's compiled kernels.
         specialize: see `JitCache.config`.
 
     Raises:
-        BackendError: there is no memory for it.
+        BackendError: TensorRT makes no context, or not for this profile.
     """
 
     def __init__(
@@ -72,6 +82,7 @@ class Runner:
         profile: int,
         stream: int,
         title: str,
+        activations: Reservation,
         report: list[str] | None = None,
         jit: JitCache | None = None,
         specialize: bool = True,
@@ -85,26 +96,26 @@ class Runner:
             for name in names
             if name not in self.outputs and engine.get_tensor_location(name) == trt.TensorLocation.HOST
         }
-        # Memory for this profile only: the decode profile needs little, and both contexts exist at once.
-        how = trt.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE if jit is None else jit.config(specialize)
+        how = trt.ExecutionContextAllocationStrategy.USER_MANAGED if jit is None else jit.config(specialize)
         self._context = engine.create_execution_context(how)
-        self._jit = jit  # after the context, which is the first to go then
+        self._jit, self._activations = jit, activations  # declared after the context: Python frees the context first
         if self._context is None or not self._selects(profile):
             raise self._failed("gives no execution context")
+        self._context.set_device_memory(activations.address, activations.nbytes)
         self._held: list[npt.NDArray[Any]] = []
 
     def run(
         self,
         inputs: Mapping[str, Placed],
         lengths: Mapping[str, npt.NDArray[np.int64]],
-        place: Callable[[str, Shape], int],
+        place: Callable[[Mapping[str, Shape]], Mapping[str, int]],
     ) -> dict[str, Shape]:
         """Enqueue one execution.
 
         Args:
             inputs: the tensors on the device.
             lengths: inputs on the host that decide shapes; kept until the next call.
-            place: gives the address of an output, by name and shape.
+            place: gives the outputs' addresses, by name, for their shapes.
 
         Returns:
             The outputs' shapes.
@@ -121,12 +132,9 @@ class Runner:
         for name, value in zip(lengths, self._held, strict=True):
             context.set_input_shape(name, value.shape)
             self._address(name, value.ctypes.data)
-        shapes = {}
-        for name in self.outputs:
-            shapes[name] = tuple(context.get_tensor_shape(name))
-            if min(shapes[name], default=0) < 0:
-                raise self._failed(f"does not tell the shape of {name}")
-            self._address(name, place(name, shapes[name]))
+        shapes = {name: self._shape(name) for name in self.outputs}
+        for name, address in place(shapes).items():
+            self._address(name, address)
         if not context.execute_async_v3(self._stream):
             raise self._failed("did not run")
         if self._report:
@@ -138,8 +146,14 @@ class Runner:
             return True
         try:
             return bool(self._context.set_optimization_profile_async(profile, self._stream))
-        except RuntimeError:  # how the bindings say no
+        except RuntimeError:  # TensorRT raises here instead of returning False
             return False
+
+    def _shape(self, name: str) -> Shape:
+        shape = tuple(self._context.get_tensor_shape(name))
+        if min(shape, default=0) < 0:
+            raise self._failed(f"does not tell the shape of {name}")
+        return shape
 
     def _address(self, name: str, address: int) -> None:
         if not self._context.set_tensor_address(name, address):

@@ -1,8 +1,8 @@
 """TensorRT and TensorRT-RTX behind the session interface, with caches that stay on the device.
 
-Prompts run on one optimisation profile, decode steps on another if the engine has two. Each step writes a layer's keys
-and values, old and new, into another block than it reads them from, since they are laid out head by head, and a cache
-grows with every step: shapes and addresses are new each time. A captured CUDA graph could never be replayed, so none is
+Prompts run on one optimisation profile, decode steps on another if the engine has two. Each step writes all keys and
+values, old and new, into another block than it reads them from, since they are laid out head by head, and a cache grows
+with every step: shapes and addresses are new each time. A captured CUDA graph could never be replayed, so none is
 captured.
 """
 
@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from iwp_export.backends.session import Array, Cache, Features, StepInputs, StepOutput
-from iwp_export.backends.trt.device import Block, Device, Pool
+from iwp_export.backends.session import STEP_TENSORS, Array, Cache, CallLimits, Features, StepInputs, StepOutput
+from iwp_export.backends.trt.device import Device
+from iwp_export.backends.trt.pool import Block, Pool, offsets
 from iwp_export.backends.trt.runner import Placed, Runner, Shape
 from iwp_export.bundle.manifest import Manifest
 from iwp_export.engine.profiles import EngineLimits
@@ -24,8 +25,8 @@ from iwp_export.errors import RequestError
 
 ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 HOST_OUTPUTS: dict[str, Any] = {"logits": np.float32, "kept_index": np.int64}
-SPARE_BLOCKS = 8
-"""Free blocks kept beyond those of one cache: inputs, outputs and an image's features."""
+SPARE_BLOCKS = 4
+"""Free blocks kept: the two of an ended conversation's cache, and features of images."""
 
 
 @dataclass
@@ -38,10 +39,14 @@ class TrtFeatures:
 
 
 class TrtCache:
-    """Keys and values on the device: key and value [1, Hkv, P_i, d] of layer 0, 1, ..."""
+    """Keys and values on the device: key and value [1, Hkv, P_i, d] of layer 0, 1, ..., all in one block.
+
+    `blocks` is that block, or empty like the cache; `addresses` are the tensors' in it.
+    """
 
     def __init__(self, layers: int, token_bytes: int) -> None:
         self.blocks: list[Block] = []
+        self.addresses: list[int] = []
         self.lengths: tuple[int, ...] = (0,) * layers
         self._token_bytes = token_bytes
 
@@ -81,14 +86,20 @@ class TrtSession:
         self._item = ITEM_BYTES[decoder.dtype]
         self._token_bytes = decoder.kv_heads * decoder.head_dim * self._item
         self._past = [t.name for t in manifest.graphs["decoder"].inputs if t.name.startswith("past_key_values.")]
-        self._pool = Pool(device, len(self._past) + SPARE_BLOCKS)
+        self._pool = Pool(device, SPARE_BLOCKS)
         self._scratch: dict[str, Block] = {}
         weakref.finalize(self, _give_all, self._pool, self._scratch)
         device.activate()
         self._no_image = Placed(self._scratch_block("no_image", self._row_bytes), (1, manifest.vision.feature_size))
         device.upload(self._no_image.address, np.zeros(self._row_bytes, np.uint8))
         device.synchronize()
-        self._owners = owners  # after the runners, which are the first to go then
+        self._owners = owners  # declared after the runners: Python frees the runners first
+
+    @property
+    def call_limits(self) -> CallLimits:
+        """See `Session.call_limits`."""
+        visual_tokens = self._limits.max_images * self._manifest.vision.tokens.greatest
+        return CallLimits(self._limits.max_prompt, visual_tokens)
 
     @property
     def _row_bytes(self) -> int:
@@ -100,9 +111,9 @@ class TrtSession:
         placed = {name: self._upload(name, np.ascontiguousarray(array)) for name, array in inputs.items()}
         blocks: list[Block] = []
 
-        def place(name: str, shape: Shape) -> int:
-            blocks.append(self._pool.take(shape[0] * self._row_bytes))
-            return blocks[-1].address
+        def place(shapes: Mapping[str, Shape]) -> dict[str, int]:
+            blocks.append(self._pool.take(shapes["image_features"][0] * self._row_bytes))
+            return {"image_features": blocks[-1].address}
 
         try:
             shapes = self._runners["vision"].run(placed, {}, place)
@@ -134,10 +145,7 @@ class TrtSession:
         self._device.activate()
         decode = tokens == 1 and not features and min(cache.lengths) >= 1
         runner = self._runners["decode" if decode and "decode" in self._runners else "prefill"]
-        placed = {
-            name: self._upload(name, np.ascontiguousarray(getattr(inputs, name)))
-            for name in ("input_ids", "feature_index", "query_weights", "position_ids")
-        }
+        placed = {name: self._upload(name, np.ascontiguousarray(getattr(inputs, name))) for name in STEP_TENSORS}
         placed["image_features"] = self._joined(features)
         placed.update(self._past_tensors(cache))
         num_kept = np.array([inputs.num_kept], np.int64)
@@ -155,16 +163,17 @@ class TrtSession:
     def _execute(
         self, runner: Runner, placed: Mapping[str, Placed], lengths: Mapping[str, Any], cache: TrtCache
     ) -> StepOutput:
-        new: dict[str, Block] = {}
+        present = [name.replace("past_key_values.", "present.") for name in self._past]
+        blocks: list[Block] = []
         addresses: dict[str, int] = {}
 
-        def place(name: str, shape: Shape) -> int:
-            count = int(np.prod(shape, dtype=np.int64))
-            if name in HOST_OUTPUTS:
-                addresses[name] = self._scratch_block(name, count * np.dtype(HOST_OUTPUTS[name]).itemsize)
-                return addresses[name]
-            new[name] = self._pool.take(count * self._item)
-            return new[name].address
+        def place(shapes: Mapping[str, Shape]) -> dict[str, int]:
+            for name, dtype in HOST_OUTPUTS.items():
+                addresses[name] = self._scratch_block(name, _count(shapes[name]) * np.dtype(dtype).itemsize)
+            starts, size = offsets([_count(shapes[name]) * self._item for name in present])
+            blocks.append(self._pool.take(size))
+            addresses.update((name, blocks[0].address + start) for name, start in zip(present, starts, strict=True))
+            return addresses
 
         try:
             shapes = runner.run(placed, lengths, place)
@@ -173,11 +182,11 @@ class TrtSession:
                 self._device.download(addresses[name], array)
             self._device.synchronize()
         except BaseException:
-            self._pool.give(list(new.values()))
+            self._pool.give(blocks)
             raise
-        present = [name.replace("past_key_values.", "present.") for name in self._past]
         self._pool.give(cache.blocks)
-        cache.blocks.extend(new[name] for name in present)  # the list itself is what comes back when the cache is gone
+        cache.blocks += blocks  # the list itself is what comes back when the cache is gone
+        cache.addresses = [addresses[name] for name in present]
         cache.lengths = tuple(shapes[name][2] for name in present[::2])
         return StepOutput(results["logits"].reshape(-1), results["kept_index"].reshape(-1))
 
@@ -186,7 +195,7 @@ class TrtSession:
         empty = self._no_image.address  # an address that is valid; nothing is read there
         return {
             name: Placed(
-                cache.blocks[index].address if cache.blocks else empty,
+                cache.addresses[index] if cache.blocks else empty,
                 (1, decoder.kv_heads, cache.lengths[index // 2], decoder.head_dim),
             )
             for index, name in enumerate(self._past)
@@ -225,15 +234,19 @@ class TrtSession:
         limits, per_image = self._limits, self._manifest.vision.tokens.greatest
         rows = sum(image.count for image in features)
         for what, wanted, most, option in (
-            ("tokens in one call", tokens, limits.max_prompt, "--max-prompt"),
-            ("tokens in all", max(cache.lengths) + tokens, limits.max_context, "--max-context"),
-            ("visual tokens in one call", rows, limits.max_images * per_image, "--max-images"),
+            ("tokens in one call", tokens, limits.max_prompt, "max_prompt"),
+            ("tokens in all", max(cache.lengths) + tokens, limits.max_context, "max_context"),
+            ("visual tokens in one call", rows, limits.max_images * per_image, "max_images"),
         ):
             if wanted > most:
                 raise RequestError(
                     f"the request has {wanted} {what}, the engine takes {most}: "
                     f"shorten it, or build with a larger {option}"
                 )
+
+
+def _count(shape: Shape) -> int:
+    return int(np.prod(shape, dtype=np.int64))
 
 
 def _give_all(pool: Pool, scratch: dict[str, Block]) -> None:

@@ -12,8 +12,9 @@ from iwp_export.engine.lowering.rewrite import Rewriter, lowest, require, standa
 class ExpandAttention(ir.passes.InPlacePass):
     """Replace Attention (opset 23; 4-D, no cache inside, no causal flag) by primitive operators.
 
-    Grouped key/value heads are not repeated: queries get an axis for their group, and the products broadcast. A mask
-    of booleans becomes one addend that all layers with that mask share.
+    Grouped keys and values are repeated for their query heads: TensorRT fuses that form, but not one that broadcasts
+    over a fifth axis, which takes four times the memory. A mask of booleans becomes one addend that all layers with
+    that mask share.
 
     Args:
         keep: element types, by numpy name, whose nodes stay as they are.
@@ -35,26 +36,25 @@ def _expand(graph: ir.Graph, node: ir.Node, biases: dict[tuple[ir.Value, ir.Data
     query, key, value, mask = _operands(node)
     dtype = _dtype(node)
     (heads, size), (kv_heads,) = static_dims(query, 1, 3), static_dims(key, 1)
+    require(node, heads % kv_heads == 0, f"{heads} query heads are no multiple of {kv_heads}")
     build = Rewriter(graph, node)
-    scale = node.attributes.get_float("scale", size**-0.5)
-    query = build.op("Mul", query, build.scalar(scale, dtype))
-    grouped = heads != kv_heads
-    if grouped:
-        require(node, heads % kv_heads == 0, f"{heads} query heads are no multiple of {kv_heads}")
-        query = build.op("Reshape", query, build.ints(0, kv_heads, heads // kv_heads, -1, size))
-        key, value = (build.op("Unsqueeze", states, build.ints(2)) for states in (key, value))
-    swapped = [0, 1, 2, 4, 3] if grouped else [0, 1, 3, 2]
-    scores = build.op("MatMul", query, build.op("Transpose", key, perm=swapped))
+    # Not the key: TensorRT 10.3 is reported to be silently wrong where a key is transposed and then scaled.
+    query = build.op("Mul", query, build.scalar(node.attributes.get_float("scale", size**-0.5), dtype))
+    if heads != kv_heads:
+        key, value = (_repeat(build, states, heads // kv_heads) for states in (key, value))
+    scores = build.op("MatMul", query, build.op("Transpose", key, perm=[0, 1, 3, 2]))
     if mask is not None:
-        require(node, not grouped or static_dims(mask, 0, 1) == (1, 1), "its mask differs between grouped heads")
         if (mask, dtype) not in biases:
             biases[mask, dtype] = _bias(build, mask, dtype)
         scores = build.op("Add", scores, biases[mask, dtype])
-    out = build.op("MatMul", build.op("Softmax", scores, axis=-1), value)
-    if grouped:
-        (value_size,) = static_dims(node.inputs[2], 3)  # type: ignore[arg-type]
-        out = build.op("Reshape", out, build.ints(0, heads, -1, value_size))
-    build.replace(out)
+    build.replace(build.op("MatMul", build.op("Softmax", scores, axis=-1), value))
+
+
+def _repeat(build: Rewriter, states: ir.Value, times: int) -> ir.Value:
+    """Keys or values [B, Hkv, S, d] as [B, Hkv * times, S, d], each head `times` times in a row."""
+    kv_heads, size = static_dims(states, 1, 3)
+    grouped = build.op("Expand", build.op("Unsqueeze", states, build.ints(2)), build.ints(1, 1, times, 1, 1))
+    return build.op("Reshape", grouped, build.ints(0, kv_heads * times, -1, size))
 
 
 def _operands(node: ir.Node) -> tuple[ir.Value, ir.Value, ir.Value, ir.Value | None]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from iwp_export.engine.lowering.accumulation import AccumulateInFloat32
 from iwp_export.engine.lowering.attention import ExpandAttention
 from iwp_export.engine.lowering.clip import ExpandIntegerClip
 from iwp_export.engine.lowering.functions import CastFlags, CheckPluginNodes, StripFunctions, plugin_nodes
@@ -40,6 +41,7 @@ def lower(model: ir.Model, target: Target) -> ir.Model:
         passes.append(ExpandRMSNormalization())
     if target.strict:
         passes.append(ExpandIntegerClip())
+    passes.append(AccumulateInFloat32())  # also the products that attention became
     if target.opset < model.opset_imports[""]:
         passes.append(LowerOpset(target.opset, target.strict))
     for each in passes:

@@ -25,11 +25,11 @@ def _expand(graph: ir.Graph, node: ir.Node) -> None:
     require(node, node.attributes.get_int("stash_type", 1) == ir.DataType.FLOAT, "its statistics are not float32")
     build = Rewriter(graph, node)
     half = states.dtype in HALF_TYPES
-    wide = build.op("Cast", states, dtype=ir.DataType.FLOAT, to=ir.DataType.FLOAT) if half else states
+    wide = build.cast(states, ir.DataType.FLOAT) if half else states
     mean = build.op("ReduceMean", build.op("Mul", wide, wide), build.ints(-1), keepdims=1)
     epsilon = build.scalar(node.attributes.get_float("epsilon", 1e-5), wide.dtype)
     normal = build.op("Div", wide, build.op("Sqrt", build.op("Add", mean, epsilon)))
     if half:
         assert states.dtype is not None
-        normal = build.op("Cast", normal, dtype=states.dtype, to=states.dtype)
+        normal = build.cast(normal, states.dtype)
     build.replace(build.op("Mul", normal, scale))

@@ -16,15 +16,15 @@ _ANY = _NUMBERS | {"BOOL"}
 OLDEST_PARSER: dict[str, frozenset[str]] = {
     **dict.fromkeys(("Cast", "Concat", "Expand", "Gather", "GatherND", "Identity", "Reshape", "Shape", "Slice"), _ANY),
     **dict.fromkeys(("Split", "Squeeze", "Transpose", "Unsqueeze", "Where", "Constant"), _ANY),
-    **dict.fromkeys(("Add", "Div", "Max", "Min", "Mul", "Neg", "Sub"), _NUMBERS),
+    **dict.fromkeys(("Add", "Div", "Max", "Min", "Mul", "Neg", "ReduceMax", "Sub"), _NUMBERS),
     **dict.fromkeys(("Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Range", "ReduceMean", "ReduceSum"), _NUMBERS),
     **dict.fromkeys(("Conv", "Cos", "Gelu", "Erf", "LayerNormalization", "MatMul", "Pow", "Reciprocal"), _FLOATS),
-    **dict.fromkeys(("Sigmoid", "Sin", "Softmax", "Sqrt", "Tanh", "Clip"), _FLOATS),
+    **dict.fromkeys(("Exp", "Sigmoid", "Sin", "Softmax", "Sqrt", "Tanh", "Clip"), _FLOATS),
     **dict.fromkeys(("And", "Not", "Or"), frozenset({"BOOL"})),
 }
 """Element types of the first input, from docs/operators.md of onnx-tensorrt 10.1; later releases only add to them."""
 
-CONSTANT_AXES = ("ReduceMean", "ReduceSum", "Squeeze", "Unsqueeze")
+CONSTANT_AXES = ("ReduceMax", "ReduceMean", "ReduceSum", "Squeeze", "Unsqueeze")
 """Operators whose second input that parser wants as a constant."""
 
 

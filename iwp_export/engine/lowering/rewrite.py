@@ -41,6 +41,10 @@ class Rewriter:
         self._graph.insert_before(self._node, made)
         return tuple(made.outputs)
 
+    def cast(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:
+        """Add a conversion to another element type."""
+        return self.op("Cast", value, dtype=dtype, to=dtype)
+
     def ints(self, *values: int) -> ir.Value:
         """A constant int64 [n]; equal ones are one initializer."""
         return self._constant(np.array(values, np.int64), f"ints.{'.'.join(map(str, values))}")

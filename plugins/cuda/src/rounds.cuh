@@ -7,14 +7,14 @@
 
 namespace iwp {
 
-constexpr float kPenaltyFloor = 0.01f;  // a duplicate keeps this share of its magnitude at least (Algorithm 1)
+constexpr float kPenaltyFloor = 0.01f;  // a duplicate keeps this share of its priority at least (Algorithm 1)
 
 struct RoundsShared {
   TopKScratch top;
   float extremes[2 * kMaxWarps];
 };
 
-// Brings magnitudes to [0, 1]; all equal ones become 1. Entry i is touched by thread i % kSelectThreads alone.
+// Brings importance to [0, 1]; all equal ones become 1. Entry i is touched by thread i % kSelectThreads alone.
 __device__ inline void Normalise(float* priority, int size, RoundsShared& shared) {
   float low = INFINITY;
   float high = -INFINITY;

@@ -1,4 +1,6 @@
 // The rounds of Algorithm 1, in three forms by the number of tokens (see kOneBlockTokens and kMatrixTokens).
+#include <algorithm>
+
 #include "launch.h"
 #include "rounds.cuh"
 
@@ -73,7 +75,7 @@ __global__ void __launch_bounds__(kSelectThreads, 1)
 }
 
 // One round over many blocks: each chooses for itself from all priorities, which spares a launch for the choice, and
-// then looks up its own slice of tokens. Slices go into the other buffer, since blocks may still be reading this one.
+// then looks up its own slices of tokens. Slices go into the other buffer, since blocks may still be reading this one.
 __global__ void __launch_bounds__(kSelectThreads, 1)
     MatrixRoundKernel(Problem problem, Workspace workspace, const int32_t* is_visual, Round round,
                       int64_t* kept_index) {
@@ -86,8 +88,8 @@ __global__ void __launch_bounds__(kSelectThreads, 1)
   const int size = views.num_visual;
   const size_t from = static_cast<size_t>(round.index % 2) * problem.tokens;
   const size_t to = static_cast<size_t>((round.index + 1) % 2) * problem.tokens;
-  const int first = static_cast<int>(blockIdx.x) * kSliceTokens;
-  if (!round.last && first >= size) return;
+  const int first_of_block = static_cast<int>(blockIdx.x) * kSliceTokens;
+  if (!round.last && first_of_block >= size) return;
 
   for (int i = threadIdx.x; i < size; i += kSelectThreads) priority[i] = views.priority[from + i];
   const int count = max(0, min(round.size, views.budget - round.chosen_before));
@@ -105,21 +107,23 @@ __global__ void __launch_bounds__(kSelectThreads, 1)
   }
 
   const int in_slice = static_cast<int>(threadIdx.x);
-  if (in_slice < kSliceTokens) {
-    likeness_max[in_slice] = 0;
-    likeness_min[in_slice] = kInfinityBits;
-  }
-  __syncthreads();
-  if (round.chosen_before + count < views.budget) {
-    // The row ends at a multiple of 4, so a slice's end may lie beyond it.
-    const int width = min(kSliceTokens, problem.pitch - first);
-    LookUpLikeness(problem, views.matrix, chunk, count, first, width, likeness_max, likeness_min);
-  }
-  __syncthreads();
-  if (in_slice < kSliceTokens && first + in_slice < size) {
-    views.priority[to + first + in_slice] = priority[first + in_slice];
-    views.likeness_max[to + first + in_slice] = likeness_max[in_slice];
-    views.likeness_min[to + first + in_slice] = likeness_min[in_slice];
+  for (int first = first_of_block; first < size; first += static_cast<int>(gridDim.x) * kSliceTokens) {
+    if (in_slice < kSliceTokens) {
+      likeness_max[in_slice] = 0;
+      likeness_min[in_slice] = kInfinityBits;
+    }
+    __syncthreads();
+    if (round.chosen_before + count < views.budget) {
+      // The row ends at a multiple of 4, so a slice's end may lie beyond it.
+      const int width = min(kSliceTokens, problem.pitch - first);
+      LookUpLikeness(problem, views.matrix, chunk, count, first, width, likeness_max, likeness_min);
+    }
+    __syncthreads();
+    if (in_slice < kSliceTokens && first + in_slice < size) {
+      views.priority[to + first + in_slice] = priority[first + in_slice];
+      views.likeness_max[to + first + in_slice] = likeness_max[in_slice];
+      views.likeness_min[to + first + in_slice] = likeness_min[in_slice];
+    }
   }
 }
 
@@ -163,12 +167,14 @@ cudaError_t LaunchAllRounds(const Problem& problem, const Inputs& inputs, const 
 }
 
 cudaError_t LaunchRound(const Problem& problem, const Inputs& inputs, const Workspace& workspace, const Round& round,
-                        int64_t* kept_index, cudaStream_t stream) {
+                        const Gpu& gpu, int64_t* kept_index, cudaStream_t stream) {
   if (problem.tokens > kMatrixTokens) {
     return Launch(LargeRoundKernel, dim3(1, 1, problem.batch), kSelectThreads, sizeof(RoundsShared), stream, problem,
                   workspace, inputs.is_visual, round, kept_index);
   }
-  const int blocks = round.last ? 1 : DivUp(problem.tokens, kSliceTokens);
+  // Every block repeats the choice and fills a multiprocessor: a second wave of them would double the time.
+  const int at_once = std::max(1, gpu.multiprocessors / problem.batch);
+  const int blocks = round.last ? 1 : std::min(DivUp(problem.tokens, kSliceTokens), at_once);
   const size_t words = 2 * static_cast<size_t>(kSliceTokens) + 2 * static_cast<size_t>(problem.tokens);
   return Launch(MatrixRoundKernel, dim3(blocks, 1, problem.batch), kSelectThreads,
                 sizeof(RoundsShared) + words * sizeof(float), stream, problem, workspace, inputs.is_visual, round,

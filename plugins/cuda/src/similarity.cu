@@ -1,26 +1,33 @@
 // Duplication of pairs of visual tokens (Eq. 12, squared, mean over key/value heads), tile by tile:
-//   S^2 = cos(v_i, v_j)^2 * exp(-|k_i - k_j|^2 / sqrt(d)),  |k_i - k_j|^2 = |k_i|^2 + |k_j|^2 - 2 k_i.k_j.
-// Either all pairs into a matrix, or one round's new tokens against all, reduced to each token's most similar one.
+//   S^2 = cos(v_i, v_j)^2 * exp(-|k_i - k_j|^2 / sqrt(d)),  |k_i - k_j|^2 = |k_i|^2 + |k_j|^2 - 2 k_i.k_j,
+// or one of the two factors alone. Either all pairs into a matrix, or one round's new tokens against all, reduced to
+// each token's most similar one.
 #include "launch.h"
 #include "tile_math.cuh"
 
 namespace iwp {
 namespace {
 
-constexpr int kStages = 4;
 constexpr int kResults = kTileRows * kTileColumns / kTileThreads;  // of one thread
 constexpr int kCopies = kStageRows * kStageBytes / 16 / kTileThreads;  // 16-byte pieces of a stage that a thread copies
 constexpr int kPieces = kStageBytes / 16;  // of one row
-constexpr float kZeroNorm = 1e-18f;  // norms up to this count as 0: the product of two reciprocals must be a float
 static_assert(kCopies * kTileThreads * 16 == kStageRows * kStageBytes, "threads share a stage evenly");
 
 enum class Target { kMatrix, kRound };
 
+// Two blocks must fit into a multiprocessor's shared memory: 64 KiB on Turing, 100 KiB on Ampere, Ada and Blackwell
+// cards. The host asks by the GPU, a kernel knows what it was compiled for, which is never the newer of the two.
+constexpr int kFirstWithAsyncCopies = 8;  // major compute capability
+__host__ __device__ constexpr int NumStages(int major) { return major < kFirstWithAsyncCopies ? 2 : 3; }
+
+template <int kStages>
 struct TileShared {
   alignas(16) unsigned char stages[kStages][kStageRows * kStagePitch];
   float norms[2][kStageRows];  // of the phase at hand and of the next one
   int is_last;
 };
+static_assert(2 * sizeof(TileShared<2>) <= 64 * 1024, "two blocks on Turing; it reserves nothing beside them");
+static_assert(2 * (sizeof(TileShared<3>) + 1024) <= 100 * 1024, "two blocks; 1 KiB is reserved for each");
 
 // Which tile a block computes. The matrix is symmetric: tiles with a column at or above the diagonal are enough.
 struct TilePlace {
@@ -164,11 +171,14 @@ __device__ void ReduceRound(const TileType& tile, const float (&total)[TileType:
 }
 
 // Grid: x tiles, y splits of the heads, z samples. Tiles run fastest so that blocks at work share a few heads in cache.
-template <typename T, Target kTarget>
+// A head is one phase for each factor of the similarity, a whole pass over its input, the Gaussian first.
+// `kBoth`: the similarity has both factors, else the one whose input is not null.
+template <typename T, Target kTarget, bool kBoth>
 __global__ void __launch_bounds__(kTileThreads, 2)
-    SimilarityKernel(Problem problem, const T* __restrict__ key_rotated, const T* __restrict__ value,
+    SimilarityKernel(Problem problem, const T* __restrict__ gaussian_of, const T* __restrict__ cosine_of,
                      Workspace workspace, Round round) {
-  TileShared& shared = *reinterpret_cast<TileShared*>(DynamicShared());
+  constexpr int kStages = NumStages(IWP_ARCH / 100);
+  TileShared<kStages>& shared = *reinterpret_cast<TileShared<kStages>*>(DynamicShared());
   const int sample = blockIdx.z;
   const int tokens = problem.tokens;
   const int num_visual = workspace.num_visual[sample];
@@ -202,19 +212,20 @@ __global__ void __launch_bounds__(kTileThreads, 2)
   const int end_head = (split + 1) * problem.kv_heads / splits;
   const int dim = problem.head_dim;
   const int depths = DivUp(dim, kStageDepth<T>);
-  const int phases = 2 * (end_head - first_head);  // keys, then values, of each head
-  const int steps = phases * depths;
   const size_t sample_row = static_cast<size_t>(sample) * problem.kv_heads * tokens;
+  constexpr int kPhasesOfHead = kBoth ? 2 : 1;
+  const int phases = kPhasesOfHead * (end_head - first_head);
+  const auto is_gaussian = [&](int phase) { return kBoth ? phase % 2 == 0 : gaussian_of != nullptr; };
+  const auto head_row = [&](int phase) {
+    return sample_row + static_cast<size_t>(first_head + phase / kPhasesOfHead) * tokens;
+  };
 
-  int copied = 0;  // steps whose copies have begun
   int copy_phase = 0;
   int copy_depth = 0;
-  const auto copy_next = [&] {
-    if (copied < steps) {
-      const T* input = copy_phase % 2 == 0 ? key_rotated : value;
-      const size_t head_row = sample_row + static_cast<size_t>(first_head + copy_phase / 2) * tokens;
-      copier.Copy(shared.stages[copied % kStages], input + head_row * dim, copy_depth * kStageDepth<T>);
-      ++copied;
+  const auto copy_next = [&](int stage) {
+    if (copy_phase < phases) {
+      const T* input = is_gaussian(copy_phase) ? gaussian_of : cosine_of;
+      copier.Copy(shared.stages[stage], input + head_row(copy_phase) * dim, copy_depth * kStageDepth<T>);
       if (++copy_depth == depths) {
         copy_depth = 0;
         ++copy_phase;
@@ -222,39 +233,30 @@ __global__ void __launch_bounds__(kTileThreads, 2)
     }
     CopyCommit();  // an empty group too: CopyWait counts groups
   };
-  // |k|^2 for a phase of keys, 1 / ||v|| for one of values: a zero value has cosine 0 with everything.
   const auto load_norm = [&](int phase) {
     if (thread >= kStageRows || phase >= phases) return;
-    float norm = 0.0f;
-    if (norm_token >= 0) {
-      const size_t at = sample_row + static_cast<size_t>(first_head + phase / 2) * tokens + norm_token;
-      if (phase % 2 == 0) {
-        norm = workspace.key_square[at];
-      } else {
-        const float value_norm = workspace.value_norm[at];
-        norm = value_norm > kZeroNorm ? 1.0f / value_norm : 0.0f;
-      }
-    }
-    shared.norms[phase % 2][thread] = norm;
+    const float* norms = is_gaussian(phase) ? workspace.square : workspace.inverse_norm;
+    shared.norms[phase % 2][thread] = norm_token >= 0 ? norms[head_row(phase) + norm_token] : 0.0f;
   };
 
   using TileType = Tile<T>;
   TileType tile;
-  float gauss[TileType::kRows][TileType::kColumns];
+  float gaussian[TileType::kRows][TileType::kColumns];  // of a head, between its two phases
   float total[TileType::kRows][TileType::kColumns] = {};
-  const float gauss_scale = -1.4426950408889634f / sqrtf(static_cast<float>(dim));  // exp2(this * distance^2)
+  const float gaussian_scale = -1.4426950408889634f / sqrtf(static_cast<float>(dim));  // exp2(this * distance^2)
 
   load_norm(0);
-  for (int s = 0; s < kStages - 1; ++s) copy_next();
-  int step = 0;
+  for (int s = 0; s < kStages - 1; ++s) copy_next(s);
+  int stage = 0;
   for (int phase = 0; phase < phases; ++phase) {
-    for (int depth = 0; depth < depths; ++depth, ++step) {
+    for (int depth = 0; depth < depths; ++depth) {
       CopyWait<kStages - 2>();
       // Every thread's copies of this stage are in, and every thread is done with the stage that is filled next.
       __syncthreads();
-      copy_next();
+      copy_next(stage == 0 ? kStages - 1 : stage - 1);
       if (depth == 0) load_norm(phase + 1);
-      tile.Accumulate(shared.stages[step % kStages], dim - depth * kStageDepth<T>);
+      tile.Accumulate(shared.stages[stage], dim - depth * kStageDepth<T>);
+      stage = stage == kStages - 1 ? 0 : stage + 1;
     }
     const float* norms = shared.norms[phase % 2];
 #pragma unroll
@@ -264,12 +266,17 @@ __global__ void __launch_bounds__(kTileThreads, 2)
       for (int c = 0; c < TileType::kColumns; ++c) {
         // Written so that swapping the two tokens gives the same bits: duplicates must tie.
         const float column_norm = norms[kTileRows + tile.Column(c)];
-        if (phase % 2 == 0) {
+        if (is_gaussian(phase)) {
           const float distance = fmaxf(row_norm + column_norm - 2.0f * tile.sum[r][c], 0.0f);
-          gauss[r][c] = exp2f(distance * gauss_scale);
+          gaussian[r][c] = exp2f(distance * gaussian_scale);
+          if constexpr (!kBoth) total[r][c] += gaussian[r][c];
         } else {
           const float cosine = tile.sum[r][c] * (row_norm * column_norm);
-          total[r][c] += cosine * cosine * gauss[r][c];
+          if constexpr (kBoth) {
+            total[r][c] += cosine * cosine * gaussian[r][c];
+          } else {
+            total[r][c] += cosine * cosine;
+          }
         }
         tile.sum[r][c] = 0.0f;
       }
@@ -308,41 +315,50 @@ int NumSplits(const Problem& problem, int tiles, int multiprocessors) {
   return splits * all_tiles <= kMaxPartialTiles ? splits : 1;
 }
 
+template <typename T, Target kTarget, bool kBoth>
+cudaError_t LaunchFactors(const Problem& problem, const Inputs& inputs, const Workspace& workspace, const Round& round,
+                        int tiles, const Gpu& gpu, cudaStream_t stream) {
+  const dim3 grid(tiles, NumSplits(problem, tiles, gpu.multiprocessors), problem.batch);
+  const size_t shared_bytes = NumStages(gpu.major) == 2 ? sizeof(TileShared<2>) : sizeof(TileShared<3>);
+  return Launch(SimilarityKernel<T, kTarget, kBoth>, grid, kTileThreads, shared_bytes, stream, problem,
+                static_cast<const T*>(inputs.gaussian_of), static_cast<const T*>(inputs.cosine_of), workspace, round);
+}
+
 template <typename T, Target kTarget>
 cudaError_t LaunchTyped(const Problem& problem, const Inputs& inputs, const Workspace& workspace, const Round& round,
-                        int tiles, int multiprocessors, cudaStream_t stream) {
-  const dim3 grid(tiles, NumSplits(problem, tiles, multiprocessors), problem.batch);
-  return Launch(SimilarityKernel<T, kTarget>, grid, kTileThreads, sizeof(TileShared), stream, problem,
-                static_cast<const T*>(inputs.key_rotated), static_cast<const T*>(inputs.value), workspace, round);
+                        int tiles, const Gpu& gpu, cudaStream_t stream) {
+  const bool both = inputs.gaussian_of != nullptr && inputs.cosine_of != nullptr;
+  const auto launch = both ? LaunchFactors<T, kTarget, true> : LaunchFactors<T, kTarget, false>;
+  return launch(problem, inputs, workspace, round, tiles, gpu, stream);
 }
 
 template <Target kTarget>
 cudaError_t LaunchAnyType(const Problem& problem, const Inputs& inputs, const Workspace& workspace,
-                          const Round& round, int tiles, int multiprocessors, cudaStream_t stream) {
+                          const Round& round, int tiles, const Gpu& gpu, cudaStream_t stream) {
   switch (problem.data_type) {
     case IWP_FLOAT16:
-      return LaunchTyped<__half, kTarget>(problem, inputs, workspace, round, tiles, multiprocessors, stream);
+      return LaunchTyped<__half, kTarget>(problem, inputs, workspace, round, tiles, gpu, stream);
     case IWP_BFLOAT16:
-      return LaunchTyped<__nv_bfloat16, kTarget>(problem, inputs, workspace, round, tiles, multiprocessors, stream);
+      return LaunchTyped<__nv_bfloat16, kTarget>(problem, inputs, workspace, round, tiles, gpu, stream);
     default:
-      return LaunchTyped<float, kTarget>(problem, inputs, workspace, round, tiles, multiprocessors, stream);
+      return LaunchTyped<float, kTarget>(problem, inputs, workspace, round, tiles, gpu, stream);
   }
 }
 
 }  // namespace
 
 cudaError_t LaunchSimilarityMatrix(const Problem& problem, const Inputs& inputs, const Workspace& workspace,
-                                   int multiprocessors, cudaStream_t stream) {
+                                   const Gpu& gpu, cudaStream_t stream) {
   const int columns = DivUp(problem.tokens, kTileColumns);
   int tiles = 0;
   for (int column = 0; column < columns; column += kTileRows / kTileColumns) tiles += columns - column;
-  return LaunchAnyType<Target::kMatrix>(problem, inputs, workspace, Round{}, tiles, multiprocessors, stream);
+  return LaunchAnyType<Target::kMatrix>(problem, inputs, workspace, Round{}, tiles, gpu, stream);
 }
 
 cudaError_t LaunchSimilarityRound(const Problem& problem, const Inputs& inputs, const Workspace& workspace,
-                                  const Round& round, int multiprocessors, cudaStream_t stream) {
+                                  const Round& round, const Gpu& gpu, cudaStream_t stream) {
   const int tiles = DivUp(problem.tokens, kTileRows) * DivUp(round.size, kTileColumns);
-  return LaunchAnyType<Target::kRound>(problem, inputs, workspace, round, tiles, multiprocessors, stream);
+  return LaunchAnyType<Target::kRound>(problem, inputs, workspace, round, tiles, gpu, stream);
 }
 
 }  // namespace iwp

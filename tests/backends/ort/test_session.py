@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import builtins
+import os
 import subprocess
 import sys
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,13 +103,23 @@ def test_a_failed_step_leaves_the_cache(bundle: Path) -> None:
     broken = build_decode(9, 0)
     with pytest.raises(BackendError, match="ONNX Runtime failed"):
         session.step(
-            type(broken)(broken.input_ids, broken.feature_index, broken.query_weights, broken.position_ids, 7),
+            type(broken)(broken.input_ids, broken.feature_index, broken.query_index, broken.position_ids, 7),
             [],
             cache,
         )
     assert cache.lengths == (0, 0)
     session.step(broken, [], cache)
     assert cache.lengths == (1, 1)
+
+
+def test_a_bundle_of_the_older_contract_is_refused(bundle: Path) -> None:
+    opened = Bundle.open(bundle)
+    decoder = opened.manifest.graphs["decoder"]
+    inputs = tuple(replace(t, name="query_weights") if t.name == "query_index" else t for t in decoder.inputs)
+    graphs = {**opened.manifest.graphs, "decoder": replace(decoder, inputs=inputs)}
+    older = Bundle(opened.folder, replace(opened.manifest, graphs=graphs))
+    with pytest.raises(BackendError, match=r"lacks the input query_index: export it again with iwp-export toy -o "):
+        OrtSession(older)
 
 
 def test_a_provider_that_is_not_there() -> None:
@@ -126,8 +138,8 @@ def test_a_provider_that_fell_back_is_an_error(bundle: Path, monkeypatch: pytest
     monkeypatch.setattr(onnxruntime.InferenceSession, "get_providers", lambda self: ["CPUExecutionProvider"])
     real = onnxruntime.InferenceSession
 
-    def on_cpu(path: str, options: Any, providers: list[str]) -> Any:
-        assert providers == ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    def on_cpu(path: str, options: Any, providers: list[Any]) -> Any:
+        assert providers == [("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"]
         return real(path, options, providers=["CPUExecutionProvider"])
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", on_cpu)
@@ -145,7 +157,7 @@ def test_a_model_that_cannot_be_loaded(tmp_path: Path) -> None:
 
 def test_bfloat16_on_the_cpu_is_refused(tmp_path: Path) -> None:
     path = write_toy_bundle(tmp_path / "x", "bfloat16")
-    with pytest.raises(BackendError, match=r"no bfloat16 kernels.*--dtype float32"):
+    with pytest.raises(BackendError, match=r"no bfloat16 kernels.*as float32"):
         OrtSession(Bundle.open(path))
 
 
@@ -182,3 +194,28 @@ def test_runs_without_torch_and_onnx(bundle: Path) -> None:
     expected, _ = toy_pipeline()
     assert process.stdout.splitlines() == [expected(IMAGE, "what colour ?", max_new_tokens=4).text, "73"]
     assert process.stderr == ""
+
+
+@pytest.mark.parametrize("first", ["iwp_export", "onnxruntime"])
+def test_no_telemetry(bundle: Path, tmp_path: Path, first: str) -> None:
+    """An answer leaves no device id and no database of events behind, also in the process that `doctor` starts.
+
+    Where ONNX Runtime was imported before, its files are there; then it is told to stop.
+    """
+    code = f"""
+import {first}
+import onnxruntime
+told = []
+onnxruntime.disable_telemetry_events = lambda: told.append(True)
+import iwp_export
+from iwp_export.device.packages import import_all
+iwp_export.load({str(bundle)!r})(None, "what ?", max_new_tokens=1)
+assert told
+assert import_all({{"onnxruntime": "onnxruntime"}})["onnxruntime"].providers
+"""
+    kept = {name: value for name, value in os.environ.items() if name not in ("ORT_DISABLE_TELEMETRY", "CI")}
+    home = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache"), "LOCALAPPDATA": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**kept, **home})
+    assert done.returncode == 0, done.stderr
+    if first == "iwp_export":
+        assert not [path for path in tmp_path.rglob("*") if "Microsoft" in path.parts or "onnxruntime" in path.name]

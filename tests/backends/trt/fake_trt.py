@@ -12,7 +12,8 @@ import ml_dtypes
 import numpy as np
 import onnxruntime
 
-from iwp_export.backends.trt.runner import Runner
+from iwp_export.backends.trt.pool import Reservation
+from iwp_export.backends.trt.runner import Runner, activation_bytes
 from iwp_export.backends.trt.session import TrtSession
 from iwp_export.bundle.manifest import Manifest
 from iwp_export.bundle.store import Bundle
@@ -24,7 +25,7 @@ TRT = SimpleNamespace(
     __name__="fake",
     TensorIOMode=SimpleNamespace(INPUT=0, OUTPUT=1),
     TensorLocation=SimpleNamespace(DEVICE=0, HOST=1),
-    ExecutionContextAllocationStrategy=SimpleNamespace(ON_PROFILE_CHANGE=1),
+    ExecutionContextAllocationStrategy=SimpleNamespace(ON_PROFILE_CHANGE=1, USER_MANAGED=2),
     DynamicShapesKernelSpecializationStrategy=SimpleNamespace(LAZY=0, NONE=2),
 )
 DTYPES = {"bfloat16": ml_dtypes.bfloat16}
@@ -92,7 +93,8 @@ class FakeEngine:
     num_kept_on_host: bool = True
     runs: Counter[int] = field(default_factory=Counter)
     fail: bool = False
-    context_bytes: int = 1000
+    context_bytes: dict[int, int] = field(default_factory=lambda: {PREFILL: 3000, DECODE: 1000})
+    contexts: list[FakeContext] = field(default_factory=list)
     configs: list[FakeConfig] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -116,11 +118,12 @@ class FakeEngine:
         if isinstance(how, FakeConfig):
             self.configs.append(how)
             how = how.allocation
-        assert how == TRT.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE
-        return FakeContext(self)
+        assert how == TRT.ExecutionContextAllocationStrategy.USER_MANAGED
+        self.contexts.append(FakeContext(self))
+        return self.contexts[-1]
 
     def get_device_memory_size_for_profile_v2(self, profile: int) -> int:
-        return self.context_bytes
+        return self.context_bytes[profile]
 
     def create_runtime_config(self) -> FakeConfig:
         return FakeConfig()
@@ -160,11 +163,15 @@ class FakeConfig:
 
 
 class FakeContext:
-    """Computes when shapes are asked for, since they may follow from values, and writes when it is executed."""
+    """Computes when shapes are asked for, since they may follow from values, and writes when it is executed.
+
+    Its activations leave their traces in the memory that it was given.
+    """
 
     def __init__(self, engine: FakeEngine) -> None:
         self.engine = engine
         self.profile = 0
+        self.memory = (0, 0)
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.addresses: dict[str, int] = {}
         self.results: dict[str, np.ndarray[Any, Any]] = {}
@@ -173,6 +180,9 @@ class FakeContext:
         assert stream == self.engine.device.stream
         self.profile = profile
         return True
+
+    def set_device_memory(self, memory: int, size: int) -> None:
+        self.memory = (memory, size)
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         if self.engine.profiles and name in self.engine.profiles[self.profile].shapes:
@@ -205,6 +215,9 @@ class FakeContext:
         read = {self.addresses[t.name] for t in self.engine.inputs if 0 not in self.shapes[t.name]}
         written = [self.addresses[t.name] for t in self.engine.outputs]
         assert read.isdisjoint(written) and len(set(written)) == len(written), "a tensor is written over"
+        needed = self.engine.context_bytes[self.profile]
+        assert self.memory[1] >= needed
+        self.engine.device.at(self.memory[0], needed)[:] = POISON
         for tensor in self.engine.outputs:
             self.engine.device.upload(self.addresses[tensor.name], np.ascontiguousarray(self.results[tensor.name]))
         self.engine.runs[self.profile] += 1
@@ -239,14 +252,12 @@ def make_session(
     bundle, device = Bundle.open(path), device or FakeDevice()
     vision = FakeEngine(device, bundle, "vision")
     decoder = FakeEngine(device, bundle, "decoder", profiles, num_kept_on_host)
+    chosen = {"vision": (vision, 0), "prefill": (decoder, PREFILL), "decode": (decoder, DECODE)}
+    chosen = {role: chosen[role] for role in roles}
+    activations = Reservation(device, max(activation_bytes(*each) for each in chosen.values()))
     runners = {
-        name: Runner(TRT, engine, Log(), profile, device.stream, f"{name} engine")
-        for name, engine, profile in (
-            ("vision", vision, 0),
-            ("prefill", decoder, PREFILL),
-            ("decode", decoder, DECODE),
-        )
-        if name in roles
+        role: Runner(TRT, engine, Log(), profile, device.stream, f"{role} engine", activations)
+        for role, (engine, profile) in chosen.items()
     }
     limits = limits or EngineLimits(bundle.manifest.decoder.max_positions, bundle.manifest.decoder.max_positions, 4)
     return TrtSession(bundle.manifest, limits, runners, device, "fake"), decoder, device, bundle.manifest

@@ -1,4 +1,4 @@
-"""The pool of device memory, and the driver's calls against a driver in Python."""
+"""The driver's calls, against a driver in Python."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from iwp_export.backends.trt import device as trt_device
-from iwp_export.backends.trt.device import CudaDevice, Pool
+from iwp_export.backends.trt.device import CudaDevice
+from iwp_export.backends.trt.pool import Pool
 from iwp_export.device import gpu
 from iwp_export.device.gpu import Gpu, find_gpu, load_driver
 from iwp_export.errors import BackendError
-from tests.backends.trt.fake_trt import FakeDevice
 
 
 class FakeDriver:
@@ -56,6 +56,8 @@ class FakeDriver:
         return 0
 
     def do_cuMemAlloc_v2(self, address: Any, nbytes: Any) -> int:  # noqa: N802
+        if nbytes.value == 0:
+            return 1  # CUDA_ERROR_INVALID_VALUE
         buffer = ctypes.create_string_buffer(nbytes.value)
         address._obj.value = ctypes.addressof(buffer)
         self.buffers[ctypes.addressof(buffer)] = buffer
@@ -116,40 +118,6 @@ def test_without_a_driver_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> No
         load_driver()
 
 
-def test_pool_takes_a_free_block_of_about_the_size() -> None:
-    device = FakeDevice()
-    pool = Pool(device, spare=4)
-    small, large = pool.take(300), pool.take(5000)
-    assert (small.nbytes, large.nbytes) == (512, 5120)
-    pool.give([small, large])
-    assert pool.take(400) == small
-    assert pool.take(1000) != large  # five times too large
-    assert pool.take(4000) == large
-
-
-def test_pool_rounds_large_blocks_to_megabytes() -> None:
-    assert Pool(FakeDevice(), 4).take((2 << 20) + 1).nbytes == 4 << 20
-
-
-def test_pool_frees_the_smallest_beyond_its_spare() -> None:
-    device = FakeDevice()
-    pool = Pool(device, spare=2)
-    pool.give([pool.take(n) for n in (256, 512, 1024)])
-    assert sorted(block.nbytes for block in device.memory.values()) == [512, 1024]
-
-
-def test_a_full_gpu_gives_up_spare_blocks_first() -> None:
-    device = FakeDevice(capacity=4096)
-    pool = Pool(device, spare=4)
-    pool.give([pool.take(1024), pool.take(1024)])
-    block = pool.take(4096)
-    assert device.used == 4096
-    with pytest.raises(BackendError, match="full"):
-        pool.take(256)
-    pool.give([block])
-    assert pool.take(4096) == block
-
-
 def test_an_array_is_held_until_its_upload_is_done(driver: FakeDriver) -> None:
     device = CudaDevice()
     array = np.arange(4)
@@ -159,6 +127,15 @@ def test_an_array_is_held_until_its_upload_is_done(driver: FakeDriver) -> None:
     assert held() is not None
     device.synchronize()
     assert held() is None
+
+
+def test_the_driver_is_never_asked_for_no_bytes(driver: FakeDriver) -> None:
+    device = CudaDevice()
+    nothing, other = device.allocate(0), device.allocate(0)
+    assert 0 != nothing != other
+    device.free(nothing)
+    device.free(other)
+    assert not driver.buffers
 
 
 def test_blocks_are_freed_in_the_devices_context_and_a_failure_stops_nothing(driver: FakeDriver) -> None:

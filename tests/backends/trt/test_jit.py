@@ -48,7 +48,7 @@ def test_contexts_share_the_cache_and_differ_in_strategy(tmp_path: Path) -> None
     assert prompts.cache is steps.cache is not None
     strategies = [c.dynamic_shapes_kernel_specialization_strategy for c in (prompts, steps)]
     assert strategies == [TRT.DynamicShapesKernelSpecializationStrategy.LAZY, 2]
-    assert prompts.allocation == steps.allocation == TRT.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE
+    assert prompts.allocation == steps.allocation == TRT.ExecutionContextAllocationStrategy.USER_MANAGED
 
 
 def test_a_full_disk_is_a_warning_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,7 +58,7 @@ def test_a_full_disk_is_a_warning_and_leaves_nothing(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(Path, "write_bytes", full)
     cache = JitCache(TRT, ENGINE, tmp_path / "rtx" / "engine.cache")
-    with pytest.warns(UserWarning, match="No space left"):
+    with pytest.warns(UserWarning, match="the disk is full"):
         cache.save()
     assert not list((tmp_path / "rtx").iterdir())
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import itertools
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,10 @@ import numpy as np
 import pytest
 
 from iwp_export.backends.ort.session import OrtSession
+from iwp_export.backends.trt.pool import Reservation
+from iwp_export.backends.trt.runner import Runner
 from iwp_export.backends.trt.session import TrtCache, TrtSession
+from iwp_export.bundle.manifest import GraphSpec, Manifest, TensorSpec
 from iwp_export.bundle.store import Bundle
 from iwp_export.engine.profiles import DECODE, PREFILL, EngineLimits, choose_limits, decoder_profiles, profiles_for
 from iwp_export.errors import BackendError, RequestError
@@ -20,7 +25,7 @@ from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.runtime.processor import Processor
 from tests.backends.trt import fake_trt
 from tests.backends.trt.fake_trt import make_session
-from tests.runtime.toy import FAMILY, build_decode, build_prompt, toy_pipeline, write_toy_bundle
+from tests.runtime.toy import FAMILY, build_decode, build_prompt, toy_manifest, toy_pipeline, write_toy_bundle
 
 IMAGE, OTHER = np.random.default_rng(3).integers(0, 256, (2, 60, 90, 3), np.uint8)
 PROMPT = [2, *[4] * 64, 9]
@@ -92,7 +97,7 @@ def test_decode_steps_use_their_profile(bundle: Path) -> None:
 def test_one_profile_serves_decode_steps_too(tiny_bundle: Path) -> None:
     manifest = Bundle.open(tiny_bundle).manifest
     limits = choose_limits(manifest.decoder, manifest.vision)
-    profiles = profiles_for(manifest, limits, None, 1)
+    profiles = profiles_for(manifest, "decoder", limits, None, 1)
     roles = ("vision", "prefill")
     session, engine, *_ = make_session(tiny_bundle, limits=limits, profiles=profiles, roles=roles)
     cache = session.new_cache()
@@ -111,8 +116,68 @@ def test_memory_is_reused_from_step_to_step(bundle: Path) -> None:
         session.step(build_decode(7, 66 + step), (), cache)
         addresses.append([block.address for block in cache.blocks])
     assert all(set(a).isdisjoint(b) for a, b in itertools.pairwise(addresses))
-    assert len({address for each in addresses for address in each}) <= 20  # two sets of four blocks, grown a few times
+    assert len({address for each in addresses for address in each}) <= 8  # two blocks, grown a few times
     assert cache.lengths == (106, 58)
+
+
+class GrowingEngine(fake_trt.FakeEngine):
+    """A decoder that computes nothing: each layer's keys and values grow by the call's tokens."""
+
+    def __init__(self, device: fake_trt.FakeDevice, manifest: Manifest) -> None:
+        graph = manifest.graphs["decoder"]
+        self.device, self.num_kept_on_host, self.runs = device, True, Counter()
+        self.inputs, self.outputs = list(graph.inputs), list(graph.outputs)
+        self.names = [tensor.name for tensor in (*self.inputs, *self.outputs)]
+        self.num_io_tensors = len(self.names)
+        self.context_bytes = {PREFILL: 0, DECODE: 0}
+
+    def create_execution_context(self, how: Any) -> Any:
+        return GrowingContext(self)
+
+
+class GrowingContext(fake_trt.FakeContext):
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        self.shapes[name] = shape
+        return True
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        tokens = self.shapes["input_ids"][1]
+        if not name.startswith("present."):
+            return (1, 1, 48) if name == "logits" else (1, tokens)
+        batch, heads, past, size = self.shapes[name.replace("present.", "past_key_values.")]
+        return batch, heads, past + tokens, size
+
+    def execute_async_v3(self, stream: int) -> bool:
+        return True
+
+
+def test_a_growing_cache_of_many_layers_takes_a_few_allocations() -> None:
+    toy = toy_manifest("float16", max_positions=4096)
+    decoder = replace(toy.decoder, layers=32, heads=8, kv_heads=8, head_dim=128)
+    past = [
+        TensorSpec(f"past_key_values.{i}.{kind}", "float16", (1, 8, "past", 128))
+        for i in range(32)
+        for kind in ("key", "value")
+    ]
+    present = [TensorSpec(t.name.replace("past_key_values", "present"), "float16", (1, 8, "total", 128)) for t in past]
+    graph = toy.graphs["decoder"]
+    inputs, outputs = (*graph.inputs[:6], *past), (graph.outputs[0], *present, graph.outputs[-1])
+    graphs = {**toy.graphs, "decoder": GraphSpec(graph.file, graph.weights, 20, inputs, outputs)}
+    manifest = replace(toy, decoder=decoder, graphs=graphs)
+
+    device = fake_trt.FakeDevice()
+    engine = GrowingEngine(device, manifest)
+    runner = Runner(fake_trt.TRT, engine, fake_trt.Log(), PREFILL, device.stream, "engine", Reservation(device, 0))
+    session = TrtSession(manifest, EngineLimits(4096, 4096, 1), {"prefill": runner}, device, "fake")
+    cache = session.new_cache()
+    session.step(build_prompt([5] * 608, 4, manifest.pruning), (), cache)
+    session.step(build_decode(7, 608), (), cache)
+    before = device.allocations
+    for step in range(300):
+        session.step(build_decode(7, 609 + step), (), cache)
+        assert device.used < 2.6 * cache.nbytes  # what is read and what is written, and a quarter of each
+    assert cache.lengths == (909,) * 32
+    assert device.allocations - before <= 8
 
 
 def test_everything_is_freed_in_the_end(bundle: Path) -> None:
@@ -150,9 +215,9 @@ def test_a_failed_step_leaves_the_cache_as_it_was(bundle: Path) -> None:
 @pytest.mark.parametrize(
     ("limits", "message"),
     [
-        (EngineLimits(512, 60, 4), r"has 66 tokens in one call, the engine takes 60.*--max-prompt"),
-        (EngineLimits(60, 66, 4), r"has 66 tokens in all, the engine takes 60.*--max-context"),
-        (EngineLimits(512, 512, 0), r"has 64 visual tokens in one call, the engine takes 0.*--max-images"),
+        (EngineLimits(512, 60, 4), r"has 66 tokens in one call, the engine takes 60.*max_prompt"),
+        (EngineLimits(60, 66, 4), r"has 66 tokens in all, the engine takes 60.*max_context"),
+        (EngineLimits(512, 512, 0), r"has 64 visual tokens in one call, the engine takes 0.*max_images"),
     ],
 )
 def test_requests_beyond_the_engine_name_the_option(bundle: Path, limits: EngineLimits, message: str) -> None:

@@ -33,7 +33,7 @@ def decoder_inputs(bundle: Bundle) -> dict[str, np.ndarray[Any, Any]]:
         "input_ids": rng.integers(5, info.vocab_size, (1, tokens)),
         "image_features": rng.standard_normal((VISUAL, info.hidden_size), np.float32),
         "feature_index": index,
-        "query_weights": (np.arange(tokens)[None] >= 3 + VISUAL).astype(np.float32),
+        "query_index": np.arange(3 + VISUAL, tokens),
         "position_ids": np.arange(tokens)[None] + PAST[0],
         "num_kept": np.array([TEXT + bundle.manifest.pruning.num_keep(VISUAL)]),
     }

@@ -21,19 +21,16 @@ CANARY = 0xA5
 CANARY_BYTES = 4096
 
 
-def build_emulated(output: Path, more_flags: Sequence[str] = (), /, architecture: int = 900, **values: int) -> Path:
+def build_emulated(output: Path, more_flags: Sequence[str] = (), architecture: int = 900) -> Path:
     """Compile the kernels' sources for the CPU.
 
     Args:
         more_flags: of the compiler.
         architecture: the GPU they are to be compiled as for; 750 has no tensor cores for bfloat16.
-        values: IWP_ONE_BLOCK_TOKENS, IWP_MATRIX_TOKENS: see `src/problem.h`. IWP_EMULATED_BLOCK and
-            IWP_EMULATED_EXTRA_BITS: see `emulation/rounding.h`.
     """
     includes = [f"-I{path}" for path in (EMULATION, *INCLUDES)]
     flags = ["-std=c++17", "-O2", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
-    values = {"IWP_EMULATED_ARCH": architecture, **values}
-    defines = ["-DIWP_EMULATION", *(f"-D{name}={value}" for name, value in values.items())]
+    defines = ["-DIWP_EMULATION", f"-DIWP_EMULATED_ARCH={architecture}"]
     compiler = os.environ.get("CXX", "g++")
     sources = [word for path in source_files() for word in ("-x", "c++", str(path))]
     command = [compiler, *flags, *more_flags, *defines, *includes, *sources, str(EMULATION / "scheduler.cpp")]
@@ -50,10 +47,12 @@ class EmulatedRunner:
 
     Args:
         library: what `build_emulated` made.
+        settings: kOneBlockTokens, kMatrixTokens: see `src/problem.h`. BLOCK, EXTRA_BITS: see `emulation/rounding.h`.
     """
 
-    def __init__(self, library: Path) -> None:
+    def __init__(self, library: Path, **settings: int) -> None:
         self.kernels = SharedKernels(library)
+        self.settings = settings
 
     def __call__(self, case: Case, *, seed: int = 0, multiprocessors: int = 16, offset: int = 0) -> np.ndarray:
         """kept_index [B, num_kept]. With `offset`, inputs lie that many elements off their alignment."""
@@ -61,10 +60,10 @@ class EmulatedRunner:
         inputs = [_shifted(x, offset) for x in case.encoded()]
         is_visual = case.is_visual.astype(np.int32)
         kept = np.full((shape.batch, shape.num_kept), -1, np.int64)
-        size = self.kernels.workspace_bytes(shape, case.options)
-        buffer = np.full(size + CANARY_BYTES + ALIGNMENT, CANARY, np.uint8)
-        start = -buffer.ctypes.data % ALIGNMENT
-        with _environment(IWP_EMULATION_SEED=seed, IWP_EMULATION_MULTIPROCESSORS=multiprocessors):
+        with _environment(SEED=seed, MULTIPROCESSORS=multiprocessors, **self.settings):
+            size = self.kernels.workspace_bytes(shape, case.options)
+            buffer = np.full(size + CANARY_BYTES + ALIGNMENT, CANARY, np.uint8)
+            start = -buffer.ctypes.data % ALIGNMENT
             arrays = (*inputs, is_visual, kept, buffer[start:])
             addresses = SelectionAddresses(*(x.ctypes.data for x in arrays))
             self.kernels.enqueue(shape, case.options, addresses, size, stream=0)
@@ -85,7 +84,7 @@ class CudaRunner:
     def upload(self, case: Case) -> dict[str, Any]:
         """Device buffers of a case, the workspace between canaries."""
         torch = self.torch
-        names = ("query", "key", "key_rotated", "value")
+        names = ("importance", "key", "value")
         buffers = {
             name: torch.from_numpy(x.view(np.uint8)).cuda() for name, x in zip(names, case.encoded(), strict=True)
         }
@@ -97,7 +96,7 @@ class CudaRunner:
 
     def enqueue(self, case: Case, buffers: dict[str, Any]) -> None:
         """Enqueue on torch's current stream."""
-        names = ("query", "key", "key_rotated", "value", "is_visual", "kept")
+        names = ("importance", "key", "value", "is_visual", "kept")
         workspace = buffers["workspace"][CANARY_BYTES:-CANARY_BYTES]
         addresses = SelectionAddresses(*(x.data_ptr() for x in (*(buffers[name] for name in names), workspace)))
         stream = self.torch.cuda.current_stream().cuda_stream
@@ -123,10 +122,11 @@ def _shifted(x: np.ndarray, offset: int) -> np.ndarray:
 
 @contextmanager
 def _environment(**values: int) -> Iterator[None]:
-    """Environment variables that the emulator's getenv sees for the time of a call."""
-    os.environ.update({name: str(value) for name, value in values.items()})
+    """Settings that the emulator sees for the time of a call; see `emulation/settings.h`."""
+    names = {f"IWP_EMULATION_{name}": str(value) for name, value in values.items()}
+    os.environ.update(names)
     try:
         yield
     finally:
-        for name in values:
+        for name in names:
             del os.environ[name]

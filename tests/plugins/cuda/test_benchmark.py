@@ -10,9 +10,12 @@ from tests.plugins.cuda.cases import DEFAULTS
 
 
 def test_roofline_counts_inputs_once_and_only_the_pairs_that_a_round_needs() -> None:
-    shape = SelectionShape(batch=1, heads=4, kv_heads=2, tokens=12, head_dim=8, num_kept=9, data_type="float16")
+    shape = SelectionShape(batch=1, kv_heads=2, tokens=12, head_dim=8, num_kept=9, data_type="float16")
     least = roofline(shape, DEFAULTS, visual=10)
-    assert least["bytes"] == 2 * 8 * (3 * 2 * 12 + 4) + 12 + 8 * 9
-    # Seven visual tokens in rounds of 2, 4 and 1; after the last nothing is compared.
-    assert least["pair_operations"] == 4 * (2 * 8 + 4 * 4) * 2 * 8
-    assert roofline(replace(shape, batch=3), DEFAULTS, visual=10)["operations"] == 3 * least["operations"]
+    # Keys and values, importance and is_visual of 4 bytes each, the output.
+    assert least["bytes"] == 2 * 2 * 12 * 8 * 2 + 2 * 12 * 4 + 8 * 9
+    # Seven visual tokens in rounds of 2, 4 and 1; after the last nothing is compared. A product is two operations.
+    assert least["pair_operations"] == 2 * 2 * (2 * 8 + 4 * 4) * 2 * 8
+    assert roofline(replace(shape, batch=3), DEFAULTS, visual=10) == {name: 3 * n for name, n in least.items()}
+    one_factor = roofline(shape, replace(DEFAULTS, similarity="key"), visual=10)
+    assert one_factor["operations"] == least["operations"] / 2

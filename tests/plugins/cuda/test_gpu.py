@@ -42,11 +42,11 @@ def runner() -> CudaRunner:
 def _large_cases() -> list[Case]:
     rng = np.random.default_rng(11)
     return [
-        make_case(rng, visual=576, text=32, keep=0.3, heads=32, kv_heads=32, head_dim=128, clusters=60),
-        make_case(rng, visual=2880, text=32, keep=0.3, heads=28, kv_heads=4, head_dim=128, clusters=60),
-        make_case(rng, visual=4096, text=0, keep=0.222, heads=8, kv_heads=2, head_dim=64, clusters=60),
-        make_case(rng, visual=16384, text=100, keep=0.111, heads=8, kv_heads=2, head_dim=64, clusters=200),
-        make_case(rng, visual=16384, text=0, keep=0.3, heads=2, kv_heads=1, head_dim=64, data_type="float32"),
+        make_case(rng, visual=576, text=32, keep=0.3, kv_heads=32, head_dim=128, clusters=60),
+        make_case(rng, visual=2880, text=32, keep=0.3, kv_heads=4, head_dim=128, clusters=60),
+        make_case(rng, visual=4096, text=0, keep=0.222, kv_heads=2, head_dim=64, clusters=60),
+        make_case(rng, visual=16384, text=100, keep=0.111, kv_heads=2, head_dim=64, clusters=200),
+        make_case(rng, visual=16384, text=0, keep=0.3, kv_heads=1, head_dim=64, data_type="float32"),
     ]
 
 

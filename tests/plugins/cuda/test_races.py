@@ -63,12 +63,11 @@ def small_kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _build_small_kernels(tmp_path_factory.mktemp("races") / "small.so")
 
 
-@pytest.mark.parametrize("form", ["one block", "matrix", "large"])
-def test_kernels_have_no_race_and_stay_right(form: str, sanitizer: str, tmp_path: Path) -> None:
-    library = build_emulated(tmp_path / "races.so", FLAGS, **FORMS[form])
+def test_kernels_have_no_race_and_stay_right(sanitizer: str, tmp_path: Path) -> None:
+    library = build_emulated(tmp_path / "races.so", FLAGS)
     done = _run(sanitizer, f"from tests.plugins.cuda.test_races import judge; judge({str(library)!r})")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.split() == ["equal", "equal"]
+    assert done.stdout.split() == ["equal", "equal"] * len(FORMS)
 
 
 @pytest.mark.parametrize("name", RIGHT)
@@ -97,11 +96,13 @@ def test_a_barrier_that_the_kernels_source_lacks_is_reported(sanitizer: str, tmp
 
 def judge(library: str) -> None:
     """Run cases, in a process under ThreadSanitizer, and print for each whether it equals the oracle's output."""
-    runner = EmulatedRunner(Path(library))
     rng = np.random.default_rng(11)
     make = partial(make_case, rng, visual=110, text=8, keep=0.4, chunk=8, head_dim=24, clusters=9)
-    for case in (make(), make(data_type="float32", duplication_norm="minmax", weighting="raw")):
-        print("equal" if case.judge(runner(case)) == 0 else "a tie broken differently")
+    cases = (make(), make(data_type="float32", duplication_norm="minmax", similarity="key"))
+    for settings in FORMS.values():
+        runner = EmulatedRunner(Path(library), **settings)
+        for case in cases:
+            print("equal" if case.judge(runner(case)) == 0 else "a tie broken differently")
 
 
 def _build_small_kernels(output: Path, *first: Path) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from tests.plugins.cuda.runners import build_emulated, has_emulator
+from tests.plugins.conftest import Emulated
 from tests.plugins.tensorrt.building import (
     build,
     build_harness,
@@ -32,15 +32,14 @@ def tensorrt_root() -> Path:
 
 
 @pytest.fixture(scope="session")
-def shell(tensorrt_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Harness:
+def shell(tensorrt_root: Path, emulated: Emulated, tmp_path_factory: pytest.TempPathFactory) -> Harness:
     """The plugin over kernels that run on the CPU, loaded without TensorRT."""
     cuda_headers = find_cuda_headers()
-    if not has_emulator() or cuda_headers is None:
-        pytest.skip("needs g++ and the CUDA toolkit, whose headers TensorRT's include")
+    if cuda_headers is None:
+        pytest.skip("needs the CUDA toolkit, whose headers TensorRT's include")
     headers = find_headers(tensorrt_root)
     folder = tmp_path_factory.mktemp("shell")
-    kernels = build_emulated(folder / "libkernels.so")
-    plugin = build_plugin(folder / "libplugin.so", headers, kernels, cuda_headers)
+    plugin = build_plugin(folder / "libplugin.so", headers, emulated(900), cuda_headers)
     return Harness(build_harness(folder / "libharness.so", headers, cuda_headers), plugin)
 
 

@@ -14,6 +14,8 @@ using nvinfer1::IPluginV3;
 using nvinfer1::PluginFieldCollection;
 using nvinfer1::PluginTensorDesc;
 
+constexpr int kNumInputs = 4;  // without num_kept, which TensorRT counts apart
+
 std::string logged;
 int layout = 0;
 
@@ -95,8 +97,9 @@ const PluginFieldCollection* creator_fields(nvinfer1::IPluginCreatorV3One* creat
   return creator->getFieldNames();
 }
 
-IPluginV3* create(nvinfer1::IPluginCreatorV3One* creator, const PluginFieldCollection* fields) {
-  return creator->createPlugin("test", fields, nvinfer1::TensorRTPhase::kBUILD);
+IPluginV3* create(nvinfer1::IPluginCreatorV3One* creator, const PluginFieldCollection* fields, int of_engine) {
+  using Phase = nvinfer1::TensorRTPhase;
+  return creator->createPlugin("test", fields, of_engine != 0 ? Phase::kRUNTIME : Phase::kBUILD);
 }
 
 IPluginV3* clone(IPluginV3* plugin) { return plugin->clone(); }
@@ -112,43 +115,47 @@ int output_type(IPluginV3* plugin) {
 
 // Gives the expressions of the inputs' axes by name, "i.axis", and of num_kept as "num_kept"; returns the output's.
 const char* output_shape(IPluginV3* plugin, int num_shape_inputs) {
-  static std::string names[6][nvinfer1::Dims::MAX_DIMS];
+  static std::string names[kNumInputs + 1][nvinfer1::Dims::MAX_DIMS];
   static std::string shape;
-  constexpr int kRanks[] = {3, 4, 4, 4, 2, 1};
+  constexpr int kRanks[] = {2, 4, 4, 2, 1};
   const auto expression = [](std::string* name) { return reinterpret_cast<const IDimensionExpr*>(name); };
-  DimsExprs inputs[6] = {};
-  for (int i = 0; i < 6; ++i) {
+  DimsExprs inputs[kNumInputs + 1] = {};
+  for (int i = 0; i <= kNumInputs; ++i) {
     inputs[i].nbDims = kRanks[i];
     for (int axis = 0; axis < kRanks[i]; ++axis) {
-      names[i][axis] = i == 5 ? "num_kept" : std::to_string(i) + "." + std::to_string(axis);
+      names[i][axis] = i == kNumInputs ? "num_kept" : std::to_string(i) + "." + std::to_string(axis);
       inputs[i].d[axis] = expression(&names[i][axis]);
     }
   }
   DimsExprs output = {};
   auto* no_builder = reinterpret_cast<nvinfer1::IExprBuilder*>(&shape);  // the plugin needs none
-  if (Build(plugin)->getOutputShapes(inputs, 5, inputs + 5, num_shape_inputs, &output, 1, *no_builder) != 0) return "";
+  const DimsExprs* shape_inputs = inputs + kNumInputs;
+  if (Build(plugin)->getOutputShapes(inputs, kNumInputs, shape_inputs, num_shape_inputs, &output, 1, *no_builder) != 0) {
+    return "";
+  }
   shape.clear();
   for (int i = 0; i < output.nbDims; ++i) shape += *reinterpret_cast<const std::string*>(output.d[i]) + " ";
   return shape.c_str();
 }
 
 int supports(IPluginV3* plugin, int position, const DynamicPluginTensorDesc* tensors) {
-  return Build(plugin)->supportsFormatCombination(position, tensors, 5, 1);
+  return Build(plugin)->supportsFormatCombination(position, tensors, kNumInputs, 1);
 }
 
 int configure(IPluginV3* plugin, const DynamicPluginTensorDesc* tensors) {
-  return Build(plugin)->configurePlugin(tensors, 5, tensors + 5, 1);
+  return Build(plugin)->configurePlugin(tensors, kNumInputs, tensors + kNumInputs, 1);
 }
 
 size_t workspace_size(IPluginV3* plugin, const DynamicPluginTensorDesc* tensors) {
-  return Build(plugin)->getWorkspaceSize(tensors, 5, tensors + 5, 1);
+  return Build(plugin)->getWorkspaceSize(tensors, kNumInputs, tensors + kNumInputs, 1);
 }
 
 int enqueue(IPluginV3* plugin, const PluginTensorDesc* tensors, void* const* arrays, void* workspace) {
   const void* const* inputs = arrays;
+  const PluginTensorDesc* outputs = tensors + kNumInputs;
   nvinfer1::IPluginV3OneRuntime* runtime = Runtime(plugin);
-  const int error = runtime->onShapeChange(tensors, 5, tensors + 5, 1);
-  return error != 0 ? error : runtime->enqueue(tensors, tensors + 5, inputs, arrays + 5, workspace, nullptr);
+  const int error = runtime->onShapeChange(tensors, kNumInputs, outputs, 1);
+  return error != 0 ? error : runtime->enqueue(tensors, outputs, inputs, arrays + kNumInputs, workspace, nullptr);
 }
 
 }  // extern "C"

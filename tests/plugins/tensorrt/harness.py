@@ -12,6 +12,7 @@ import numpy as np
 FIELD_TYPES = {"float32": 1, "float64": 2, "int32": 5, "text": 6, "int64": 10}
 DATA_TYPES = {"float32": 0, "float16": 1, "int8": 2, "int32": 3, "bool": 4, "bfloat16": 7, "int64": 8}
 LINEAR, VECTORISED = 0, 2
+INT32_MAX = 2**31 - 1
 
 
 class Field(ctypes.Structure):
@@ -71,14 +72,16 @@ class Harness:
         collection = self.calls.creator_fields(self.creator).contents
         return {f.name.decode(): f.type for f in collection.fields[: collection.count]}
 
-    def create(self, values: Mapping[str, Any], end_mark: bytes = b"", whole: str = "int32") -> ctypes.c_void_p | None:
-        """A plugin with these field values, or None where the creator refuses them."""
+    def create(
+        self, values: Mapping[str, Any], end_mark: bytes = b"", whole: str = "int32", of_engine: bool = False
+    ) -> ctypes.c_void_p | None:
+        """A plugin with these field values, of a node or of an engine, or None where the creator refuses them."""
         arrays = [_as_array(value, end_mark, whole) for value in values.values()]
         fields = (Field * len(arrays))()
         for field, name, (array, kind) in zip(fields, values, arrays, strict=True):
             field.name, field.data = name.encode(), array.ctypes.data
             field.type, field.length = FIELD_TYPES[kind], array.size
-        plugin = self.calls.create(self.creator, ctypes.byref(Fields(len(arrays), fields)))
+        plugin = self.calls.create(self.creator, ctypes.byref(Fields(len(arrays), fields)), of_engine)
         return ctypes.c_void_p(plugin) if plugin else None
 
     def copy(self, plugin: ctypes.c_void_p, how: str) -> ctypes.c_void_p:
@@ -97,16 +100,16 @@ class Harness:
         arrays: Sequence[np.ndarray],
         workspace: int,
     ) -> int:
-        """Run on host arrays: the five inputs, then kept_index; 0 or an error."""
-        addresses = (ctypes.c_void_p * 6)(*(array.ctypes.data for array in arrays))
-        descs = (TensorDesc * 6)(*(d.desc for d in tensors(shapes, data_type)))
+        """Run on host arrays: the four inputs, then kept_index; 0 or an error."""
+        addresses = (ctypes.c_void_p * len(arrays))(*(array.ctypes.data for array in arrays))
+        descs = (TensorDesc * len(arrays))(*(d.desc for d in tensors(shapes, data_type)))
         return int(self.calls.enqueue(plugin, descs, addresses, ctypes.c_void_p(workspace)))
 
 
 def tensors(shapes: Sequence[Sequence[int]], data_type: str) -> Any:
-    """Descriptions of the five inputs and the output, for a profile whose every size is the given one."""
-    types = [data_type] * 4 + ["int32", "int64"]
-    descs = (DynamicTensorDesc * 6)()
+    """Descriptions of the four inputs and the output, for a profile whose every size is the given one."""
+    types = ["float32", data_type, data_type, "int32", "int64"]
+    descs = (DynamicTensorDesc * len(types))()
     for desc, shape, type_ in zip(descs, shapes, types, strict=True):
         dims = Dims(len(shape), tuple(shape))
         desc.desc = TensorDesc(dims, DATA_TYPES[type_], LINEAR, 1.0)
@@ -117,12 +120,13 @@ def tensors(shapes: Sequence[Sequence[int]], data_type: str) -> Any:
 def _as_array(value: Any, end_mark: bytes, whole: str) -> tuple[np.ndarray, str]:
     if isinstance(value, str):
         return np.frombuffer(value.encode() + end_mark, np.uint8), "text"
-    kind = whole if isinstance(value, int) else "float32"
+    kind = "float32" if isinstance(value, float) else "int64" if value > INT32_MAX else whole
     return np.array([value], kind), kind
 
 
 def _value(field: Field) -> Any:
     if field.type == FIELD_TYPES["text"]:
         return ctypes.string_at(field.data, field.length).decode()
-    kind = ctypes.c_int32 if field.type == FIELD_TYPES["int32"] else ctypes.c_float
+    kinds: dict[str, Any] = {"int32": ctypes.c_int32, "int64": ctypes.c_int64, "float32": ctypes.c_float}
+    (kind,) = (kind for name, kind in kinds.items() if FIELD_TYPES[name] == field.type)
     return kind.from_address(field.data).value

@@ -20,7 +20,7 @@ from iwp_export.engine.plugin import make_creator
 from iwp_export.pruning.onnx_function import DOMAIN, INPUTS, OP_TYPE, VERSION, node_attributes
 from iwp_export.pruning.settings import PruningSettings
 
-HEADS, KV_HEADS, HEAD_DIM, TOKENS = 4, 2, 64, 600
+KV_HEADS, HEAD_DIM, TOKENS = 2, 64, 600
 
 
 def main(request: dict[str, Any]) -> dict[str, Any]:
@@ -28,7 +28,8 @@ def main(request: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         request: `library`, or null for the Python plugin; `attributes` of the node that differ from the defaults, null
-            to leave one out; `data_type`; `embed`, whether the library goes into the plan; `plan`, where it is written.
+            to leave one out; `data_type`; `profiles`, the most tokens of each; `embed`, whether the library goes into
+            the plan; `plan`, where it is written.
     """
     trt = load_flavour("rtx").trt
     logger = make_logger(trt)
@@ -61,10 +62,10 @@ def main(request: dict[str, Any]) -> dict[str, Any]:
 def _model(request: dict[str, Any]) -> onnx.ModelProto:
     type_ = {"float16": TensorProto.FLOAT16, "float32": TensorProto.FLOAT, "bfloat16": TensorProto.BFLOAT16}
     element = type_[request["data_type"]]
-    values = [helper.make_tensor_value_info(name, element, [1, KV_HEADS, "S", HEAD_DIM]) for name in INPUTS[1:4]]
+    states = [helper.make_tensor_value_info(name, element, [1, KV_HEADS, "S", HEAD_DIM]) for name in ("key", "value")]
     inputs = [
-        helper.make_tensor_value_info("query", element, [1, HEADS, HEAD_DIM]),
-        *values,
+        helper.make_tensor_value_info("importance", TensorProto.FLOAT, [1, "S"]),
+        *states,
         helper.make_tensor_value_info("is_visual", TensorProto.INT32, [1, "S"]),
         helper.make_tensor_value_info("num_kept", TensorProto.INT64, [1]),
     ]
@@ -83,14 +84,15 @@ def _config(trt: Any, builder: Any, request: dict[str, Any]) -> Any:
     assert config.set_compute_capability(trt.ComputeCapability.SM86, 0)
     if request["embed"]:
         config.plugins_to_serialize = [request["library"]]
-    profile = builder.create_optimization_profile()
-    profile.set_shape("query", *[(1, HEADS, HEAD_DIM)] * 3)
-    lengths = (1, 77, TOKENS)
-    for name in INPUTS[1:4]:
-        profile.set_shape(name, *[(1, KV_HEADS, n, HEAD_DIM) for n in lengths])
-    profile.set_shape("is_visual", *[(1, n) for n in lengths])
-    profile.set_shape_input("num_kept", [1], [33], [TOKENS])
-    config.add_optimization_profile(profile)
+    for longest in request["profiles"]:
+        profile = builder.create_optimization_profile()
+        lengths = (1, min(77, longest), longest)
+        for name in ("key", "value"):
+            profile.set_shape(name, *[(1, KV_HEADS, n, HEAD_DIM) for n in lengths])
+        for name in ("importance", "is_visual"):
+            profile.set_shape(name, *[(1, n) for n in lengths])
+        profile.set_shape_input("num_kept", [1], [min(33, longest)], [longest])
+        config.add_optimization_profile(profile)
     return config
 
 

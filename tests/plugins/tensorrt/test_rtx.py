@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 import subprocess
 import sys
@@ -13,10 +14,16 @@ from typing import Any
 import pytest
 
 from iwp_export.engine.flavour import is_installed
-from iwp_export.engine.plugin import FIELDS
+from iwp_export.engine.kernels import NoKernels, SelectionOptions, SelectionShape
+from iwp_export.engine.plugin import ATTRIBUTES
+from iwp_export.pruning.settings import PruningSettings
 from tests.plugins.tensorrt.building import PLUGINS
+from tests.plugins.tensorrt.rtx_process import HEAD_DIM, KV_HEADS, TOKENS
 
 Build = Callable[..., tuple[dict[str, Any], bytes]]
+
+FIELD_BYTES = 90
+"""From the last field's name to the end of its value in a plan."""
 
 
 @pytest.fixture
@@ -25,12 +32,20 @@ def build_in_rtx(tmp_path: Path) -> Build:
     if not is_installed("rtx"):
         pytest.skip("TensorRT-RTX is not installed: pip install 'iwp-export[rtx]' runs these tests, with no GPU")
 
-    def build(library: Path | None, *, embed: bool = False, data_type: str = "float16", **attributes: Any) -> Any:
+    def build(
+        library: Path | None,
+        *,
+        embed: bool = False,
+        data_type: str = "float16",
+        profiles: tuple[int, ...] = (TOKENS,),
+        **attributes: Any,
+    ) -> Any:
         plan = tmp_path / "engine.plan"
         request = {
             "library": str(library) if library else None,
             "attributes": attributes,
             "data_type": data_type,
+            "profiles": profiles,
             "embed": embed,
             "plan": str(plan),
         }
@@ -59,22 +74,35 @@ from iwp_export.engine.network import register_plugin
 rtx = load_flavour("rtx")
 for library in (Path({str(plugin_library)!r}), None, Path({str(plugin_library)!r})):
     assert register_plugin(rtx, NoKernels(), print, library) is None
-assert rtx.trt.get_plugin_registry().get_creator("SelectTokens", "1", "iwp") is not None
+assert rtx.trt.get_plugin_registry().get_creator("SelectTokens", "2", "iwp") is not None
 """
     _run(sys.executable, "-c", code)
 
 
 def test_builds_with_the_fields_of_the_graph(plugin_library: Path, build_in_rtx: Build) -> None:
-    answer, plan = build_in_rtx(plugin_library, chunk=3, penalty=4.25, heads="raw")
+    answer, plan = build_in_rtx(plugin_library, chunk=3, penalty=4.25, similarity="kernel")
     assert answer["errors"] == []
-    assert list(answer["fields"]) == list(FIELDS)
+    assert list(answer["fields"]) == list(ATTRIBUTES)
     assert answer["layers"] == ["PLUGIN_V3"]
     assert answer["output"] == ["DataType.INT64", [1, -1]]
     fields = _fields_of(plan)
     assert struct.pack("<i", 3) in _part(fields, b"chunk", b"growth")
-    assert struct.pack("<f", 4.25) in _part(fields, b"penalty", b"heads")
-    assert b"raw" in _part(fields, b"heads", b"magnitude")
-    assert b"kernel_value" in _part(fields, b"magnitude", b"similarity")
+    assert struct.pack("<f", 4.25) in _part(fields, b"penalty", b"similarity")
+    assert b"kernel" in _part(fields, b"similarity", b"duplication_norm")
+
+
+@pytest.mark.parametrize("in_python", [False, True])
+def test_a_plan_stores_what_each_profile_was_granted(
+    plugin_library: Path, build_in_rtx: Build, in_python: bool
+) -> None:
+    profiles = (TOKENS, 50, 5000)
+    _, plan = build_in_rtx(None if in_python else plugin_library, profiles=profiles)
+    options = SelectionOptions(**PruningSettings().selection())
+    shapes = [SelectionShape(1, KV_HEADS, n, HEAD_DIM, n, "float16") for n in profiles]
+    stored = [plan[place : place + FIELD_BYTES] for place in _places(plan, b"workspace")]
+    granted = [struct.pack("<q", NoKernels().workspace_bytes(shape, options)) for shape in shapes]
+    owners = [granted.index(size) for field in stored for size in granted if size in field]
+    assert len(owners) == len(stored) and set(owners) == {0, 1, 2}
 
 
 def test_stores_in_a_plan_what_the_python_plugin_stores(plugin_library: Path, build_in_rtx: Build) -> None:
@@ -96,16 +124,16 @@ def test_the_library_can_travel_in_the_plan(plugin_library: Path, build_in_rtx: 
     assert library not in build_in_rtx(plugin_library)[1]
 
 
-def test_an_ablation_fails_in_the_parser_with_the_reason(plugin_library: Path, build_in_rtx: Build) -> None:
-    answer, _ = build_in_rtx(plugin_library, similarity="key")
+def test_an_unknown_variant_fails_in_the_parser_with_the_reason(plugin_library: Path, build_in_rtx: Build) -> None:
+    answer, _ = build_in_rtx(plugin_library, similarity="hidden")
     assert not answer["parsed"] and answer["layers"] == []
-    assert answer["errors"][0].startswith("iwp::SelectTokens: similarity 'key' has no CUDA kernel, only 'dual_weight'")
+    assert "similarity must be one of dual_weight, value, key, kernel, the node has 'hidden'" in answer["errors"][0]
 
 
 def test_num_kept_must_be_a_shape_input(plugin_library: Path, build_in_rtx: Build) -> None:
     answer, _ = build_in_rtx(plugin_library, tensorrt_plugin_shape_input_indices=None)
     assert not answer["built"]
-    assert any("tensorrt_plugin_shape_input_indices = [5]" in line for line in answer["errors"])
+    assert any("tensorrt_plugin_shape_input_indices = [4]" in line for line in answer["errors"])
 
 
 def test_a_bundle_becomes_an_engine(plugin_library: Path, tiny_bundle: Path, tmp_path: Path) -> None:
@@ -121,8 +149,12 @@ def test_a_bundle_becomes_an_engine(plugin_library: Path, tiny_bundle: Path, tmp
 
 def _fields_of(plan: bytes) -> bytes:
     """The plugin's fields as they stand in a plan, from the first name to the last value."""
-    begin, end = plan.index(b"chunk"), plan.index(b"duplication_norm")
-    return plan[begin : end + 120]
+    begin = plan.index(b"chunk")
+    return plan[begin : plan.index(b"workspace", begin) + FIELD_BYTES]
+
+
+def _places(data: bytes, name: bytes) -> list[int]:
+    return [match.start() for match in re.finditer(name, data)]
 
 
 def _part(data: bytes, begin: bytes, end: bytes) -> bytes:

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from iwp_export.engine.kernels import DUPLICATION_NORMS, HEADS
-from iwp_export.engine.plugin import FIELDS, IMPLEMENTED
+from iwp_export.engine.kernels import DUPLICATION_NORMS, SIMILARITIES
+from iwp_export.engine.plugin import ATTRIBUTES, FIELDS
 from iwp_export.pruning.onnx_function import DOMAIN, INPUTS, OP_TYPE, VERSION
 from iwp_export.pruning.settings import PruningSettings
 from tests.plugins.tensorrt.building import SOURCES, configure
@@ -23,23 +23,22 @@ needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
 
 
 def test_fields_are_the_python_plugins() -> None:
-    kinds = {str: "kCHAR", np.int32: "kINT32", np.float32: "kFLOAT32"}
+    kinds = {str: "kCHAR", np.int32: "kINT32", np.int64: "kINT64", np.float32: "kFLOAT32"}
     fields = re.findall(r'{"(\w+)", PluginFieldType::(\w+)}', OPTIONS)
     assert fields == [(name, kinds[kind]) for name, kind in FIELDS.items()]
 
 
 def test_fields_are_the_nodes_attributes() -> None:
-    assert set(re.findall(r'{"(\w+)", PluginFieldType', OPTIONS)) == set(PruningSettings().selection())
+    assert set(ATTRIBUTES) == set(PruningSettings().selection())
+    assert list(FIELDS) == [*ATTRIBUTES, "workspace"]  # which C++ takes for the last one
 
 
 def test_names_are_the_python_plugins() -> None:
     for constant, value in (("kPluginName", OP_TYPE), ("kPluginVersion", str(VERSION)), ("kPluginNamespace", DOMAIN)):
         assert f'{constant} = "{value}";' in PLUGIN
-    for constant, names in (("kHeadsNames", HEADS), ("kDuplicationNormNames", DUPLICATION_NORMS)):
+    for constant, names in (("kSimilarityNames", SIMILARITIES), ("kDuplicationNormNames", DUPLICATION_NORMS)):
         listed = ", ".join(f'"{name}"' for name, _ in sorted(names.items(), key=lambda item: item[1]))
         assert f"{constant}[] = {{{listed}}};" in OPTIONS
-    for name, value in IMPLEMENTED.items():
-        assert f'k{name.title()}Name = "{value}";' in OPTIONS
 
 
 def test_remedy_names_the_shape_inputs_place() -> None:

@@ -11,6 +11,7 @@
 
 #include "rounding.h"
 #include "scheduler.h"
+#include "settings.h"
 
 #define __global__
 #define __device__
@@ -31,7 +32,7 @@ struct CUstream_st;
 using cudaStream_t = CUstream_st*;
 
 enum cudaError_t { cudaSuccess = 0, cudaErrorLaunchFailure = 719 };
-enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount = 16 };
+enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount = 16, cudaDevAttrComputeCapabilityMajor = 75 };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
 
 struct dim3 : emulation::Dim3 {
@@ -50,10 +51,10 @@ inline cudaError_t cudaGetDevice(int* device) {
   return cudaSuccess;
 }
 
-// The number of multiprocessors decides how heads are split over blocks, so tests vary it.
-inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
-  const char* given = std::getenv("IWP_EMULATION_MULTIPROCESSORS");
-  *value = given != nullptr ? std::atoi(given) : 16;
+// The number of multiprocessors decides how heads and slices are split over blocks, so tests vary it.
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+  const bool asks_major = attribute == cudaDevAttrComputeCapabilityMajor;
+  *value = asks_major ? IWP_EMULATED_ARCH / 100 : emulation::Setting("MULTIPROCESSORS", 16);
   return cudaSuccess;
 }
 

@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "race_checks.h"
+#include "rounding.h"
 
 namespace emulation {
 
@@ -20,6 +21,7 @@ Dim3 thread_index;
 Dim3 block_index;
 Dim3 block_size;
 Dim3 grid_size;
+Rounding rounding;
 
 namespace {
 
@@ -179,11 +181,6 @@ void Land(std::vector<Copy>& copies) {
   copies.clear();
 }
 
-unsigned SeedFromEnvironment() {
-  const char* seed = std::getenv("IWP_EMULATION_SEED");
-  return seed != nullptr ? static_cast<unsigned>(std::strtoul(seed, nullptr, 10)) : 0;
-}
-
 }  // namespace
 
 bool RunGrid(Dim3 grid, Dim3 block, size_t shared_bytes, const std::function<void()>& kernel) {
@@ -193,8 +190,9 @@ bool RunGrid(Dim3 grid, Dim3 block, size_t shared_bytes, const std::function<voi
     return false;
   }
   const race_checks::Unseen unseen;
-  const unsigned seed = SeedFromEnvironment();
-  random_order.seed(seed);
+  const int seed = Setting("SEED", 0);
+  rounding = {Setting("BLOCK", 0), Setting("EXTRA_BITS", 0)};
+  random_order.seed(static_cast<unsigned>(seed));
   late_copies = race_checks::kEnabled || seed % 2 == 1;
   checked_scheduler = race_checks::CurrentThread();
   launch.Begins();

@@ -1,0 +1,119 @@
+"""JSON files that hold a frozen dataclass: of one format and version, sealed with a digest of their content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from iwp_export.bundle.schema import Flaw, from_json, shown, to_json
+from iwp_export.errors import BundleError
+
+SCHEMA_VERSION = 2
+"""Of bundles' and engines' files alike: an engine's file holds the manifest of its bundle."""
+FILE_LIMIT = 64 << 20
+"""Bytes of the largest file that is read; a 7B model's manifest has 0.1 MB."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Document(Generic[T]):
+    """A kind of JSON file.
+
+    Attributes:
+        kind: the dataclass that it holds.
+        format: the word in its field `format`.
+        foreign: how an error begins whose file has another one, after the file's name.
+        remedy: what to do about a damaged one.
+        command: the remedy for one of an older version, from its content and its name.
+    """
+
+    kind: type[T]
+    format: str
+    foreign: str
+    remedy: str
+    command: Callable[[Mapping[str, Any], str], str]
+
+    def to_dict(self, value: T) -> dict[str, Any]:
+        """JSON values, with `format`, `schema_version` and `digest` first."""
+        head, body = {"format": self.format, "schema_version": SCHEMA_VERSION}, to_json(value)
+        return {**head, "digest": _digest_of({**head, **body}), **body}
+
+    def to_text(self, value: T) -> str:
+        """The file's text.
+
+        Raises:
+            Flaw: it could not be read back.
+        """
+        text = json.dumps(self.to_dict(value), indent=2)
+        self._body(json.loads(text))
+        return text + "\n"
+
+    def read(self, file: Path, where: str) -> T:
+        """Read a file.
+
+        Raises:
+            BundleError: see `from_dict`; or it is no JSON.
+            OSError: it cannot be read.
+        """
+        if file.stat().st_size > FILE_LIMIT:
+            raise BundleError(f"{where} is damaged: {file.name} is larger than {FILE_LIMIT:,} bytes; {self.remedy}")
+        try:
+            data = json.loads(file.read_bytes())
+        except (ValueError, RecursionError) as error:
+            raise BundleError(f"{where} is damaged: {file.name} is not JSON ({error}); {self.remedy}") from error
+        return self.from_dict(data, where)
+
+    def listed_files(self, file: Path) -> set[str] | None:
+        """The names under `files` in a file of this or an older version; None if it is none, or has been changed."""
+        try:
+            data = json.loads(file.read_bytes())
+            sealed = data["schema_version"] == 1 or data["digest"] == _digest_of(data)  # version 1 had no digest
+            return set(data["files"].keys()) if data["format"] == self.format and sealed else None
+        except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError):
+            return None
+
+    def from_dict(self, data: Any, where: str) -> T:
+        """Inverse of `to_dict`.
+
+        Args:
+            data: the parsed JSON.
+            where: the bundle's or the engine's name, for an error.
+
+        Raises:
+            BundleError: of another format or version, changed after it was written, or with a value that is not right.
+        """
+        if not isinstance(data, dict) or data.get("format") != self.format:
+            raise BundleError(f"{where} {self.foreign} has no format {self.format!r}")
+        version = data.get("schema_version")
+        reads = f"{where} has schema version {shown(version)}, this version reads {SCHEMA_VERSION}"
+        if type(version) is not int or version < 1:
+            raise BundleError(f"{where} is damaged: its schema_version is {shown(version)}; {self.remedy}")
+        if version > SCHEMA_VERSION:
+            raise BundleError(f"{reads}: upgrade iwp-export")
+        if version < SCHEMA_VERSION:
+            raise BundleError(f"{reads}: {self.command(data, where)}")
+        try:
+            if data.get("digest") != _digest_of(data):
+                raise BundleError(f"{where} was changed by hand or damaged: its digest differs; {self.remedy}")
+            return self._body(data)
+        except Flaw as flaw:
+            raise BundleError(f"{where} is damaged: {flaw}; {self.remedy}") from flaw
+        except RecursionError as error:
+            raise BundleError(f"{where} is damaged: it is nested too deeply; {self.remedy}") from error
+
+    def _body(self, data: dict[str, Any]) -> T:
+        body = {name: value for name, value in data.items() if name not in ("format", "schema_version", "digest")}
+        value: T = from_json(self.kind, body, "")
+        return value
+
+
+def _digest_of(data: Mapping[str, Any]) -> str:
+    """SHA-256 of all fields but `digest`, whatever the order of keys and the layout of the file."""
+    body = {name: value for name, value in data.items() if name != "digest"}
+    text = json.dumps(body, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,111 @@
+"""What the commands of this package share: their arguments, their reports, and errors in one line."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from iwp_export.errors import IwpError
+from iwp_export.runtime.pipeline import Pipeline
+from iwp_export.validate.questions import MAX_NEW_TOKENS, Question, read_questions
+
+PACKAGES = ("torch", "transformers", "numpy", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx")
+"""What figures may depend on; a report gives the versions of those that are installed."""
+
+
+def make_parser(description: str | None) -> argparse.ArgumentParser:
+    """A parser with the arguments that every command takes."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    add = parser.add_argument
+    add("artefact", metavar="ARTEFACT", type=Path, help="a bundle, or an engine (NAME.plan)")
+    add("--data", metavar="FILE", type=Path, required=True, help="questions, one JSON object a line")
+    add("--limit", metavar="N", type=positive, help="only the first N questions")
+    add(
+        "--max-new-tokens",
+        metavar="N",
+        type=positive,
+        default=MAX_NEW_TOKENS,
+        help="length of an answer at most (default: %(default)s)",
+    )
+    add("--provider", help="what runs a bundle: cpu (the default), cuda, ...")
+    add("--threads", metavar="N", type=positive, help="threads of one operator (default: the libraries' choice)")
+    add("-o", "--output", metavar="FILE", type=Path, help="JSON file for the result")
+    return parser
+
+
+def open_questions(args: argparse.Namespace) -> list[Question]:
+    """The questions that the arguments name.
+
+    Raises:
+        DataError: see `read_questions`.
+    """
+    return list(islice(read_questions(args.data), args.limit))
+
+
+def open_pipeline(args: argparse.Namespace) -> Pipeline:
+    """The artefact that the arguments name.
+
+    Raises:
+        BundleError, BackendError: see `Pipeline.open`.
+    """
+    options: dict[str, Any] = {} if args.provider is None else {"provider": args.provider}
+    return Pipeline.open(args.artefact, threads=args.threads, **options)
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that are installed."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def write_report(report: Mapping[str, Any], output: Path | None) -> None:
+    """Write a report as JSON, if the arguments name a file for it."""
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+def run(
+    parser: argparse.ArgumentParser,
+    execute: Callable[[argparse.Namespace], int],
+    module: str,
+    arguments: Sequence[str] | None,
+) -> int:
+    """Run a command and return its exit code; an error that the user can mend is one line and 1.
+
+    Args:
+        parser: from `make_parser`.
+        execute: does it. Its arguments have a `command` beside the parser's: the command line, for the report.
+        module: name of the command's module in this package.
+        arguments: the command line's; None is the process's own.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    args = parser.parse_args(given)
+    args.command = f"python -m iwp_export.validate.{module} {shlex.join(given)}"
+    try:
+        return execute(args)
+    except (IwpError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def positive(text: str) -> int:
+    """A whole number of 1 or more, as argparse takes it."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more, got {value}")
+    return value

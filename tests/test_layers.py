@@ -1,0 +1,82 @@
+"""The rooms of the package: imports run downward only, and only some rooms need torch."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import iwp_export
+
+ROOT = Path(iwp_export.__file__).parent
+FLOORS = (
+    ("__init__",),
+    ("cli",),
+    ("api",),
+    ("validate",),
+    ("export",),
+    ("runtime",),
+    ("backends",),
+    ("engine",),
+    ("models",),
+    ("bundle",),
+    ("device", "pruning", "graph"),
+    ("progress", "cache", "tables", "version"),
+    ("errors",),
+)
+"""From the top down; a room may import from lower floors and from itself."""
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+
+NEED_TORCH = ("export", "validate", "backends/torch", "models", "pruning/torch_select.py", "pruning/importance.py")
+"""Rooms and files that may import torch; those that run on a robot do so inside functions."""
+FILES = sorted(path for path in ROOT.rglob("*.py"))
+
+
+def imports(path: Path) -> Iterator[tuple[str, bool]]:
+    """Modules that a file imports, and whether while it is being imported itself."""
+    tree = ast.parse(path.read_text())
+    at_once = {id(node) for statement in tree.body for node in _outside_functions(statement)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, id(node) in at_once) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module, id(node) in at_once
+            if node.module == "iwp_export":
+                yield from ((f"iwp_export.{alias.name}", id(node) in at_once) for alias in node.names)
+
+
+def _outside_functions(node: ast.AST) -> Iterator[ast.AST]:
+    if isinstance(node, ast.FunctionDef | ast.If):  # an `if TYPE_CHECKING` block does not run
+        return
+    yield node
+    for child in ast.iter_child_nodes(node):
+        yield from _outside_functions(child)
+
+
+def room(module: str) -> str | None:
+    parts = module.split(".")
+    return parts[1] if parts[0] == "iwp_export" and len(parts) > 1 else None
+
+
+def test_imports_run_downward() -> None:
+    upward = []
+    for path in FILES:
+        mine = path.relative_to(ROOT).with_suffix("").parts[0]
+        for module, _ in imports(path):
+            other = room(module)
+            if other not in (None, mine) and FLOOR[other] <= FLOOR[mine]:
+                upward.append(f"{path.relative_to(ROOT)} imports {module}, which is not below it")
+    assert not upward
+
+
+def test_torch_is_imported_where_it_may_be() -> None:
+    wrong = []
+    for path in FILES:
+        name = path.relative_to(ROOT).as_posix()
+        runs_on_a_robot = name.startswith("models/") and name != "models/common/llama.py"
+        for module, at_once in imports(path):
+            if module.split(".")[0] == "torch" and (not name.startswith(NEED_TORCH) or (at_once and runs_on_a_robot)):
+                wrong.append(f"{name} imports torch")
+            if module.split(".")[0] == "calibration":
+                wrong.append(f"{name} imports {module}, which is not part of the package")
+    assert not wrong
