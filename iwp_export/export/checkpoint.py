@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from iwp_export.errors import CheckpointError
-from iwp_export.export.config_schema import BEFORE_READING, DECODER, check_rows, shortened
-from iwp_export.export.weight_files import SINGLE, Index, stored_tensors, weight_index
+from iwp_export.export.config_schema import BEFORE_READING, DECODER, ELEMENT_TYPES, check_rows, shortened
+from iwp_export.export.weight_files import SINGLE, stored_tensors, weight_index
 from iwp_export.graph.weights import FLOATS, StoredTensor
 from iwp_export.models import ALIASES, find_family
 from iwp_export.models.common.family import Family
@@ -44,8 +44,6 @@ UNSUPPORTED_KEYS = {
     "per_layer_config": "has layers of different kinds (its config.json has a per_layer_config); not supported",
 }
 """Keys of config.json, also of its parts, that change what the weights mean."""
-
-ITEM_BYTES = {element.name: element.itemsize for element in FLOATS.values()}
 
 
 @dataclass(frozen=True)
@@ -84,36 +82,33 @@ class Checkpoint:
         return stored_tensors(self.folder, self.named_weights)
 
     def dtype(self) -> str:
-        """The element type in which `from_pretrained` loads it: the configuration's, else the first weight's.
+        """The element type in which `from_pretrained` loads it: config.json's, else the index's or first weight's.
+
+        Empty if only weights that are not on this machine could say.
 
         Raises:
             CheckpointError: as `weights`.
         """
         if self.config.dtype is not None:
             return str(self.config.dtype).removeprefix("torch.")
-        index = self._index_without_weights()
-        stored = index.metadata.get("dtype") if index else self._first_dtype()
-        return stored if stored in ITEM_BYTES else "float32"
+        index = weight_index(self.folder, self.named_weights)
+        if index is not None and index.metadata.get("dtype") in ELEMENT_TYPES:
+            return str(index.metadata["dtype"])
+        stored = self.weights().values() if self.is_local else ()
+        return next((FLOATS[tensor.dtype].name for tensor in stored if tensor.dtype in FLOATS), "")
 
     def size(self) -> int:
-        """Number of stored values, from the index while the weights are not here.
+        """Number of values: those stored, or while they are not on this machine, those that the configuration asks for.
 
         Raises:
             CheckpointError: as `weights`.
         """
-        index = self._index_without_weights()
-        total = index.metadata.get("total_size") if index else None
-        if isinstance(total, int):
-            return total // ITEM_BYTES[self.dtype()]
-        return sum(tensor.size for tensor in self.weights().values())
+        if self.is_local:
+            return sum(tensor.size for tensor in self.weights().values())
+        from iwp_export.export.loading import empty_model
 
-    def _first_dtype(self) -> str:
-        return next((FLOATS[tensor.dtype].name for tensor in self.weights().values() if tensor.dtype in FLOATS), "")
-
-    def _index_without_weights(self) -> Index | None:
-        """The index, if none of the files that it names is here."""
-        index = weight_index(self.folder, self.named_weights)
-        return None if index is None or any((self.folder / name).is_file() for name in index.files) else index
+        with empty_model(self.config, self.folder) as model:
+            return sum(parameter.numel() for parameter in model.parameters())
 
     @property
     def named_weights(self) -> str | None:

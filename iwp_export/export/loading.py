@@ -2,14 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import copy
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from iwp_export.errors import CheckpointError
+from iwp_export.export.config_schema import shortened
 from iwp_export.graph.weights import FLOATS, StoredTensor
+
+
+@contextlib.contextmanager
+def empty_model(config: Any, folder: Path, dtype: torch.dtype = torch.float32) -> Iterator[Any]:
+    """transformers' model of a configuration on fake tensors, within a context of them.
+
+    Args:
+        config: the transformers configuration.
+        folder: the checkpoint's.
+        dtype: element type of the parameters.
+
+    Raises:
+        CheckpointError: transformers makes none.
+    """
+    from transformers import AutoModelForImageTextToText
+    from transformers.initialization import no_init_weights
+
+    config = copy.deepcopy(config)  # a model writes its element type and attention into it
+    with FakeTensorMode():
+        try:
+            with no_init_weights():
+                model = AutoModelForImageTextToText.from_config(
+                    config, dtype=dtype, attn_implementation="sdpa", trust_remote_code=False
+                ).eval()
+            model.tie_weights()
+        except Exception as error:  # whatever a value that no row foresaw leads to
+            text = shortened(" ".join(str(error).split())) or type(error).__name__
+            raise CheckpointError(f"transformers makes no model of {folder / 'config.json'}: {text}") from error
+        yield model
 
 
 def loaded_tensors(model: Any, stored: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:

@@ -105,7 +105,8 @@ def _choose_dtype(checkpoint: Checkpoint, wanted: Dtype) -> tuple[str, str]:
     if wanted != "auto":
         return wanted, "as asked"
     own = checkpoint.dtype()
-    return "float16" if ITEM_BYTES.get(own) == 2 else "float32", f"auto: the checkpoint is {own}"
+    reason = f"the checkpoint is {own}" if own else "config.json names no dtype, and the weights are not here"
+    return "float16" if ITEM_BYTES.get(own) == 2 else "float32", f"auto: {reason}"
 
 
 def _check_decoder(text: Any, family: Family) -> None:

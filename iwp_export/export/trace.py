@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
@@ -14,14 +13,12 @@ import onnxscript.optimizer
 import onnxscript.rewriter.onnx_fusions
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import Dim
 
 from iwp_export.backends.torch.decoder import PrunedDecoder, select_as_symbol
 from iwp_export.errors import CheckpointError
 from iwp_export.export.checkpoint import Checkpoint
-from iwp_export.export.config_schema import shortened
-from iwp_export.export.loading import loaded_tensors
+from iwp_export.export.loading import empty_model, loaded_tensors
 from iwp_export.graph.passes import AddFunction, RenameDimension, StreamWeights
 from iwp_export.graph.streaming import Losses
 from iwp_export.graph.weights import FLOATS, StoredTensor
@@ -110,22 +107,7 @@ def fake_model(
     checkpoint: Checkpoint, weights: Mapping[str, StoredTensor], dtype: torch.dtype
 ) -> Iterator[tuple[Any, Mapping[str, StoredTensor]]]:
     """The checkpoint's model on fake tensors, and the stored tensor of each of its parameters."""
-    from transformers import AutoModelForImageTextToText
-    from transformers.initialization import no_init_weights
-
-    config = copy.deepcopy(checkpoint.config)  # a model writes its element type and attention into it
-    with FakeTensorMode():
-        try:
-            with no_init_weights():
-                model = AutoModelForImageTextToText.from_config(
-                    config, dtype=dtype, attn_implementation="sdpa", trust_remote_code=False
-                ).eval()
-            model.tie_weights()
-        except Exception as error:  # whatever a value that no row foresaw leads to
-            text = shortened(" ".join(str(error).split())) or type(error).__name__
-            raise CheckpointError(
-                f"transformers makes no model of {checkpoint.folder / 'config.json'}: {text}"
-            ) from error
+    with empty_model(checkpoint.config, checkpoint.folder, dtype) as model:
         yield model, loaded_tensors(model, weights)
 
 

@@ -7,9 +7,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from iwp_export.errors import CheckpointError
 from iwp_export.export.checkpoint import open_checkpoint
+from iwp_export.export.plan import plan_export
 from iwp_export.models import ALIASES
 from tests.export.tiny import ASSETS
 
@@ -74,13 +76,24 @@ def test_no_weights_and_no_config(folder: Path) -> None:
     assert "config.json" in refused(folder)
 
 
-def test_size_comes_from_the_index_while_the_weights_are_not_here(folder: Path) -> None:
+@pytest.mark.parametrize("index", [True, False])
+def test_size_is_what_the_configuration_asks_for_while_the_weights_are_not_here(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, index: bool
+) -> None:
+    """A dry run of a Hub id, sharded or in one file, fetches no weights."""
     whole = open_checkpoint(str(folder))
-    assert (whole.size(), whole.dtype()) == (1_972_864, "float16")
+    assert (whole.size(), whole.dtype(), whole.is_local) == (1_972_864, "float16", True)
     (folder / "model.safetensors").unlink()
-    index = {"metadata": {"total_size": 1000}, "weight_map": {"a": "model-1.safetensors"}}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    assert open_checkpoint(str(folder), weights=False).size() == 500
+    if index:
+        text = json.dumps({"metadata": {"total_size": 1000}, "weight_map": {"a": "model-1.safetensors"}})
+        (folder / "model.safetensors.index.json").write_text(text)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *args, **options: str(folder))
+    remote = open_checkpoint("owner/name", weights=False)
+    assert (remote.size(), remote.dtype(), remote.is_local) == (1_972_864, "float16", False)
+    change(folder, dtype=None)
+    assert open_checkpoint("owner/name", weights=False).dtype() == ""
+    plan = plan_export("owner/name")
+    assert plan.decoder.dtype == "float32" and "names no dtype" in plan.dtype_reason
 
 
 @pytest.mark.parametrize("configured", ["bfloat16", "float32", None])
@@ -91,6 +104,19 @@ def test_element_type_is_transformers_own(folder: Path, configured: str | None) 
     change(folder, dtype=configured)
     theirs = AutoModelForImageTextToText.from_pretrained(folder)
     assert open_checkpoint(str(folder)).dtype() == str(theirs.dtype).removeprefix("torch.")
+
+
+def test_element_type_may_be_the_index_s(folder: Path) -> None:
+    from safetensors.numpy import load_file
+    from transformers import AutoModelForImageTextToText
+
+    change(folder, dtype=None)
+    names = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").rename(folder / "model-1.safetensors")
+    index = {"metadata": {"dtype": "bfloat16"}, "weight_map": dict.fromkeys(names, "model-1.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert AutoModelForImageTextToText.from_pretrained(folder).dtype == torch.bfloat16
+    assert open_checkpoint(str(folder)).dtype() == "bfloat16"
 
 
 def test_only_the_files_that_transformers_loads_are_downloaded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,11 +114,19 @@ def test_templates_that_fail(folder: Path, capsys: pytest.CaptureFixture[str], t
 @pytest.mark.parametrize(
     ("values", "text", "named"),
     [
-        ({"image_token_index": -4}, {}, "image token -4"),
-        ({"image_token_index": 1_000_000_000}, {}, "image token 1000000000"),
+        ({"image_token_index": -4}, {}, "image_token_index must be a whole number from 0 to 47, got -4"),
+        (
+            {"image_token_index": 1_000_000_000},
+            {},
+            "image_token_index must be a whole number from 0 to 47, got 1000000000",
+        ),
         ({"image_token_index": 1e9}, {}, ""),
         ({"image_token_index": 7}, {}, "0 image(s) were given, but the rendered conversation has 1"),
-        ({}, {"max_position_embeddings": 0}, "max_position_embeddings must be a whole number above 0, got 0"),
+        (
+            {},
+            {"max_position_embeddings": 0},
+            "max_position_embeddings must be a whole number from 1 to 2147483647, got 0",
+        ),
         ({}, {"max_position_embeddings": -5}, "got -5"),
         ({}, {"max_position_embeddings": 64}, "reaches position 73, its max_position_embeddings is 64"),
         ({}, {"vocab_size": 10}, ""),
