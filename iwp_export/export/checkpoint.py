@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from iwp_export.errors import CheckpointError
+from iwp_export.export.config_schema import BEFORE_READING, DECODER, check_rows, shortened
 from iwp_export.export.weight_files import SINGLE, Index, stored_tensors, weight_index
 from iwp_export.graph.weights import FLOATS, StoredTensor
 from iwp_export.models import ALIASES, find_family
@@ -36,6 +37,13 @@ PROCESSOR_FILES = (
     "generation_config.json",
 )
 """What the runtime needs to turn prompts and images into tensors and tokens into text."""
+
+UNSUPPORTED_KEYS = {
+    "auto_map": "needs code from its own repository (trust_remote_code), which is never run",
+    "quantization_config": "is quantised (its config.json has a quantization_config); export what it was made from",
+    "per_layer_config": "has layers of different kinds (its config.json has a per_layer_config); not supported",
+}
+"""Keys of config.json, also of its parts, that change what the weights mean."""
 
 ITEM_BYTES = {element.name: element.itemsize for element in FLOATS.values()}
 
@@ -173,19 +181,24 @@ def _read_config(folder: Path, model: str) -> Any:
     if not path.is_file():
         raise CheckpointError(f"{model}: {folder} has no config.json; it is not a Hugging Face checkpoint")
     try:
-        raw = json.loads(path.read_text())
+        raw = json.loads(path.read_bytes())
         model_type = raw["model_type"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path} is not a model's configuration ({error!r})") from error
-    if "auto_map" in raw:
-        raise CheckpointError(f"{model} needs code from its own repository (trust_remote_code), which is never run")
-    find_family(model_type)  # refuses an unsupported family before transformers reads the rest
+    for part in (raw, raw.get("text_config"), raw.get("vision_config")):
+        for key, problem in UNSUPPORTED_KEYS.items():
+            if isinstance(part, dict) and part.get(key) is not None:
+                raise CheckpointError(f"{model} {problem}")
+    check_rows(raw, path, BEFORE_READING)
+    family = find_family(model_type)  # refuses an unsupported family before transformers reads the rest
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:
-        raise CheckpointError(f"{path} is not a valid {model_type} configuration: {_first_line(error)}") from error
+        raise CheckpointError(f"{path} is not a valid {model_type} configuration: {_one_line(error)}") from error
+    check_rows(config, path, {**DECODER, **family.config_rows})
+    return config
 
 
 def _download(repo: str, revision: str | None, patterns: Sequence[str]) -> Path:
@@ -196,7 +209,7 @@ def _download(repo: str, revision: str | None, patterns: Sequence[str]) -> Path:
     except Exception as error:
         at = f" at revision {revision}" if revision else ""
         raise CheckpointError(
-            f"cannot download {repo}{at} ({type(error).__name__}: {_first_line(error)}); "
+            f"cannot download {repo}{at} ({type(error).__name__}: {_one_line(error)}); "
             "check the name and the network, or give a local folder"
         ) from error
 
@@ -210,5 +223,5 @@ def _download_weights(checkpoint: Checkpoint) -> None:
         _download(checkpoint.source, commit, index.files)
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+def _one_line(error: Exception) -> str:
+    return shortened(" ".join(str(error).split())) or type(error).__name__

@@ -20,6 +20,7 @@ from torch.export import Dim
 from iwp_export.backends.torch.decoder import PrunedDecoder, select_as_symbol
 from iwp_export.errors import CheckpointError
 from iwp_export.export.checkpoint import Checkpoint
+from iwp_export.export.config_schema import shortened
 from iwp_export.export.loading import loaded_tensors
 from iwp_export.graph.passes import AddFunction, RenameDimension, StreamWeights
 from iwp_export.graph.streaming import Losses
@@ -110,15 +111,18 @@ def fake_model(
 ) -> Iterator[tuple[Any, Mapping[str, StoredTensor]]]:
     """The checkpoint's model on fake tensors, and the stored tensor of each of its parameters."""
     from transformers import AutoModelForImageTextToText
+    from transformers.initialization import no_init_weights
 
     config = copy.deepcopy(checkpoint.config)  # a model writes its element type and attention into it
     with FakeTensorMode():
         try:
-            model = AutoModelForImageTextToText.from_config(
-                config, dtype=dtype, attn_implementation="sdpa", trust_remote_code=False
-            ).eval()
-        except Exception as error:  # whatever a value that no schema foresaw leads to
-            text = " ".join(str(error).split()) or type(error).__name__
+            with no_init_weights():
+                model = AutoModelForImageTextToText.from_config(
+                    config, dtype=dtype, attn_implementation="sdpa", trust_remote_code=False
+                ).eval()
+            model.tie_weights()
+        except Exception as error:  # whatever a value that no row foresaw leads to
+            text = shortened(" ".join(str(error).split())) or type(error).__name__
             raise CheckpointError(
                 f"transformers makes no model of {checkpoint.folder / 'config.json'}: {text}"
             ) from error
@@ -197,6 +201,8 @@ def _sources(module: nn.Module, model: nn.Module, loaded: Mapping[str, StoredTen
 def _finish(program: ir.Model, module: nn.Module, sources: Mapping[str, StoredTensor], losses: Losses) -> ir.Model:
     """Give the initializers their values, then let onnxscript fold constants and fuse norms."""
     for name, tensor in _computed_buffers(module).items():
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(f"config.json gives {name} values that are NaN or infinite")
         if name in program.graph.initializers and name not in sources:
             program.graph.initializers[name].const_value = ir.tensor(tensor.numpy(), name=name)
     StreamWeights(sources, losses)(program)

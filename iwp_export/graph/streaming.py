@@ -23,7 +23,7 @@ EXPONENTS: Mapping[np.dtype, tuple[npt.DTypeLike, int]] = {
 }
 """The integer with an element type's bits, and the bits of the exponent: all set where a value is infinite or NaN."""
 
-WIDER = {"float16": "choose --dtype bfloat16 or float32", "bfloat16": "choose --dtype float32"}
+WIDER = {"float16": "choose bfloat16 or float32", "bfloat16": "choose float32"}
 
 NAMED = 3
 """How many tensors a refusal names."""
@@ -81,7 +81,8 @@ class Losses:
             largest = max(loss.largest for loss in self.tensors.values())
             raise CheckpointError(
                 f"{sum(large.values())} weights do not fit {dtype}, the largest is {largest:.4g}: {_list(large)}; "
-                f"{WIDER.get(dtype, 'no wider --dtype is supported')}"
+                f"{WIDER.get(dtype, 'no wider type is supported')}",
+                options=("dtype",),
             )
 
 

@@ -10,10 +10,12 @@ import numpy as np
 from iwp_export.bundle.manifest import Bounds, VisionInfo
 from iwp_export.models.common.family import Family, VisionGraph
 from iwp_export.models.common.picture import Array, Colours, Picture, View
-from iwp_export.models.common.tiles import pixels_of, tower_features, tower_side
+from iwp_export.models.common.tiles import TOWER_ROWS, pixels_of, tower_features, tower_side
 
 
 class Llava(Family):
+    config_rows = TOWER_ROWS
+
     def vision_info(self, config: Any) -> VisionInfo:
         """One image is one tile of side x side tokens."""
         side = tower_side(config, "llava")

@@ -12,6 +12,7 @@ from iwp_export.errors import CheckpointError, RequestError
 from iwp_export.models.common.family import Family, VisionGraph
 from iwp_export.models.common.picture import Array, Colours, Picture, View
 from iwp_export.models.common.tiles import (
+    TOWER_ROWS,
     Ints,
     best_resolution,
     pixels_of,
@@ -26,6 +27,8 @@ TYPICAL_IMAGE = (480, 640)
 
 
 class LlavaNext(Family):
+    config_rows: Mapping[str, tuple[Any, ...]] = {**TOWER_ROWS, "image_grid_pinpoints": ("pairs", 1, 1 << 13)}
+
     def vision_info(self, config: Any) -> VisionInfo:
         """An image is the tower's square of it, side x side tokens, and the best of the canvases of tiles."""
         side, pixels = tower_side(config, "llava_next"), config.vision_config.image_size

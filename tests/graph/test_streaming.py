@@ -60,7 +60,8 @@ def test_values_that_do_not_fit_are_counted_and_named(tmp_path: Path) -> None:
     line = str(caught.value)
     assert line.startswith("4 weights do not fit float16, the largest is 3.004e+38")
     assert "up (2)" in line and "down (2)" in line and "fine" not in line
-    assert line.endswith("choose --dtype bfloat16 or float32")
+    assert line.endswith("choose bfloat16 or float32")
+    assert caught.value.options == ("dtype",)
 
 
 def test_a_tensor_that_is_read_twice_is_counted_once(tmp_path: Path) -> None:
@@ -75,11 +76,11 @@ def test_a_tensor_that_is_read_twice_is_counted_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("stored", "value", "dtype", "remedy"),
     [
-        (torch.float32, 3.4e38, BRAIN, "choose --dtype float32"),
-        (torch.float64, 1e300, BRAIN, "choose --dtype float32"),
-        (torch.float64, -1e39, FLOAT, "no wider --dtype is supported"),
-        (torch.bfloat16, 1e5, HALF, "choose --dtype bfloat16 or float32"),
-        (torch.float32, 65520.0, HALF, "choose --dtype bfloat16 or float32"),
+        (torch.float32, 3.4e38, BRAIN, "choose float32"),
+        (torch.float64, 1e300, BRAIN, "choose float32"),
+        (torch.float64, -1e39, FLOAT, "no wider type is supported"),
+        (torch.bfloat16, 1e5, HALF, "choose bfloat16 or float32"),
+        (torch.float32, 65520.0, HALF, "choose bfloat16 or float32"),
     ],
 )
 def test_what_fits_is_offered(

@@ -41,6 +41,9 @@ class Family:
     decoders: tuple[str, ...] = ("llama", "mistral", "qwen2")
     """Language models (their `model_type`) that the decoder's parts below run."""
 
+    config_rows: Mapping[str, tuple[Any, ...]] = {}
+    """What config.json must hold beside the language model: names with the fields of `config_schema.Row`."""
+
     # The vision graph, for the export.
 
     def vision_info(self, config: Any) -> VisionInfo:

@@ -20,6 +20,35 @@ TOWERS = ("clip_vision_model", "siglip_vision_model")
 """Vision towers of square images, patch by patch."""
 
 
+MAX_SIDE = 256
+"""Patches along a side, more than any tower has."""
+
+
+TOWER_ROWS: Mapping[str, tuple[Any, ...]] = {
+    "image_token_index": ("int", 0, lambda config: config.text_config.vocab_size - 1),
+    "projector_hidden_act": ("activation",),
+    "vision_config.num_hidden_layers": ("int", 1, 1000),
+    "vision_config.num_attention_heads": ("int", 1, 1 << 16),
+    "vision_config.hidden_size": ("int", 1, 1 << 20, "vision_config.num_attention_heads"),
+    "vision_config.intermediate_size": ("int", 1, 1 << 22),
+    "vision_config.image_size": ("int", 1, 1 << 13),
+    "vision_config.patch_size": (
+        "int",
+        lambda config: -(-config.vision_config.image_size // MAX_SIDE),
+        "vision_config.image_size",
+    ),
+    "vision_config.num_channels": ("int", 3, 3),
+    "vision_config.layer_norm_eps": ("number", 0, 1),
+    "vision_config.hidden_act": ("activation",),
+    "vision_feature_layer": (
+        "ints",
+        lambda config: -config.vision_config.num_hidden_layers - 1,
+        "vision_config.num_hidden_layers",
+    ),
+}
+"""Rows of `Family.config_rows` for a tower of squares and its projector."""
+
+
 def tower_side(config: Any, model_type: str) -> int:
     """Patches along a side of the tower's square image; checks that the family's files run such a tower.
 
