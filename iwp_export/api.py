@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
 # Torch, transformers and TensorRT are imported where they are used: a robot has not all of them.
 
-ENGINE_SUFFIX = ".plan"
-
 
 def load(path: Path | str, *, provider: str = "cpu", threads: int | None = None, verify: Verify = "quick") -> Pipeline:
     """Open a bundle or an engine: a pipeline that answers questions about images. Needs no torch.
@@ -140,10 +138,11 @@ def plan_export(
     Arguments are `export`'s. No weights are fetched or read.
     """
     from iwp_export.bundle.store import BundleWriter
+    from iwp_export.engine.files import SUFFIX
     from iwp_export.export.plan import plan_export as plan_bundle
 
     output = Path(output)
-    if output.suffix != ENGINE_SUFFIX:
+    if output.suffix != SUFFIX:
         BundleWriter(output, force)  # refuses what is there already
         return ExportJob(plan_bundle(model, pruning, dtype=dtype, revision=revision), None, output, force)
     from iwp_export.engine.build import BuildSettings, choose_machine, plan_build

@@ -40,7 +40,7 @@ def execute(args: argparse.Namespace) -> None:
     path: Path = args.path
     if path.suffix == SUFFIX and not path.is_dir():
         _, info = read_engine(path, verified)
-        content, text, files = info.to_dict(), describe_plan(path, info), info.files
+        content, text, files = info.to_dict(), describe_engine(path, info), info.files
     else:
         manifest = Bundle.open(path, verify=verified).manifest
         content, text, files = manifest.to_dict(), describe(path, manifest), manifest.files
@@ -66,8 +66,8 @@ def describe(path: Path, manifest: Manifest) -> str:
     return "\n\n".join(sections)
 
 
-def describe_plan(path: Path, info: EngineInfo) -> str:
-    """What vouches for an engine as text for people."""
+def describe_engine(path: Path, info: EngineInfo) -> str:
+    """What describes an engine, as text for people."""
     wanted = info.fingerprint
     needs: list[tuple[str, object]] = [
         ("loads on", f"{TITLES[wanted.flavour]} {wanted.version} and a GPU of SM {', '.join(wanted.sms)}"),

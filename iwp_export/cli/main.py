@@ -125,6 +125,8 @@ FLAGS = {"sms": "--sm", "output": "-o", "check_memory": "--skip-memory-check", "
 
 def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.strerror}: {error.filename}"
     if options := getattr(error, "options", ()):
         text += f" ({', '.join(FLAGS.get(name, '--' + name.replace('_', '-')) for name in options)})"
     if isinstance(error, ImportError):

@@ -110,7 +110,7 @@ class SharedKernels:
         except (OSError, AttributeError) as error:
             raise BackendError(
                 f"{path} is no usable library of the pruning kernels ({error}): "
-                f"remove it or, if {LIBRARY_VARIABLE} names it, unset that, and it is compiled anew"
+                f"remove it or, if {LIBRARY_VARIABLE} names it, unset that, and it is compiled again"
             ) from error
         self._workspace.restype, self._workspace.argtypes = ctypes.c_size_t, [ctypes.POINTER(_Params)]
         self._select.restype = ctypes.c_int

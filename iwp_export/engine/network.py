@@ -125,7 +125,7 @@ class EngineBuilder:
             for name, values in profile.values.items():
                 made.set_shape_input(name, [values.least], [values.typical], [values.greatest])
             accepted = config.add_optimization_profile(made) >= 0
-        except RuntimeError:  # how the bindings say no
+        except RuntimeError:  # TensorRT raises here instead of returning a failure
             accepted = False
         if not accepted:
             raise BackendError(f"{self._title} refuses the shapes of the {title}: {first_error(self.logger)}")
@@ -172,7 +172,7 @@ def make_builder(flavour: Flavour, logger: Any) -> Any:
     """
     try:
         return flavour.trt.Builder(logger)
-    except (TypeError, RuntimeError) as error:  # how the bindings say no
+    except (TypeError, RuntimeError) as error:  # TensorRT raises here instead of returning None
         raise BackendError(f"{flavour.title} gives no builder: {first_error(logger)}") from error
 
 

@@ -60,7 +60,7 @@ class Losses:
         return cast
 
     def forget(self, tensor: StoredTensor) -> None:
-        """Count a tensor anew: it is read once more."""
+        """Count a tensor again: it is read once more."""
         self.tensors.pop(tensor, None)
 
     def refuse(self) -> None:

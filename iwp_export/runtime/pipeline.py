@@ -12,6 +12,7 @@ from PIL import Image
 from iwp_export.backends.session import Session
 from iwp_export.bundle.manifest import Manifest
 from iwp_export.bundle.store import Bundle, Verify
+from iwp_export.engine.files import SUFFIX
 from iwp_export.errors import BackendError, RequestError
 from iwp_export.models import find_family
 from iwp_export.models.common.picture import Picture
@@ -46,7 +47,7 @@ class Pipeline:
             BundleError: not a bundle, damaged, or from a newer version.
             BackendError: the backend or the provider is missing, or is not the one that runs.
         """
-        if Path(path).suffix == ".plan":
+        if Path(path).suffix == SUFFIX:
             if provider != "cpu" or threads is not None:
                 raise BackendError("an engine runs on the TensorRT that built it: provider and threads are for bundles")
             from iwp_export.backends.trt.load import load_engine

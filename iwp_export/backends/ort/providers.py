@@ -1,4 +1,4 @@
-"""ONNX Runtime's execution providers: by short name, never falling back to the CPU unsaid."""
+"""ONNX Runtime's execution providers: by short name. A fall-back to the CPU is an error."""
 
 from __future__ import annotations
 

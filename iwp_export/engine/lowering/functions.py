@@ -11,7 +11,7 @@ IS_VISUAL = INPUTS.index("is_visual")
 
 
 class StripFunctions(ir.passes.InPlacePass):
-    """Remove the bodies of model-local functions: some releases of TensorRT prefer them to the plugin, unsaid."""
+    """Remove the bodies of model-local functions: some releases of TensorRT silently prefer them to the plugin."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         modified = bool(model.functions)

@@ -97,7 +97,7 @@ def test_a_barrier_that_the_kernels_source_lacks_is_reported(sanitizer: str, tmp
 def judge(library: str) -> None:
     """Run cases, in a process under ThreadSanitizer, and print for each whether it equals the oracle's output."""
     rng = np.random.default_rng(11)
-    make = partial(make_case, rng, visual=110, text=8, keep=0.4, chunk=8, head_dim=24, clusters=9)
+    make = partial(make_case, rng, visual=110, text=8, keep=0.4, chunk=8, head_dim=72, clusters=9)
     cases = (make(), make(data_type="float32", duplication_norm="minmax", similarity="key"))
     for settings in FORMS.values():
         runner = EmulatedRunner(Path(library), **settings)
