@@ -42,7 +42,7 @@ def export(
         model: an alias, a Hub id or a folder.
         output: the bundle's folder, or NAME.plan; it appears whole or not at all.
         pruning: where and how to prune; the defaults if left out.
-        dtype: element type of weights and activations; `auto` is the checkpoint's own.
+        dtype: element type of weights and activations; `auto` is float16 for a 16-bit checkpoint, else float32.
         revision: branch, tag or commit of a Hub id.
         force: replace what an earlier export wrote there.
         engine: what an engine is built for.
