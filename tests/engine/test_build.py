@@ -26,6 +26,7 @@ from iwp_export.engine.network import EngineBuilder, check_plugin_layers, regist
 from iwp_export.engine.profiles import Profile, decoder_profiles, vision_profile
 from iwp_export.engine.target import RTX, TENSORRT_10_3, Target
 from iwp_export.errors import BackendError, OutputError, SettingsError
+from iwp_export.pruning.onnx_function import VERSION
 
 SMS = ["86", "89", "120"]
 ORIN = Gpu("Orin", "87", 12)
@@ -49,7 +50,7 @@ def build_decoder(rtx: Flavour, folder: Path, bundle_path: Path, target: Target)
 def test_a_bundle_becomes_an_engine(rtx: Flavour, half_bundle: Path, tmp_path: Path) -> None:
     info = build_engine(half_bundle, tmp_path / "tiny.plan", SMALL)
     assert (info.fingerprint.flavour, info.fingerprint.version) == ("rtx", rtx.version)
-    assert (info.fingerprint.sms, info.fingerprint.plugin_version) == (tuple(SMS), "1")
+    assert (info.fingerprint.sms, info.fingerprint.plugin_version) == (tuple(SMS), str(VERSION))
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "tiny.json",
         "tiny.plan",
@@ -115,8 +116,8 @@ def test_a_missing_plugin_is_named(rtx: Flavour, half_bundle: Path, tmp_path: Pa
     graph, plugins = write_lowered(half_bundle / "decoder.onnx", half_bundle / "decoder.weights", tmp_path, RTX)
     builder = EngineBuilder(rtx, SMS, NoKernels())
     registry = rtx.trt.get_plugin_registry()
-    registry.deregister_creator(registry.get_creator("SelectTokens", "1", "iwp"))
-    with pytest.raises(BackendError, match="does not find the plugin iwp::SelectTokens version 1"):
+    registry.deregister_creator(registry.get_creator("SelectTokens", str(VERSION), "iwp"))
+    with pytest.raises(BackendError, match=f"does not find the plugin iwp::SelectTokens version {VERSION}"):
         builder.build(graph, plugins, (), "language model")
 
 
