@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Literal, NamedTuple
 
 from iwp_export.bundle.recipe import CandidateFigures, Recipe
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.report import charts
+from iwp_export.report.axes import Axis
 from iwp_export.report.svg import Svg
 
 Kind = Literal["chosen", "default", "control", "candidate", "dropped"]
@@ -34,7 +35,7 @@ class Entry:
     """A candidate on the page.
 
     Attributes:
-        number: its place among all, best first, from 1.
+        number: its place in the order of `entries`, from 1.
         figures: what was measured.
         kind: how it is marked; a candidate that is the paper's settings and chosen is `chosen`.
         words: where it differs from the paper's settings; empty if nowhere.
@@ -70,13 +71,24 @@ def all_settings(settings: PruningSettings, other: PruningSettings) -> list[Diff
 
 
 def entries(recipe: Recipe) -> list[Entry]:
-    """All candidates, best first by the recipe's objective; equal ones in their order in the recipe."""
+    """All candidates, best first by the recipe's objective; equal ones in their order in the recipe.
+
+    Those dropped in earlier rounds come last, the latest first: few samples may have flattered them.
+    """
     paper = paper_settings(recipe)
     most = max(figures.samples for figures in recipe.candidates)
-    signs = {"kl": lambda f: f.kl, "agreement": lambda f: -f.agreement, "accuracy": lambda f: -(f.accuracy or 0.0)}
-    ranked = sorted(recipe.candidates, key=lambda figures: (signs[recipe.search.objective](figures), figures.kl))
+    measures: dict[str, Callable[[CandidateFigures], float]] = {
+        "kl": lambda figures: figures.kl,
+        "agreement": lambda figures: -figures.agreement,
+        "accuracy": lambda figures: -(figures.accuracy or 0.0),
+    }
+
+    def rank(figures: CandidateFigures) -> tuple[int, float, float]:
+        met = figures.samples if _kind(figures, most) == "dropped" else most
+        return most - met, measures[recipe.search.objective](figures), figures.kl
+
     made = []
-    for number, figures in enumerate(ranked, 1):
+    for number, figures in enumerate(sorted(recipe.candidates, key=rank), 1):
         changes = differences(figures.settings, paper)
         words = ", ".join(f"{row.name}{NO_BREAK}{row.value}" for row in changes)
         made.append(Entry(number, figures, _kind(figures, most), words))
@@ -104,8 +116,8 @@ def cost_chart(measure: Literal["agreement", "accuracy"], tried: Sequence[Entry]
     alt = (
         f"{title.capitalize()} of {len(tried)} candidates against the speed-up of the prefill; the table has the values"
     )
-    x_axis = charts.Axis("speed-up of the prefill, by operations", "factor")
-    return charts.scatter(f"cost-{measure}", alt, series, x_axis, charts.Axis(title, "percent"))
+    x_axis = Axis("speed-up of the prefill, by operations", "factor")
+    return charts.scatter(f"cost-{measure}", alt, series, x_axis, Axis(title, "percent"))
 
 
 def _points(found: Sequence[Entry], measure: str, name: str, colour: int, marker: str, size: float) -> charts.Points:

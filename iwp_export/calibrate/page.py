@@ -129,11 +129,9 @@ def _candidates(recipe: Recipe, tried: Sequence[Entry]) -> html.Section:
     last = [entry for entry in tried if entry.kind != "dropped"]
     dropped = [entry for entry in tried if entry.kind == "dropped"]
     rounds = " → ".join(map(str, recipe.search.rungs))
+    met = f"The better part of each round met the next one's samples: {rounds}." if dropped else ""
     blocks: list[html.Block] = [
-        html.Paragraph(
-            f"Ranked by {OBJECTIVES[recipe.search.objective]}. The better part of each round met the next one's "
-            f"samples: {rounds}."
-        ),
+        html.Paragraph(f"Ranked by {OBJECTIVES[recipe.search.objective]}. {met}".strip()),
         _table(last, "Candidates of the last round and those they are compared with, best first"),
     ]
     if dropped:
@@ -173,7 +171,7 @@ def _samples(recipe: Recipe, examples: Sequence[Example]) -> html.Section:
     if not differences(recipe.settings, paper_settings(recipe)):
         blocks.append(html.Paragraph("The chosen settings are the paper's, so before and after are the same."))
     for number, example in enumerate(shown, 1):
-        rows = [("Question", example.prompt), ("Unpruned answer", example.unpruned_answer)]
+        rows = [("Question", example.prompt), ("Unpruned answer", _said(example.unpruned_answer))]
         if example.right_answer is not None:
             rows.append(("Right answer", example.right_answer))
         sides = html.Beside(
@@ -189,7 +187,11 @@ def _samples(recipe: Recipe, examples: Sequence[Example]) -> html.Section:
 def _side(title: str, picture: Image.Image | bytes, answer: str) -> html.Group:
     png = picture if isinstance(picture, bytes) else _png(picture)
     image = html.Picture(png, f"The image with its kept tokens. {title}", title)
-    return html.Group((image, html.Pairs([("Answer", answer)])))
+    return html.Group((image, html.Pairs([("Answer", _said(answer))])))
+
+
+def _said(answer: str) -> str:
+    return answer if answer.strip() else "(nothing)"
 
 
 def _png(picture: Image.Image) -> bytes:

@@ -40,7 +40,7 @@ th, td {{ padding: .35rem .9rem .35rem 0; border-bottom: 1px solid var(--line); 
 th {{ font-weight: 600; vertical-align: bottom; }}
 tbody th {{ font-weight: inherit; vertical-align: top; }}
 td.number, th.number {{ text-align: right; }}
-td.number {{ white-space: nowrap; }}
+.number {{ white-space: nowrap; }}
 tr.strong {{ background: var(--wash); font-weight: 600; }}
 tr > :first-child {{ padding-left: .5rem; }}
 dl {{ display: grid; grid-template-columns: minmax(6rem, max-content) 1fr; gap: .3rem 1rem; margin: .75rem 0; }}

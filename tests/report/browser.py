@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-NEEDS_CHROMIUM = "needs Chromium (Debian: apt install chromium)"
+NEEDS_CHROMIUM = "needs Chromium"
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason=NEEDS_CHROMIUM)
 HEIGHT = 4000
 PROBE = """<!DOCTYPE html><meta charset="utf-8"><body style="margin: 0">
