@@ -29,7 +29,7 @@ HOW_TO_READ = (
     "KL says how far the next token strays from the unpruned model's, in nats: 0 is no change, and it needs no right "
     "answers.",
     "Agreement is the share of samples whose answer stays the unpruned model's; settings that do no better than the "
-    "controls, which know nothing of the image, have found nothing.",
+    "controls, such as random, have found nothing.",
     "The speed-up is of the prefill alone and counted in operations, not measured; every figure holds for images and "
     "prompts like those tried here, and others can turn the order around.",
 )

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from iwp_export.report.labels import LETTER
 from iwp_export.report.svg import WIDTH
+from iwp_export.report.text import short
 
 MARKERS = ("o", "s", "^", "D", "v", "P")
 PATTERNS = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
@@ -18,6 +19,7 @@ LEGEND_MARK = 40.0
 """Units of a legend's marker with the room around it."""
 NAME_LENGTH = 28
 """Characters of a name in a chart."""
+ZERO_WIDTH = "\u200b"
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,12 @@ class Axis:
     unit: Literal["number", "percent", "factor", "whole"] = "number"
     low: float | None = None
     high: float | None = None
+
+
+def legend_name(name: str) -> str:
+    """A series' name for the legend; matplotlib leaves out names that begin with an underscore."""
+    text = short(name, NAME_LENGTH)
+    return f"{ZERO_WIDTH}{text}" if text.startswith("_") else text
 
 
 def check(name: str, columns: Iterable[Iterable[float]], optional: Iterable[Iterable[Any]] = ()) -> None:

@@ -8,7 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from iwp_export.report.axes import HEIGHT, MARKERS, NAME_LENGTH, PATTERNS, Axis, check, legend, set_axes, set_axis
+from iwp_export.report.axes import (
+    HEIGHT,
+    MARKERS,
+    NAME_LENGTH,
+    PATTERNS,
+    Axis,
+    check,
+    legend,
+    legend_name,
+    set_axes,
+    set_axis,
+)
 from iwp_export.report.labels import Spot, place
 from iwp_export.report.svg import INK, SERIES, Svg, draw
 from iwp_export.report.text import short
@@ -88,7 +99,7 @@ def scatter(name: str, alt: str, series: Sequence[Points], x_axis: Axis, y_axis:
                 reach = [np.subtract(points.y, points.low), np.subtract(points.high, points.y)]
                 axes.errorbar(points.x, points.y, reach, fmt="none", ecolor=colour, capsize=3, lw=1.2, zorder=order)
             collection = axes.scatter(
-                points.x, points.y, s=points.size**2, marker=marker, label=short(points.name, NAME_LENGTH),
+                points.x, points.y, s=points.size**2, marker=marker, label=legend_name(points.name),
                 facecolor=colour, edgecolor=colour, alpha=None if points.labels else 0.6, zorder=order,
             )  # fmt: skip
             collection.set_gid(f"points-{number}")
@@ -118,7 +129,7 @@ def lines(name: str, alt: str, series: Sequence[Line], x_axis: Axis, y_axis: Axi
                 band.set_gid(f"band-{number}")
             pattern, marker = PATTERNS[number % len(PATTERNS)], MARKERS[number % len(MARKERS)]
             axes.plot(
-                line.x, line.y, color=colour, linestyle=pattern, marker=marker, label=short(line.name, NAME_LENGTH),
+                line.x, line.y, color=colour, linestyle=pattern, marker=marker, label=legend_name(line.name),
                 gid=f"line-{number}",
             )  # fmt: skip
         set_axes(axes, x_axis, y_axis)

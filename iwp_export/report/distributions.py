@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from iwp_export.report.axes import HEIGHT, NAME_LENGTH, PATTERNS, Axis, check, legend, set_axes
+from iwp_export.report.axes import HEIGHT, PATTERNS, Axis, check, legend, legend_name, set_axes
 from iwp_export.report.svg import QUIET, SERIES, Svg, draw
-from iwp_export.report.text import short
 
 ECDF_STEPS = 500
 """Steps at which a distribution of more values is drawn: a chart has no more pixels."""
@@ -40,7 +39,7 @@ def histogram(name: str, alt: str, series: Sequence[Values], x_axis: Axis, bins:
             colour, pattern = SERIES[number % len(SERIES)], PATTERNS[number % len(PATTERNS)]
             axes.stairs(counts, edges, fill=True, color=colour, alpha=0.25)
             axes.stairs(
-                counts, edges, color=colour, linestyle=pattern, lw=2, label=short(values.name, NAME_LENGTH),
+                counts, edges, color=colour, linestyle=pattern, lw=2, label=legend_name(values.name),
                 gid=f"histogram-{number}",
             )  # fmt: skip
         set_axes(axes, x_axis, Axis("runs", low=0))
@@ -72,7 +71,7 @@ def ecdf(name: str, alt: str, series: Sequence[Values], x_axis: Axis, marks: Seq
                 ordered = np.quantile(ordered, shares, method="inverted_cdf")
             axes.step(
                 [ordered[0], *ordered], [0, *shares], where="post", color=SERIES[number % len(SERIES)],
-                linestyle=PATTERNS[number % len(PATTERNS)], label=short(values.name, NAME_LENGTH), gid=f"ecdf-{number}",
+                linestyle=PATTERNS[number % len(PATTERNS)], label=legend_name(values.name), gid=f"ecdf-{number}",
             )  # fmt: skip
         set_axes(axes, x_axis, Axis("share of runs", "percent", 0, 1))
         legend(figure, axes)

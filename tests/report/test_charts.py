@@ -65,6 +65,11 @@ def test_series_differ_in_more_than_colour() -> None:
     assert "stroke-dasharray" in next(group(chart, "line-1").iter("path")).get("style", "")
 
 
+def test_a_name_that_begins_with_an_underscore_is_in_the_legend() -> None:
+    both = [distributions.Values(name, (1.0, 2.0)) for name in ("_old.json", "new.json")]
+    assert {"\u200b_old.json", "new.json"} <= set(texts(distributions.ecdf("two", "x", both, Axis("ms"))))
+
+
 def test_a_line_has_its_points_and_its_band() -> None:
     line = charts.Line("kept", (0, 1, 2), (0.2, 0.4, 0.6), (0.1, 0.3, 0.5), (0.3, 0.5, 0.7))
     chart = charts.lines("layers", "x", (line,), Axis("layer", "whole"), Axis("share", "percent"))
