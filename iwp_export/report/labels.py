@@ -10,22 +10,22 @@ GAP = 4.0
 LETTER, LINE = 7.0, 14.0
 """Units of a letter's width and of a line's height; the browser's font is not known, so this is not exact."""
 PLACES = (
-    (1.0, 0.0, "left", "center"),
-    (-1.0, 0.0, "right", "center"),
-    (0.0, 1.0, "center", "bottom"),
-    (0.0, -1.0, "center", "top"),
-    (0.8, 0.8, "left", "bottom"),
-    (0.8, -0.8, "left", "top"),
-    (-0.8, 0.8, "right", "bottom"),
-    (-0.8, -0.8, "right", "top"),
-    (0.0, 2.5, "center", "bottom"),
-    (0.0, -2.5, "center", "top"),
+    (1.0, 0.0, "left", "center", 0),
+    (-1.0, 0.0, "right", "center", 0),
+    (0.0, 1.0, "center", "bottom", 0),
+    (0.0, -1.0, "center", "top", 0),
+    (0.8, 0.8, "left", "bottom", 0),
+    (0.8, -0.8, "left", "top", 0),
+    (-0.8, 0.8, "right", "bottom", 0),
+    (-0.8, -0.8, "right", "top", 0),
+    *((0.0, up, "center", side, lines) for lines in (1, 2) for up, side in ((1.0, "bottom"), (-1.0, "top"))),
 )
-"""The text's offset from the point, in gaps, and which side of it is there; of equally good ones the first wins."""
+"""The text's offset from the point in gaps, the side of it that is there, and how many lines further up or down it is;
+of equally good places the first wins."""
 COVERS_TEXT, LEAVES_CHART, COVERS_POINT = 20, 20, 1
 """What each counts when places are compared."""
 
-Place = tuple[float, float, str, str]
+Place = tuple[float, float, str, str, int]
 Box = tuple[float, float, float, float]
 
 
@@ -63,10 +63,9 @@ def place(spots: Sequence[Spot], inside: Box) -> list[Label]:
         if not spot.text:
             continue
         costs = [_cost(_box(spot, choice), spots, placed, inside) for choice in PLACES]
-        across, up, horizontal, vertical = best = PLACES[costs.index(min(costs))]
-        gap = spot.radius + GAP
+        best = PLACES[costs.index(min(costs))]
         placed.append(_box(spot, best))
-        labels.append(Label(spot.text, (float(spot.x), float(spot.y)), (across * gap, up * gap), horizontal, vertical))
+        labels.append(Label(spot.text, (float(spot.x), float(spot.y)), _offset(spot, best), best[2], best[3]))
     return labels
 
 
@@ -77,11 +76,17 @@ def _cost(box: Box, spots: Sequence[Spot], placed: Sequence[Box], inside: Box) -
     return COVERS_TEXT * texts + LEAVES_CHART * outside + COVERS_POINT * points
 
 
+def _offset(spot: Spot, choice: Place) -> tuple[float, float]:
+    across, up, _, _, lines = choice
+    gap = spot.radius + GAP
+    return across * gap, up * (gap + lines * LINE)
+
+
 def _box(spot: Spot, choice: Place) -> Box:
-    across, up, horizontal, vertical = choice
-    width, gap = LETTER * len(spot.text), spot.radius + GAP
-    left = spot.x + across * gap - {"left": 0.0, "center": width / 2, "right": width}[horizontal]
-    bottom = spot.y + up * gap - {"bottom": 0.0, "center": LINE / 2, "top": LINE}[vertical]
+    across, up = _offset(spot, choice)
+    width = LETTER * len(spot.text)
+    left = spot.x + across - {"left": 0.0, "center": width / 2, "right": width}[choice[2]]
+    bottom = spot.y + up - {"bottom": 0.0, "center": LINE / 2, "top": LINE}[choice[3]]
     return left, bottom, left + width, bottom + LINE
 
 

@@ -45,7 +45,8 @@ tr.strong {{ background: var(--wash); font-weight: 600; }}
 tr > :first-child {{ padding-left: .5rem; }}
 dl {{ display: grid; grid-template-columns: minmax(6rem, max-content) 1fr; gap: .3rem 1rem; margin: .75rem 0; }}
 dt {{ color: var(--quiet); }}
-dd {{ margin: 0; min-width: 0; justify-self: start; max-width: 100%; white-space: pre-wrap; max-height: 14rem; overflow-y: auto; }}
+dd {{ margin: 0; min-width: 0; justify-self: start; max-width: 100%;
+  white-space: pre-wrap; max-height: 14rem; overflow-y: auto; }}
 code, pre {{ font: .88rem/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace; }}
 pre {{ background: var(--wash); padding: .7rem .9rem; white-space: pre-wrap; }}
 figure {{ margin: 1rem 0; }}
