@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -12,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from iwp_export.bundle.recipe import CandidateFigures, Recipe, RecipeData, RecipeModel, RecipeSearch
 from iwp_export.calibrate.page import Example
-from iwp_export.pruning.settings import PruningSettings
+from iwp_export.pruning.settings import CONTROLS, PruningSettings
 
 KEEP = 0.222
 PAPER = PruningSettings(keep=KEEP)
@@ -29,8 +28,8 @@ VARIANTS: tuple[dict[str, Any], ...] = (
     {"heads": "raw", "head_pool": "max"},
     {"select": "coverage"},
     {"select": "coverage", "similarity": "value"},
-    {"importance": "random", "penalty": 0.0},
-    {"importance": "grid", "penalty": 0.0},
+    {"importance": "random"},
+    {"importance": "grid"},
 )
 RUNGS = (8, 24, 96)
 
@@ -38,13 +37,13 @@ RUNGS = (8, 24, 96)
 def recipe_of_40(accuracy: bool = True, name: str = "tiny-llava") -> Recipe:
     """Thirteen settings at each of three layers and one more; a third meets 24 samples, and a third of those 96."""
     draw = random.Random(7)
-    settings = [replace(PAPER, layer=layer, **variant) for layer, variant in product(SPEEDUPS, VARIANTS)]
-    settings.append(replace(PAPER, layer=2, penalty=20.0))
+    settings = [PAPER.with_changes(layer=layer, **variant) for layer, variant in product(SPEEDUPS, VARIANTS)]
+    settings.append(PAPER.with_changes(layer=2, penalty=20.0))
     quality = {each: min(0.97, 0.3 + 0.05 * each.layer + 0.5 * draw.random()) for each in settings}
     ranked = sorted(settings, key=lambda each: -quality[each])
     figures = []
     for each in settings:
-        control = each.importance in ("random", "grid") and each.layer == 4
+        control = each.importance in CONTROLS and each.layer == 4
         place = ranked.index(each)
         samples = 96 if place < 6 or each == PAPER or control else 24 if place < 15 else 8
         agreement = round(quality[each] * samples) / samples
