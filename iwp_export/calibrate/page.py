@@ -19,7 +19,8 @@ PICTURE_SIDE = 480
 """Pixels of a picture's longer side: two beside each other have this on a wide screen, and six make a file of 2 MB."""
 MARKS = {"chosen": "★", "default": "■", "control": "▲", "candidate": "", "dropped": ""}
 """The chart's markers."""
-COLUMNS = ("KL ± error", "Agreement, %", "Accuracy, %", "Speed-up", "Samples")
+ACCURACY = "Accuracy, %"
+COLUMNS = ("KL ± error", "Agreement, %", ACCURACY, "Speed-up", "Samples")
 OBJECTIVES = {
     "kl": "divergence (KL) of the next token from the unpruned model's",
     "agreement": "agreement of answers with the unpruned model's",
@@ -141,28 +142,29 @@ def _candidates(recipe: Recipe, tried: Sequence[Entry]) -> html.Section:
 
 
 def _table(rows: Sequence[Entry], caption: str) -> html.Table:
+    accuracy = any(entry.figures.accuracy is not None for entry in rows)
+    titles = [title for title in COLUMNS if accuracy or title != ACCURACY]
     columns = [
         html.Column("No.", number=True),
         html.Column("Where it differs from the paper's settings"),
-        *(html.Column(title, number=True) for title in COLUMNS),
+        *(html.Column(title, number=True) for title in titles),
     ]
     strong = frozenset(number for number, entry in enumerate(rows) if entry.figures.chosen)
-    return html.Table(columns, [_row(entry) for entry in rows], caption, strong)
+    return html.Table(columns, [_row(entry, titles) for entry in rows], caption, strong)
 
 
-def _row(entry: Entry) -> tuple[str, ...]:
+def _row(entry: Entry, titles: Sequence[str]) -> tuple[str, ...]:
     figures = entry.figures
     parts = (f"{MARKS[entry.kind]} {entry.says}".strip(), entry.words)
-    accuracy = "-" if figures.accuracy is None else f"{100 * figures.accuracy:.1f}"
-    return (
-        str(entry.number),
-        " · ".join(filter(None, parts)),
+    values = (
         f"{figures.kl:.4f} ± {figures.kl_error:.4f}",
         f"{100 * figures.agreement:.1f}",
-        accuracy,
+        "-" if figures.accuracy is None else f"{100 * figures.accuracy:.1f}",
         f"{figures.prefill_speedup:.2f}x",
         f"{figures.samples:,}",
     )
+    shown = [value for title, value in zip(COLUMNS, values, strict=True) if title in titles]
+    return (str(entry.number), " · ".join(filter(None, parts)), *shown)
 
 
 def _samples(recipe: Recipe, examples: Sequence[Example]) -> html.Section:

@@ -19,6 +19,8 @@ LEGEND_MARK = 40.0
 """Units of a legend's marker with the room around it."""
 NAME_LENGTH = 28
 """Characters of a name in a chart."""
+X_TICKS = 6
+"""Intervals between the numbers of the axis of x at most: more would touch each other."""
 ZERO_WIDTH = "\u200b"
 
 
@@ -63,6 +65,7 @@ def set_axes(axes: Any, x_axis: Axis, y_axis: Axis) -> None:
     """Both axes, with what they show."""
     set_axis(axes.xaxis, axes.set_xlim, x_axis)
     set_axis(axes.yaxis, axes.set_ylim, y_axis)
+    axes.xaxis.get_major_locator().set_params(nbins=X_TICKS)
     axes.set_xlabel(x_axis.label)
     axes.set_title(y_axis.label, loc="left")  # across the top, where a narrow chart has room for words
 

@@ -70,7 +70,7 @@ def test_the_chart_has_a_marker_for_each_candidate(whole: str) -> None:
 
 def test_without_right_answers_there_is_one_chart_and_no_accuracy() -> None:
     page = make_page(recipe_of_40(accuracy=False), ()).html()
-    assert page.count("<svg") == 1 and "Sample 1" not in page
+    assert page.count("<svg") == 1 and "Sample 1" not in page and "Accuracy" not in page
     check(page)
 
 
