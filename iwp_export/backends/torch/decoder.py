@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from iwp_export.backends.torch.seen import LayerSeen, Watch
 from iwp_export.models.common.family import Family
 from iwp_export.models.common.llama import attend
 from iwp_export.pruning.importance import token_importance
@@ -35,6 +36,8 @@ class PrunedDecoder(nn.Module):
         self.head = family.head(model)
         self.settings = settings
         self.select = select
+        self.watch: Watch | None = None
+        """Told what each layer computed; for the torch reference alone."""
 
     def forward(
         self,
@@ -72,6 +75,8 @@ class PrunedDecoder(nn.Module):
             normed = layer.input_layernorm(hidden)
             query, key, value = family.project(layer.self_attn, normed)
             rotated = torch.onnx.ops.rotary_embedding(query, *rotary), torch.onnx.ops.rotary_embedding(key, *rotary)
+            if self.watch is not None:
+                self.watch(index, LayerSeen(hidden, query, key, *rotated, past_key_values[2 * index]))
             if index == self.settings.layer:
                 kept = self._select((query, key, value), rotated, query_index, visual, num_kept)
                 row = kept[0]
