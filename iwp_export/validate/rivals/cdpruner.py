@@ -15,14 +15,14 @@ EXPLAINED = 1e-12
 
 
 def relevance(features: Tensor, words: Tensor) -> Tensor:
-    """Relevance of each visual token to the question, min-max normalised (the paper's Sec. 3.2), float32 [n].
+    """Relevance of each visual token to the question, min-max normalised as in CDPruner's code, float32 [n].
 
-    The paper's LLaVA takes the cosine between CLIP's image embeddings and its text encoder's of the question, with the
-    sign turned round, which its author found to be right for CLIP alone (issue 14 of the repository). Checkpoints of
-    LLaVA for transformers hold neither CLIP's text encoder nor its projections. So this is a substitute, and the
-    method is named after it: the mean cosine between the projected feature and the word embeddings of the
-    text after the image, the space that both share in the language model. OpenVINO's port of CDPruner takes the same
-    two, of all the prompt's text. If all are equally relevant, each is 1.
+    For LLaVA that code takes the cosine of CLIP's image embeddings with its text encoder's of the question, with the
+    sign turned round, which the authors report for CLIP alone (issue 14 of the repository). LLaVA's checkpoints for
+    transformers hold neither CLIP's text encoder nor its projections. So this is a substitute, and the method is named
+    after it: the mean cosine of the projected feature with the word embeddings of the text after the image, in the
+    space that both share in the language model. OpenVINO's port (openvino_contrib, genai_optimizations) compares the
+    same two, with all of the prompt's text and the sign turned round. If all are equally relevant, each is 1.
 
     Args:
         features: [n, D]. words: [t, D].
@@ -35,8 +35,8 @@ def relevance(features: Tensor, words: Tensor) -> Tensor:
 def most_likely(features: Tensor, weight: Tensor, count: int) -> Tensor:
     """Greedy MAP inference of the conditional DPP with kernel diag(r) L diag(r), L the cosines of the features.
 
-    CDPruner (Q. Zhang et al., arXiv:2506.10967, Sec. 3.3 and Algorithm 1; github.com/Theia-4869/CDPruner): each step
-    takes the token that raises the determinant most, by an incremental Cholesky factor.
+    CDPruner (Q. Zhang et al., arXiv:2506.10967; `encode_images` in github.com/Theia-4869/CDPruner's llava_arch.py):
+    each step takes the token that raises the determinant most, by an incremental Cholesky factor.
 
     Args:
         features: [n, D]. weight: [n], the relevance r. count: of n.
@@ -66,6 +66,6 @@ def choose(seen: Seen, count: int) -> Tensor:
 
 
 def condense(seen: Seen, count: int) -> Condensed:
-    """Where the paper drops them: before layer 0."""
+    """Where the paper drops them: before layer 0. As in its code, positions are those of the shorter prompt."""
     rows = choose(seen, count).sort().values
     return Condensed(seen.features[rows], rows)

@@ -44,15 +44,15 @@ def least_duplicated(
 
 
 def choose(seen: Seen, count: int) -> Tensor:
-    """DART (Z. Wen et al., arXiv:2502.11494, Sec. 3.3; github.com/ZichenWen1/DART).
+    """DART (Z. Wen et al., arXiv:2502.11494; `get_retained_image_token` in github.com/ZichenWen1/DART).
 
     Its `pruned_layer` K is our `layer`: pivots have the largest L1 norm of the keys (all heads, after RoPE) of layer
     K - 1, and duplication is the cosine of the hidden states that layer K is given.
 
-    What differs: the code applies the model's final norm to those hidden states before it compares them, the paper
-    does not, and neither does this. The code keeps a multiple of the number of pivots beside the pivots; here the
-    budget is met exactly. It goes through the pivots in the order of a Python set; here visual ones come first,
-    larger ones before smaller ones.
+    What differs: the code applies the model's final norm to those hidden states before it compares them, here they
+    are compared as they are. The code keeps a multiple of the number of pivots beside the pivots; here the budget is
+    met exactly. It goes through the pivots in the order of a Python set; here visual ones come first, larger ones
+    before smaller ones.
     """
     below, at = layers_of(seen)
     size = below.rotated_key[0].float().abs().sum(dim=(0, 2))

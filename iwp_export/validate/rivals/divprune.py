@@ -12,8 +12,8 @@ from iwp_export.validate.rivals.method import unit
 def most_diverse(features: Tensor, count: int) -> Tensor:
     """Greedy solution of the max-min diversity problem over cosine distances.
 
-    DivPrune (S. R. Alvar et al., arXiv:2503.02175, Sec. 3 and Algorithm 1; github.com/vbdi/divprune): the first token
-    is the one whose nearest neighbour is farthest; each next one is the token farthest from its nearest chosen one.
+    DivPrune (S. R. Alvar et al., arXiv:2503.02175; `DivPrune` in github.com/vbdi/divprune's llava_arch.py): the first
+    token is the one whose nearest neighbour is farthest; each next one is the farthest from its nearest chosen one.
 
     Args:
         features: [n, D], the projected image features. count: of n.
@@ -39,6 +39,9 @@ def choose(seen: Seen, count: int) -> Tensor:
 
 
 def condense(seen: Seen, count: int) -> Condensed:
-    """Where the paper drops them: before layer 0. The budget is IWP's ceil(keep * n); the paper's code rounds."""
+    """Where the paper drops them: before layer 0. The budget is IWP's ceil(keep * n); the paper's code rounds.
+
+    As in that code, the language model counts the positions of the shorter prompt.
+    """
     rows = most_diverse(seen.features, count).sort().values
     return Condensed(seen.features[rows], rows)

@@ -22,7 +22,7 @@ def last_attention(layer: LayerSeen) -> Tensor:
 
 
 def choose(seen: Seen, count: int) -> Tensor:
-    """FastV (L. Chen et al., arXiv:2403.06764, Sec. 4; github.com/pkunlp-icler/FastV).
+    """FastV (L. Chen et al., arXiv:2403.06764; `fastv_forward` in github.com/pkunlp-icler/FastV's modeling_llama.py).
 
     Its `K` is our `layer` and its `R` is 1 - `keep`: at the input of the layer with index K, counted from 0, the share
     R of the image tokens with the least attention is dropped. The score is that of layer K - 1, in which every token

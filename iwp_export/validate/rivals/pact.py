@@ -22,15 +22,15 @@ def global_importance(hidden: Tensor, query: Tensor, key: Tensor) -> Tensor:
 
 
 def choose(seen: Seen, count: int) -> Tensor:
-    """EUTI, the first part of PACT (M. Dhouib et al., arXiv:2504.08966, Sec. 3.1; github.com/orailix/PACT).
+    """EUTI, the first part of PACT (M. Dhouib et al., arXiv:2504.08966; github.com/orailix/PACT's modeling_qwen2.py).
 
-    At the input of the pruning layer (4 in the paper, as in IWP) each visual token scores the softmax of its key
+    At the input of the pruning layer (4 in its settings, as in IWP) each visual token scores the softmax of its key
     against the mean of the visual tokens' queries, both before RoPE, mean over the heads, times the L2 norm of its
     hidden state.
 
-    What differs: the paper speaks of visual tokens; its code lets those of the text before the last image take part
-    in mean and softmax too. PACT's second part, which clusters what is left and merges it, is not here: it has no
-    budget but a distance, and it changes hidden states.
+    What differs: the code lets the text before the last visual token take part in mean and softmax too. PACT's second
+    part, which clusters what is left and merges it, is not here: it has no budget but a distance, and it changes
+    hidden states.
     """
     if seen.at is None:
         raise SettingsError("PACT scores tokens inside the language model, not before it")

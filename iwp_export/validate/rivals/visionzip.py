@@ -9,7 +9,7 @@ from iwp_export.backends.torch.seen import Condensed, Seen, TowerSeen
 from iwp_export.validate.rivals.method import largest, unit
 
 CONTEXTUAL_SHARE = 10 / 64
-"""Of the budget, merged tokens: the paper's 54 + 10, 108 + 20 and 162 + 30."""
+"""Of the budget, merged tokens: its authors' 54 + 10."""
 
 
 def class_attention(tower: TowerSeen) -> Tensor:
@@ -43,14 +43,14 @@ def merge(hidden: Tensor, metric: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def condense(seen: Seen, count: int) -> Condensed:
-    """VisionZip (S. Yang et al., arXiv:2412.04467, Sec. 3 and Algorithm 1; github.com/dvlab-research/VisionZip).
+    """VisionZip (S. Yang et al., arXiv:2412.04467; github.com/dvlab-research/VisionZip's clip_encoder.py).
 
     As the code does it: of the hidden states that the projector takes, the class token's, the `dominant - 1` patches
     that it attends to most in the layer that made them, and `contextual` merged ones, in this order; then the
     projector. Merging changes the features, so it cannot be done at a layer of the language model.
 
-    What differs: the budget is IWP's ceil(keep * n), shared as 54 : 10, the paper's shares of 64. Towers without a
-    class token are refused.
+    What differs: the budget is IWP's ceil(keep * n), shared as 54 : 10, its authors' shares of 64. Towers without
+    a class token are refused.
     """
     (tower,) = seen.towers()
     contextual = round(count * CONTEXTUAL_SHARE)
