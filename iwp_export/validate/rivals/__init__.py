@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.validate.rivals import cdpruner, dart, divprune, fastv, pact, visionzip
@@ -31,15 +30,12 @@ def methods(settings: PruningSettings, seed: int = 0) -> Mapping[str, Method]:
         settings: IWP's.
         seed: of `random`.
     """
-    attention = replace(
-        settings, query="last", magnitude="kernel", heads="softmax", rope_in_magnitude=True, penalty=0.0
-    )
     by_words = "cdpruner (relevance by word embeddings)"
     return {
         "iwp": Method(settings),
-        "iwp raw": Method(replace(settings, heads="raw")),
-        "magnitude": Method(replace(settings, penalty=0.0)),
-        "last attention": Method(attention),
+        "iwp raw": Method(settings.with_changes(heads="raw")),
+        "magnitude": Method(settings.with_changes(penalty=0.0, select="mmr")),
+        "last attention": Method(settings.with_changes(importance="last_attention")),
         "fastv": Method(settings, fastv.choose, needs=("layer below",)),
         "dart": Method(settings, dart.choose, needs=("layer below",)),
         "pact": Method(settings, pact.choose),
