@@ -18,7 +18,7 @@ def methods(settings: PruningSettings, seed: int = 0) -> Mapping[str, Method]:
 
     - `iwp`, and `iwp raw` with Eq. 10's kernels not divided by each head's sum;
     - `magnitude`: IWP without duplication;
-    - `last attention`: attention of the last text token in the pruning layer;
+    - `last attention`: the importance of that name, the attention of the last token in the pruning layer;
     - `fastv`, `dart`, `pact` (its pruning part): where their papers drop tokens, at a layer of the language model;
     - `divprune`, `cdpruner (relevance by word embeddings)`, `visionzip (dominant tokens alone)`: the tokens that
       their papers' rules choose before layer 0, dropped at the pruning layer as every other method's are;

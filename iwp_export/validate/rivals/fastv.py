@@ -31,7 +31,7 @@ def choose(seen: Seen, count: int) -> Tensor:
 
     What differs: the number kept is ceil((1 - R) * n), the code rounds; and tokens are chosen once for a prompt, as
     in FastV's own version with a key/value cache, while the one without chooses again for each generated token. The
-    control `last attention` looks at layer K itself, and at the visual tokens alone.
+    control `last attention` looks at layer K itself.
     """
     below, _ = layers_of(seen)
     return largest(last_attention(below)[-len(seen.visual) :][seen.visual], count)
