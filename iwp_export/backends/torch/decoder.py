@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from iwp_export.backends.torch.seen import LayerSeen, Watch
 from iwp_export.models.common.family import Family
 from iwp_export.models.common.llama import attend
 from iwp_export.pruning.importance import token_importance
@@ -50,6 +51,10 @@ class Projected:
     rotated_query: Tensor
     rotated_key: Tensor
 
+    def seen(self, hidden: Tensor, past_key: Tensor) -> LayerSeen:
+        """What a way to choose may look at: this, the layer's input [1, S, D] and cached keys [1, Hkv, P, d]."""
+        return LayerSeen(hidden, self.query, self.key, self.rotated_query, self.rotated_key, past_key)
+
     def only(self, row: Tensor) -> Projected:
         """What a layer uses of the tokens `row` [K]: no query or key before RoPE."""
         value, query, key = (x.index_select(2, row) for x in (self.value, self.rotated_query, self.rotated_key))
@@ -76,6 +81,8 @@ class PrunedDecoder(nn.Module):
         self.head = family.head(model)
         self.settings = settings
         self.select = select
+        self.watch: Watch | None = None
+        """Told what each layer computed; for the torch reference alone."""
 
     def forward(
         self,
@@ -109,6 +116,8 @@ class PrunedDecoder(nn.Module):
         mask = family.mask(stream.hidden.shape[1], past_key_values[0].shape[2], stream.hidden)
         for index in range(len(self.language_model.layers)):
             projected = self.project(index, stream)
+            if self.watch is not None:
+                self.watch(index, projected.seen(stream.hidden, past_key_values[2 * index]))
             if index == self.settings.layer:
                 importance, compared = self.score(projected, query_index, feature_index, self.settings)
                 kept = self.select(importance, compared, projected.value, feature_index >= 0, num_kept)
