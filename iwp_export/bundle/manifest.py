@@ -11,7 +11,8 @@ from pathlib import PurePosixPath
 from typing import Annotated, Any
 
 from iwp_export.bundle.document import Document
-from iwp_export.bundle.schema import Count, FileSize, Form, Number, Rule, TokenId, above_zero, one_of
+from iwp_export.bundle.recipe import Digest, PruningSource, Settings
+from iwp_export.bundle.schema import Count, FileSize, Number, Rule, TokenId, above_zero, one_of
 from iwp_export.pruning.settings import PruningSettings
 
 EXPORT_OPTIONS = ("layer", "keep", "chunk", "growth", "penalty", "query", "heads")
@@ -168,23 +169,24 @@ class FileEntry:
     """Size and SHA-256 of one file of the bundle."""
 
     bytes: FileSize
-    sha256: Annotated[str, Rule(re.compile("[0-9a-f]{64}").fullmatch, "64 hexadecimal digits")]
+    sha256: Digest
 
 
 @dataclass(frozen=True)
 class Manifest:
     """Everything that a reader of the bundle may rely on; `files` covers every file but the manifest itself.
 
-    `graphs` holds `decoder` and `vision`. `processor` names the folder with the tokenizer, image processor and
-    chat template. `generation` says how tokens are chosen where a request does not. `tools` are the versions that
-    made the bundle.
+    `graphs` holds `decoder` and `vision`. `pruning_source` says where `pruning` comes from. `processor` names the folder
+    with the tokenizer, image processor and chat template. `generation` says how tokens are chosen where a request does
+    not. `tools` are the versions that made the bundle.
     """
 
     model: ModelInfo
-    pruning: Annotated[PruningSettings, Form(PruningSettings.from_dict, PruningSettings.to_dict)]
+    pruning: Settings
     decoder: DecoderInfo
     vision: VisionInfo
     graphs: Mapping[str, GraphSpec]
+    pruning_source: PruningSource = field(default_factory=PruningSource)
     processor: FileName = "processor"
     generation: GenerationInfo = field(default_factory=GenerationInfo)
     tools: Mapping[str, str] = field(default_factory=dict)
