@@ -176,9 +176,9 @@ class FileEntry:
 class Manifest:
     """Everything that a reader of the bundle may rely on; `files` covers every file but the manifest itself.
 
-    `graphs` holds `decoder` and `vision`. `pruning_source` says where `pruning` comes from. `processor` names the folder
-    with the tokenizer, image processor and chat template. `generation` says how tokens are chosen where a request does
-    not. `tools` are the versions that made the bundle.
+    `graphs` holds `decoder` and `vision`. `pruning_source` says where `pruning` comes from. `processor` names the
+    folder with the tokenizer, image processor and chat template. `generation` says how tokens are chosen where a
+    request does not. `tools` are the versions that made the bundle.
     """
 
     model: ModelInfo
