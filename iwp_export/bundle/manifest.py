@@ -217,12 +217,14 @@ def export_command(data: Mapping[str, Any], path: str) -> str:
     """What to do about a manifest of an older version: the command that exports it again, as far as it tells."""
     source = _scalar(data, "model", "source")
     default = vars(PruningSettings())
-    values = {name: _scalar(data, "pruning", FORMER_NAMES.get(name, name)) for name in default}
+    values = {name: _scalar(data, "pruning", name) for name in default}
+    values |= {new: _scalar(data, "pruning", old) for new, old in FORMER_NAMES.items() if values[new] is None}
     values |= {name: _scalar(data, "pruning", "stages", 0, name) for name in ("layer", "keep")}
     options = {name: value for name, value in values.items() if name == "keep" or value != default[name]}
     options |= {"dtype": _scalar(data, "decoder", "dtype"), "revision": _scalar(data, "model", "revision")}
     words = option_words({name: value for name, value in options.items() if value is not None})
-    command = ["iwp-export", shlex.quote("MODEL" if source is None else str(source)), *words]
+    # the paper's settings are the base, whatever recipe ships for the model
+    command = ["iwp-export", shlex.quote("MODEL" if source is None else str(source)), "--recipe", "paper", *words]
     return f"export it again: {' '.join([*command, '-o', shlex.quote(path), '--force'])}"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from iwp_export.bundle.recipe import PruningSource, Recipe, RecipeModel, plain_n
 from iwp_export.errors import RecipeError, SettingsError
 from iwp_export.export.checkpoint import Checkpoint
 from iwp_export.models import ALIASES
-from iwp_export.pruning.settings import PruningSettings
+from iwp_export.pruning.settings import PruningSettings, names_of_settings
 
 PAPER = "paper"
 """In place of a recipe's file: the paper's settings, even if a recipe ships for the model."""
@@ -86,10 +86,10 @@ def resolve(
 
 def _chosen(base: PruningSettings, changes: Mapping[str, Any] | None, source: PruningSource) -> Choice:
     """Settings with single ones changed, and their source with the names of those that differ."""
-    names = [field.name for field in fields(base)]
+    names = names_of_settings()
     if unknown := sorted(set(changes or ()) - set(names)):
         raise SettingsError(f"there is no pruning setting {unknown[0]!r}; there are: {', '.join(names)}")
-    settings = replace(base, **(changes or {}))
+    settings = base.with_changes(**(changes or {}))
     overridden = tuple(name for name in names if getattr(settings, name) != getattr(base, name))
     return Choice(settings, replace(source, overridden=overridden))
 
