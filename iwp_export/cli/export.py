@@ -59,7 +59,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="bfloat16 needs a GPU; auto is float16 for a 16-bit checkpoint, else float32 (default: auto)",
     )
     out.add_argument("--revision", metavar="REV", help="branch, tag or commit of a Hub id")
-    out.add_argument("--dry-run", action="store_true", help="print sizes and stop before any weight is read")
+    out.add_argument("--dry-run", action="store_true", help="print settings and sizes, and export nothing")
     out.add_argument("--json", action="store_true", help="print the result, or the dry run, as JSON")
     recipes = "each option replaces one setting of the recipe; the defaults are those of the paper"
     prune = parser.add_argument_group("pruning", recipes)

@@ -11,7 +11,7 @@ from iwp_export.bundle.manifest import DecoderInfo, GenerationInfo, ModelInfo, V
 from iwp_export.errors import CheckpointError, SettingsError
 from iwp_export.export.checkpoint import Checkpoint, open_checkpoint
 from iwp_export.export.generation import read_generation
-from iwp_export.export.settings_source import Choice, resolve
+from iwp_export.export.settings_source import Choice, check_request, resolve
 from iwp_export.models.common.family import Family
 from iwp_export.pruning.settings import PruningSettings
 
@@ -82,6 +82,7 @@ def plan_export(
         RecipeError: the recipe cannot be read, or is of another model.
         SettingsError: a setting is out of range, or the model cannot be pruned at that layer.
     """
+    check_request(pruning, recipe)  # before anything is fetched
     checkpoint = open_checkpoint(model, revision=revision, weights=False)
     choice = resolve(checkpoint, pruning, recipe, any_model)
     config, text = checkpoint.config, checkpoint.config.text_config

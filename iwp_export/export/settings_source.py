@@ -49,6 +49,20 @@ class Choice:
         return replace(self.source, other_model=self.unconfirmed.name)
 
 
+def check_request(pruning: PruningSettings | Mapping[str, Any] | None, recipe: Path | str | None) -> None:
+    """Refuse what `resolve` would refuse whatever the model is.
+
+    Raises:
+        RecipeError, SettingsError: see `resolve`.
+    """
+    if not isinstance(pruning, PruningSettings):
+        _chosen(PruningSettings(), pruning, PruningSource())
+    elif recipe not in (None, PAPER):
+        raise SettingsError("all settings are given, and a recipe too; leave one out", options=("recipe",))
+    if recipe not in (None, PAPER):
+        read_recipe(recipe)
+
+
 def resolve(
     checkpoint: Checkpoint,
     pruning: PruningSettings | Mapping[str, Any] | None = None,
@@ -68,9 +82,8 @@ def resolve(
         SettingsError: a setting is unknown or out of range, or all settings and a recipe are given.
         CheckpointError: the weights cannot be read.
     """
+    check_request(pruning, recipe)
     if isinstance(pruning, PruningSettings):
-        if recipe not in (None, PAPER):
-            raise SettingsError("all settings are given, and a recipe too; leave one out", options=("recipe",))
         return Choice(pruning, PruningSource("options"))
     found = _find(checkpoint, recipe)
     if found is None:

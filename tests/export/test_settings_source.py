@@ -145,6 +145,26 @@ def test_settings_that_cannot_be(tiny: Checkpoint, mine: Recipe, shipped: Path, 
     assert "leave one out" in refused(SettingsError, tiny, PruningSettings(), file)
 
 
+def test_what_no_model_takes_is_refused_before_one_is_fetched(mine: Recipe, tmp_path: Path) -> None:
+    """No network: with a Hub id every other error would be about that."""
+    for changes, recipe, message in (
+        ({"keep": 2}, None, "keep must be"),
+        ({"select": "coverage", "importance": "grid"}, None, "coverage uses no importance"),
+        ({}, tmp_path, "is a folder"),
+    ):
+        with pytest.raises(IwpError, match=message):
+            plan_export("owner/name", changes, recipe=recipe)
+
+
+def test_a_control_ranks_alone_on_a_recipe_too(tiny: Checkpoint, mine: Recipe, tmp_path: Path) -> None:
+    settings = replace(SETTINGS, select="coverage")
+    chosen = replace(mine.candidates[0], settings=settings)
+    file = write_recipe(replace(mine, settings=settings, candidates=(chosen,)), tmp_path / "mine.json")
+    found = resolve(tiny, {"importance": "grid"}, file)
+    assert found.settings == replace(SETTINGS, importance="grid", penalty=0.0)
+    assert found.source.overridden == ("select", "penalty", "importance")
+
+
 def test_files_that_are_no_recipe(tiny: Checkpoint, mine: Recipe, shipped: Path, tmp_path: Path) -> None:
     text = tmp_path / "text.json"
     text.write_text("layer: 3")
