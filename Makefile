@@ -48,5 +48,5 @@ $(STAMP): pyproject.toml constraints.txt
 		{ echo "$(PYTHON) is older than Python 3.10: make PYTHON=/path/to/python3.10 or newer" >&2; exit 1; }
 	@echo "Setting up $(VENV): a few minutes on the first run"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[ort,export,rtx,train,dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[ort,export,rtx,report,train,dev]'
 	@touch $@

@@ -72,13 +72,19 @@ class TorchSession:
         self.decoder = PrunedDecoder(model, family, settings, _unset).eval()
         self._encoder = family.vision_graph(model).module.eval()
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
     def choosing(self, settings: PruningSettings, select_for: SelectFor | None = None) -> TorchSession:
         """This session with another way to choose tokens; the model is shared."""
         return TorchSession(self.model, self.family, settings, select_for)
 
     def encode(self, inputs: Mapping[str, Array]) -> Features:
+        tensors = {name: torch.from_numpy(array).to(self.device) for name, array in inputs.items()}
         with torch.no_grad():
-            return TorchFeatures(self._encoder(**{name: torch.from_numpy(array) for name, array in inputs.items()}))
+            return TorchFeatures(self._encoder(**tensors))
 
     def new_cache(self) -> Cache:
         return TorchCache()
@@ -87,25 +93,22 @@ class TorchSession:
         assert isinstance(cache, TorchCache)
         values = [image.values for image in features if isinstance(image, TorchFeatures)]
         size, dtype = self.decoder.language_model.config.hidden_size, self.model.dtype
-        joined = torch.cat(values) if values else torch.zeros(1, size, dtype=dtype)
+        joined = torch.cat(values) if values else torch.zeros(1, size, dtype=dtype, device=self.device)
         self.decoder.select = self._select_for(joined)
-        arrays = (inputs.feature_index, inputs.query_index, inputs.position_ids)
+        arrays = (inputs.input_ids, inputs.feature_index, inputs.query_index, inputs.position_ids)
+        ids, *indices = (torch.from_numpy(array).to(self.device) for array in arrays)
+        count = torch.tensor([inputs.num_kept])
         with torch.no_grad():
-            logits, present, kept = self.decoder(
-                torch.from_numpy(inputs.input_ids),
-                joined,
-                *(torch.from_numpy(array) for array in arrays),
-                torch.tensor([inputs.num_kept]),
-                cache.values or self._empty_cache(),
-            )
+            logits, present, kept = self.decoder(ids, joined, *indices, count, cache.values or self._empty_cache())
         cache.values = present
-        return StepOutput(logits[0, 0].numpy(), kept[0].numpy())
+        return StepOutput(logits[0, 0].cpu().numpy(), kept[0].cpu().numpy())
 
     def _empty_cache(self) -> list[Tensor]:
         layers = self.decoder.language_model.layers
         attention = layers[0].self_attn
         heads = attention.k_proj.out_features // attention.head_dim
-        return [torch.zeros(1, heads, 0, attention.head_dim, dtype=self.model.dtype) for _ in range(2 * len(layers))]
+        empty = torch.zeros(1, heads, 0, attention.head_dim, dtype=self.model.dtype, device=self.device)
+        return [empty] * (2 * len(layers))
 
 
 def _unset(*inputs: Tensor) -> Tensor:
