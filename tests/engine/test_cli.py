@@ -22,8 +22,10 @@ def test_dry_run_says_what_the_engine_loads_on(rtx: Flavour, tiny_bundle: Path, 
     shown = capsys.readouterr().out
     assert f"TensorRT-RTX {rtx.version} and a GPU of SM 86" in shown
     assert "160 tokens, 128 a call with up to 1 image(s)" in shown
+    assert "settings   given in full\n" in shown
     assert main(["build", str(tiny_bundle), "--dry-run", "--json", *SMALL]) == 0
-    assert json.loads(capsys.readouterr().out)["sms"] == ["86"]
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["sms"], shown["pruning_source"]["kind"]) == (["86"], "options")
 
 
 @pytest.mark.parametrize(

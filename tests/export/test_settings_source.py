@@ -14,6 +14,7 @@ from iwp_export.bundle.recipe import PruningSource, Recipe, read_recipe, write_r
 from iwp_export.errors import IwpError, RecipeError, SettingsError
 from iwp_export.export import settings_source
 from iwp_export.export.checkpoint import Checkpoint, open_checkpoint
+from iwp_export.export.exporter import export_bundle
 from iwp_export.export.plan import plan_export
 from iwp_export.export.settings_source import Choice, resolve
 from iwp_export.pruning.settings import PruningSettings
@@ -126,6 +127,14 @@ def test_a_recipe_of_another_model_is_refused(
     with pytest.raises(RecipeError, match="my-llava") as caught:
         late.confirmed(tiny)
     assert caught.value.options == ("force",)
+
+
+def test_weights_that_were_fetched_must_be_of_the_recipes_model(mine: Recipe, tmp_path: Path) -> None:
+    plan = plan_export("tiny-llava", recipe=write_recipe(mine, tmp_path / "mine.json"))
+    late = replace(plan.pruning, unconfirmed=make_recipe(name="my-llava").model)
+    with pytest.raises(RecipeError, match=r"mine\.json is for my-llava .*, not for tiny-llava"):
+        export_bundle(replace(plan, pruning=late), tmp_path / "out.bundle")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.json"]
 
 
 def test_a_layer_that_the_model_lacks(mine: Recipe, tmp_path: Path) -> None:
