@@ -14,6 +14,7 @@ from iwp_export.cache import whole_file
 from iwp_export.errors import OutputError, RecipeError, os_reason
 from iwp_export.pruning.settings import PruningSettings
 
+SourceKind = Literal["paper", "recipe", "shipped recipe", "options"]
 Objective = Literal["kl", "agreement", "accuracy"]
 Role = Literal["candidate", "default", "control"]
 
@@ -139,6 +140,42 @@ class Recipe:
     def digest(self) -> str:
         """SHA-256 of its content, as in its file."""
         return str(RECIPE_JSON.to_dict(self)["digest"])
+
+
+@dataclass(frozen=True)
+class PruningSource:
+    """Where pruning settings come from.
+
+    Attributes:
+        kind: `paper`, the defaults; `recipe`, a recipe's file; `shipped recipe`, one that comes with the package;
+            `options`, all of them were given by the caller.
+        recipe: the recipe's file name.
+        digest: SHA-256 of its content.
+        other_model: the model that the recipe is for, where it is not the exported one and was taken all the same.
+        overridden: names of single settings that were given in place of the source's.
+    """
+
+    kind: SourceKind = "paper"
+    recipe: Name | None = None
+    digest: Digest | None = None
+    other_model: Name | None = None
+    overridden: tuple[Name, ...] = ()
+
+    def check(self) -> None:
+        """Refuse parts that contradict each other.
+
+        Raises:
+            ValueError: they do.
+        """
+        named = self.recipe is not None and self.digest is not None
+        if named != self.kind.endswith("recipe") or (not named and self.other_model is not None):
+            raise ValueError(f"{self.kind!r} does not go with recipe {self.recipe!r} and digest {self.digest!r}")
+
+    def __str__(self) -> str:
+        texts = {"paper": "the paper's", "options": "given in full"}
+        text = texts.get(self.kind, f"{self.kind} {self.recipe}")
+        text += f" of another model, {self.other_model}" if self.other_model else ""
+        return text + (f", but for {', '.join(self.overridden)}" if self.overridden else "")
 
 
 def read_recipe(path: Path | str) -> Recipe:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from iwp_export.bundle.document import Document
-from iwp_export.bundle.recipe import RECIPE_JSON, Recipe, RecipeModel, read_recipe, write_recipe
+from iwp_export.bundle.recipe import RECIPE_JSON, PruningSource, Recipe, RecipeModel, read_recipe, write_recipe
+from iwp_export.bundle.schema import Flaw, from_json, to_json
 from iwp_export.errors import OutputError, RecipeError
 from tests.bundle.recipes import make_recipe
 
@@ -135,3 +136,23 @@ def test_what_could_not_be_read_is_not_written(tmp_path: Path) -> None:
         with pytest.raises(OutputError, match="Cannot write"):
             write_recipe(broken, tmp_path / "broken.json")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("source", "fits"),
+    [
+        (PruningSource(), True),
+        (PruningSource("options", overridden=("layer",)), True),
+        (PruningSource("recipe", "a.json", "ab" * 32, "my-llava", ("layer",)), True),
+        (PruningSource("recipe", "a.json"), False),
+        (PruningSource("paper", "a.json", "ab" * 32), False),
+        (PruningSource("paper", other_model="my-llava"), False),
+        (PruningSource("shipped recipe", "a\x1b[31m", "ab" * 32), False),
+    ],
+)
+def test_a_source_says_its_recipe(source: PruningSource, fits: bool) -> None:
+    if fits:
+        assert from_json(PruningSource, json.loads(json.dumps(to_json(source))), "source") == source
+    else:
+        with pytest.raises(Flaw, match="source"):
+            from_json(PruningSource, json.loads(json.dumps(to_json(source))), "source")
