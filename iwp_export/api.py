@@ -1,15 +1,18 @@
-"""What the package does, for Python users and the command line alike: export, build, load."""
+"""What the package does, for Python users and the command line alike: export, calibrate, build, load."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from iwp_export.bundle.recipe import Objective, Recipe
     from iwp_export.bundle.store import Bundle, Verify
+    from iwp_export.calibrate.plan import CalibrationPlan
     from iwp_export.engine.build import BuildPlan, BuildSettings
+    from iwp_export.export.live import Device
     from iwp_export.export.plan import Dtype, ExportPlan
     from iwp_export.pruning.settings import PruningSettings
     from iwp_export.runtime.pipeline import Pipeline
@@ -129,6 +132,26 @@ class BuildJob:
         return self.output
 
 
+@dataclass(frozen=True)
+class CalibrationJob:
+    """A calibration that was checked, and has not begun."""
+
+    plan: CalibrationPlan
+    output: Path
+    threads: int | None = None
+    force: bool = False
+
+    def run(self, announce: Callable[[int, int, float], None] | None = None) -> Recipe:
+        """Calibrate; returns the recipe, which is then written.
+
+        Args:
+            announce: called with the numbers of settings and samples and the estimated seconds before the search.
+        """
+        from iwp_export.calibrate.calibration import calibrate
+
+        return calibrate(self.plan, self.output, force=self.force, threads=self.threads, announce=announce)
+
+
 def plan_export(
     model: str,
     output: Path | str,
@@ -164,6 +187,71 @@ def plan_export(
     plan = plan_bundle(model, pruning, **choices)
     build = plan_build(machine, settings, plan.decoder, plan.vision, plan.settings.keep, plan.weight_bytes)
     return ExportJob(plan, build, output, force)
+
+
+def plan_calibration(
+    model: str,
+    output: Path | str,
+    data: Path | str | None = None,
+    *,
+    prompts: Path | str | None = None,
+    keep: Sequence[float] | None = None,
+    speedup: float | None = None,
+    max_drop: float | None = None,
+    objective: Objective = "kl",
+    layers: Sequence[int] = (),
+    samples: int = 96,
+    seed: int = 0,
+    max_new_tokens: int = 16,
+    device: Device = "cpu",
+    dtype: Dtype = "auto",
+    threads: int | None = None,
+    revision: str | None = None,
+    force: bool = False,
+) -> CalibrationJob:
+    """Check everything that can be checked before a calibration. Arguments are `calibrate`'s. No weights are read."""
+    from iwp_export.calibrate.plan import plan_calibration as plan
+
+    return CalibrationJob(
+        plan(
+            model,
+            None if data is None else Path(data),
+            prompts=None if prompts is None else Path(prompts),
+            budgets={"keep": keep, "speedup": speedup, "max_drop": max_drop},
+            objective=objective,
+            layers=tuple(layers),
+            samples=samples,
+            seed=seed,
+            max_new_tokens=max_new_tokens,
+            device=device,
+            dtype=dtype,
+            revision=revision,
+            output=Path(output),
+            force=force,
+        ),
+        Path(output),
+        threads,
+        force,
+    )
+
+
+def calibrate(model: str, output: Path | str, data: Path | str | None = None, **options: Any) -> Recipe:
+    """Choose the pruning settings that keep a model's answers; writes a recipe and its page.
+
+    Args:
+        model: an alias, a Hub id or a folder.
+        output: the recipe's file; the page is beside it, with the suffix .html.
+        data: a folder of images, or a file of questions (JSON lines); left out, what ships for tiny-llava.
+        **options: `prompts`: for a folder, a file with a prompt a line. One of `keep` (a list of ratios; [0.3] if none
+            is given), `speedup` (of the prefill, by operations) and `max_drop` (share of answers that may change).
+            `objective`: kl, agreement or accuracy. `layers`: those to try. `samples`: at most. `seed`: of their draw
+            and order. `max_new_tokens`: of an answer. `device`: cpu or cuda. `dtype`: of weights and activations.
+            `threads`: of the CPU. `revision`: of a Hub id. `force`: replace a recipe that is there.
+
+    Raises:
+        OutputError, CheckpointError, DataError, SettingsError, RequestError, BackendError: see `Calibration`.
+    """
+    return plan_calibration(model, output, data, **options).run()
 
 
 def plan_build(

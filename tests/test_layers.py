@@ -29,7 +29,15 @@ FLOORS = (
 """From the top down; a room may import from lower floors and from itself."""
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
-NEED_TORCH = ("export", "validate", "backends/torch", "models", "pruning/torch_select.py", "pruning/importance.py")
+NEED_TORCH = (
+    "calibrate",
+    "export",
+    "validate",
+    "backends/torch",
+    "models",
+    "pruning/torch_select.py",
+    "pruning/importance.py",
+)
 """Rooms and files that may import torch; those that run on a robot do so inside functions."""
 FILES = sorted(path for path in ROOT.rglob("*.py"))
 

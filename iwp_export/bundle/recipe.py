@@ -211,15 +211,8 @@ def write_recipe(recipe: Recipe, path: Path | str, force: bool = False) -> Path:
         OutputError: the file is there already, cannot be written, or could not be read back.
     """
     path = Path(path)
-    where = plain_name(path)
+    where = check_output(path, force)
     try:
-        if path.is_dir():
-            raise OutputError(f"Cannot write {where}: it is a folder", options=("output",))
-        if path.exists() and not force:
-            raise OutputError(
-                f"Cannot write {where}: it already exists. Remove it, choose another output, or replace it",
-                options=("output", "force"),
-            )
         text = RECIPE_JSON.to_text(recipe)
         with whole_file(path) as file:
             file.write_text(text, encoding="utf-8")
@@ -228,6 +221,23 @@ def write_recipe(recipe: Recipe, path: Path | str, force: bool = False) -> Path:
     except OSError as error:
         raise OutputError(f"Cannot write {where}: {os_reason(error)}", options=("output",)) from error
     return path
+
+
+def check_output(path: Path, force: bool = False) -> str:
+    """Refuse a file to which a recipe cannot be written; returns its name as text.
+
+    Raises:
+        OutputError: it is there already, or a folder.
+    """
+    where = plain_name(path)
+    if path.is_dir():
+        raise OutputError(f"Cannot write {where}: it is a folder", options=("output",))
+    if path.exists() and not force:
+        raise OutputError(
+            f"Cannot write {where}: it already exists. Remove it, choose another output, or replace it",
+            options=("output", "force"),
+        )
+    return where
 
 
 def plain_name(path: Path) -> str:

@@ -7,6 +7,7 @@ computed once. A setting runs the layers from its own on.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -164,10 +165,7 @@ class Scorer:
         numbers = np.cumsum(prepared.visual) - 1
         kept = numbers[row[prepared.visual[row]]]
         starts = np.cumsum([0, *(picture.num_tokens for picture in prepared.pictures)])
-        return [
-            (kept[(kept >= start) & (kept < end)] - start).tolist()
-            for start, end in zip(starts[:-1], starts[1:], strict=True)
-        ]
+        return [(kept[(kept >= start) & (kept < end)] - start).tolist() for start, end in itertools.pairwise(starts)]
 
     def _pipeline(self, settings: PruningSettings) -> Pipeline:
         manifest = replace(self._manifest, pruning=settings)
@@ -193,7 +191,9 @@ class Scorer:
         index = np.where(visual, np.cumsum(visual) - 1, -1)
         index = np.concatenate([index, np.full(len(rest), -1)])
         position_ids = np.concatenate([prompt, further], axis=-1)
-        stream = self._decoder.start(self._tensor(ids[None]), features, self._tensor(index[None]), self._tensor(position_ids))
+        stream = self._decoder.start(
+            self._tensor(ids[None]), features, self._tensor(index[None]), self._tensor(position_ids)
+        )
         mask = self._family.mask(len(ids), 0, stream.hidden)
         layers = {}
         for number in range(len(self._decoder.language_model.layers)):
@@ -227,9 +227,7 @@ class Scorer:
             if number > settings.layer:
                 projected = self._decoder.project(number, stream)
             key, value = projected.rotated_key, projected.value
-            stream = self._decoder.attend(
-                number, stream, projected.rotated_query, key, value, mask, prepared.features
-            )
+            stream = self._decoder.attend(number, stream, projected.rotated_query, key, value, mask, prepared.features)
         return self._decoder.logits(stream.hidden[:, -len(prepared.best) :])[0]
 
     def _tensor(self, array: npt.NDArray[np.int64]) -> Tensor:

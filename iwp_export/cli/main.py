@@ -17,6 +17,7 @@ from iwp_export.version import __version__
 
 VERBS = {
     "export": "write a checkpoint as a bundle (what happens with no verb)",
+    "calibrate": "choose the pruning settings that keep a model's answers, on your own images",
     "build": "build TensorRT engines from a bundle",
     "run": "answer a question about images",
     "inspect": "show what is in a bundle",

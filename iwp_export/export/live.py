@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
+from collections.abc import Iterator
 from typing import Literal
 
 from iwp_export.backends.torch.session import TorchSession
 from iwp_export.bundle.manifest import Manifest
-from iwp_export.errors import BackendError
+from iwp_export.errors import BackendError, SettingsError
 from iwp_export.export.plan import ExportPlan
 from iwp_export.runtime.processor import Processor
 
@@ -41,8 +43,21 @@ def open_live(plan: ExportPlan, dtype: str, device: Device = "cpu") -> tuple[Tor
     return session, manifest, Processor(checkpoint.folder, plan.vision, checkpoint.family)
 
 
+def limit_threads(threads: int) -> None:
+    """Let torch use so many threads of the CPU, but no more than it has: far more bring a machine to a stand.
+
+    Raises:
+        SettingsError: not a number of 1 or more.
+    """
+    import torch
+
+    if threads < 1:
+        raise SettingsError(f"threads must be 1 or more, got {threads}", options=("threads",))
+    torch.set_num_threads(min(threads, os.cpu_count() or 1))
+
+
 @contextlib.contextmanager
-def _enough_memory(device: Device):  # type: ignore[no-untyped-def]
+def _enough_memory(device: Device) -> Iterator[None]:
     import torch
 
     try:

@@ -12,9 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-import torch
-
 from iwp_export.errors import SettingsError
+from iwp_export.export.live import limit_threads
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.tables import table
@@ -155,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _execute(args: argparse.Namespace) -> int:
     questions, pipeline = entry.open_questions(args), entry.open_pipeline(args)
     if args.threads:
-        torch.set_num_threads(args.threads)
+        limit_threads(args.threads)
     settings = changed(pipeline.manifest.pruning, args.set)
     reference = Reference.of(pipeline.manifest, args.checkpoint)
     whole = measure_accuracy(reference.pruned(pipeline, settings), questions, 1.0, args.max_new_tokens)

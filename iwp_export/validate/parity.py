@@ -22,6 +22,7 @@ import torch
 
 from iwp_export.backends.session import Floats, Ints
 from iwp_export.backends.torch.seen import Seen
+from iwp_export.export.live import limit_threads
 from iwp_export.models.common.picture import Picture
 from iwp_export.progress import progress
 from iwp_export.pruning.reference import selection_gap
@@ -179,7 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _execute(args: argparse.Namespace) -> int:
     questions, pipeline = entry.open_questions(args), entry.open_pipeline(args)
     if args.threads:
-        torch.set_num_threads(args.threads)
+        limit_threads(args.threads)
     manifest = pipeline.manifest
     reference = Reference.of(manifest, args.checkpoint, manifest.decoder.dtype)
     whole = compare_with_generate(pipeline, reference, questions, args.max_new_tokens)

@@ -9,6 +9,7 @@ from PIL import Image
 
 from calibration.tiny_llava import HELDOUT
 from calibration.tiny_llava.vocabulary import KINDS, WORDS
+from iwp_export.calibrate.plan import DEFAULT_DATA
 from iwp_export.validate.questions import Question, read_questions
 
 
@@ -39,11 +40,23 @@ def test_questions_are_well_formed(questions: list[Question]) -> None:
 def test_the_shipped_set_is_what_the_generator_draws(questions: list[Question]) -> None:
     pytest.importorskip("sklearn")
     pytest.importorskip("torch")
-    from calibration.tiny_llava.make_heldout import draw_questions
+    from calibration.tiny_llava.make_questions import DRAWS, draw_questions
 
-    drawn = list(islice(draw_questions(), 30))
+    drawn = list(islice(draw_questions(DRAWS["heldout"]), 30))
     for (line, pixels), shipped in zip(drawn, questions[:30], strict=True):
         assert shipped.images == (HELDOUT.parent / line["image"],)
         assert np.array_equal(np.asarray(Image.open(shipped.images[0])), pixels)
         assert (shipped.prompt, shipped.answer, shipped.kind) == (line["prompt"], line["answer"], line["kind"])
         assert shipped.fields == {"box": line["box"]}
+
+
+def test_the_samples_for_calibrations_are_of_the_training_split() -> None:
+    pytest.importorskip("sklearn")
+    from calibration.tiny_llava.make_questions import DRAWS, draw_questions
+
+    samples = list(read_questions(DEFAULT_DATA["tiny-llava"]))
+    assert len(samples) == 96
+    assert DRAWS["samples"].split == "train"
+    for (line, pixels), shipped in zip(islice(draw_questions(DRAWS["samples"]), 10), samples[:10], strict=True):
+        assert np.array_equal(np.asarray(Image.open(shipped.images[0])), pixels)
+        assert (shipped.prompt, shipped.answer) == (line["prompt"], line["answer"])
