@@ -60,6 +60,13 @@ __device__ __forceinline__ void CopyAsync16(void* shared, const void* global, bo
 #endif
 }
 
+// What an atomicAdd of any block made of a counter, read anew at each call, and a moment's rest between two reads. A
+// __threadfence after it orders what this thread and, past a barrier, its block read next.
+__device__ __forceinline__ unsigned LoadCounter(const unsigned* counter) {
+  return *static_cast<const volatile unsigned*>(counter);
+}
+__device__ __forceinline__ void SpinWait() { __nanosleep(20); }
+
 // Closes a group of copies.
 __device__ __forceinline__ void CopyCommit() {
 #if __CUDA_ARCH__ >= 800
