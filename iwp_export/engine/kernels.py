@@ -24,8 +24,8 @@ SELECTS = {"mmr": 0, "coverage": 1}
 ALIGNMENT = 256
 """Bytes to whose multiples the workspace and each array in it are aligned."""
 MATRIX_TOKENS = 4096
-PARTIAL_TILES, TILE_PAIRS, TEAM_BLOCKS = 288, 128 * 64, 256
-"""kMatrixTokens, kMaxPartialTiles, kTileRows * kTileColumns, kMaxTeamBlocks in plugins/cuda/src/problem.h."""
+PARTIAL_TILES, TILE_PAIRS, PANEL = 288, 128 * 64, 32
+"""kMatrixTokens, kMaxPartialTiles, kTileRows * kTileColumns, kPanel in plugins/cuda/src/problem.h."""
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,8 @@ def _laid_out(shape: SelectionShape, options: SelectionOptions, tokens: int) -> 
         PARTIAL_TILES * TILE_PAIRS if compares and shape.kv_heads > 1 else 0,  # partial
         PARTIAL_TILES,  # tiles_done
         shape.batch,  # arrived
-        shape.batch * 2 * TEAM_BLOCKS * 2,  # best, of two words each
+        shape.batch * PANEL * _up(tokens, 4) if covers else 0,  # residual
+        shape.batch * PANEL * shape.num_kept if covers else 0,  # panel_factor
     ]
     return sum(_up(4 * count, ALIGNMENT) for count in words)
 

@@ -152,6 +152,12 @@ __device__ __forceinline__ float WarpMax(float x, int width = kWarp) {
   return x;
 }
 
+template <typename Integer, typename = std::enable_if_t<std::is_integral_v<Integer>>>
+__device__ __forceinline__ Integer WarpMax(Integer x) {
+  for (int offset = kWarp / 2; offset > 0; offset /= 2) x = max(x, __shfl_xor_sync(kFullWarp, x, offset));
+  return x;
+}
+
 __device__ __forceinline__ float WarpMin(float x, int width = kWarp) {
   for (int offset = width / 2; offset > 0; offset /= 2) x = fminf(x, __shfl_xor_sync(kFullWarp, x, offset));
   return x;

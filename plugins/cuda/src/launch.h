@@ -45,7 +45,7 @@ template <typename... Parameters, typename... Arguments>
 cudaError_t LaunchTeams(void (*kernel)(Parameters...), const Problem& problem, const Gpu& gpu, int threads,
                         size_t shared_bytes, cudaStream_t stream, Arguments&&... arguments) {
   const int for_each = std::max(1, gpu.multiprocessors / problem.batch);
-  const int blocks = std::min({DivUp(problem.tokens, kTeamSlice), for_each, kMaxTeamBlocks});
+  const int blocks = std::min(DivUp(problem.tokens, kTeamSlice), for_each);
   const int teams = std::min(problem.batch, gpu.multiprocessors / blocks);
   return LaunchBlocks(blocks > 1, kernel, dim3(blocks, 1, teams), threads, shared_bytes, stream,
                       static_cast<Arguments&&>(arguments)...);

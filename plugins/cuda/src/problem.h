@@ -31,9 +31,11 @@ IWP_THRESHOLD(kMatrixTokens, 4096);
 IWP_THRESHOLD(kSmallRoundsTokens, 20480);
 constexpr int kSmallChunk = 32;
 
-// Blocks that wait for each other share out the tokens: this many for each at least, and at most so many blocks.
+// Blocks that wait for each other share out the tokens: this many for each at least.
 IWP_THRESHOLD(kTeamSlice, 64);
-constexpr int kMaxTeamBlocks = 256;
+
+// Candidates of which coverage finds out at once which are chosen next: one for each lane of a warp.
+constexpr int kPanel = 32;
 
 // One block of the similarity kernel: rows x columns of pairs.
 constexpr int kTileRows = 128;
@@ -72,8 +74,6 @@ struct Gpu {
   size_t shared_bytes;  // that a block may have
 };
 
-using Ranked = unsigned long long;  // a token and its priority, of which the larger is to be chosen first: see top_k.cuh
-
 // Scratch memory; each array is [batch, ...].
 struct Workspace {
   int* num_visual;            // [1]
@@ -89,7 +89,8 @@ struct Workspace {
   float* partial;             // [kMaxPartialTiles, kTileRows * kTileColumns], of all samples together
   unsigned* tiles_done;       // [kMaxPartialTiles] blocks that parked their share of a tile
   unsigned* arrived;          // [1] blocks that reached a barrier of their team, since the launch
-  Ranked* best;               // [2, kMaxTeamBlocks] each block's candidate; steps alternate lists
+  float* residual;            // [kPanel, pitch] what is left of candidates' similarity to all; for coverage, as the next
+  float* panel_factor;        // [num_kept, kPanel] the columns of the factor at the candidates
 };
 
 // One round of Algorithm 1 as the host knows it: it cannot know the number of visual tokens, so a round may turn out

@@ -41,7 +41,7 @@ __device__ void SelectFromSample(const Problem& problem, const Source& all_pairs
                                  const SampleViews& views, int chunk_size, int sample, SmallRoundsShared& shared,
                                  float* priority) {
   const Source pairs = all_pairs.OfSample(problem, workspace, sample);
-  Team team(workspace.arrived + sample, nullptr);
+  Team team(workspace.arrived + sample);
   const int size = views.num_visual;
   const Slice slice = SliceOfBlock(size);
 

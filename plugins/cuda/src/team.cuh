@@ -4,7 +4,6 @@
 
 #include "block_ops.cuh"
 #include "problem.h"
-#include "top_k.cuh"
 
 namespace iwp {
 
@@ -23,8 +22,8 @@ __device__ inline Slice SliceOfBlock(int num_visual) {
 
 class Team {
  public:
-  // `arrived` is 0 before the launch; `best` [2, kMaxTeamBlocks] needs no value.
-  __device__ Team(unsigned* arrived, Ranked* best) : arrived_(arrived), best_(best) {}
+  // `arrived` is 0 before the launch.
+  __device__ explicit Team(unsigned* arrived) : arrived_(arrived) {}
 
   // Every thread of every block of the team; what any of them wrote before is seen by all after.
   __device__ void Wait() {
@@ -40,24 +39,9 @@ class Team {
     __syncthreads();
   }
 
-  // The best of all blocks' `mine`, in all threads; a Wait. Blocks take turns with two lists, so that one is written
-  // only when all have read what it held before.
-  __device__ Ranked BestOfAll(Ranked mine, Ranked* scratch) {
-    const int blocks = static_cast<int>(gridDim.x);
-    const Ranked of_block = BlockBest(mine, scratch);
-    if (blocks == 1) return of_block;
-    Ranked* const list = best_ + step_++ % 2 * kMaxTeamBlocks;
-    if (threadIdx.x == 0) list[blockIdx.x] = of_block;
-    Wait();
-    const int thread = static_cast<int>(threadIdx.x);
-    return BlockBest(thread < blocks ? list[thread] : kNobody, scratch);
-  }
-
  private:
   unsigned* arrived_;
-  Ranked* best_;
   unsigned due_ = 0;
-  unsigned step_ = 0;
 };
 
 }  // namespace iwp

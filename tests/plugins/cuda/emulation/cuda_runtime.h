@@ -148,7 +148,7 @@ inline unsigned atomicMin(unsigned* at, unsigned value) {
 
 namespace emulation {
 
-enum Operation { kShuffleXor = 1, kShuffleUp, kMatchAny, kLoadMatrices, kMultiplyAdd };
+enum Operation { kShuffle, kShuffleXor, kShuffleUp, kMatchAny, kLoadMatrices, kMultiplyAdd };
 
 template <typename T>
 T ReadPayload(const Payload& payload, size_t index = 0) {
@@ -159,6 +159,11 @@ T ReadPayload(const Payload& payload, size_t index = 0) {
 
 }  // namespace emulation
 
+template <typename T>
+T __shfl_sync(unsigned, T value, int lane) {
+  const auto* payloads = emulation::WarpCollective(emulation::kShuffle, &value, sizeof(value));
+  return emulation::ReadPayload<T>(payloads[lane]);
+}
 template <typename T>
 T __shfl_xor_sync(unsigned, T value, int mask) {
   const auto* payloads = emulation::WarpCollective(emulation::kShuffleXor, &value, sizeof(value));
