@@ -2,7 +2,7 @@
 // dependent steps is then one launch. LaunchTeams makes all of them resident, which the barrier relies on.
 #pragma once
 
-#include "block_ops.cuh"
+#include "device.cuh"
 #include "problem.h"
 
 namespace iwp {

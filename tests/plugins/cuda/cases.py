@@ -140,6 +140,11 @@ def make_case(
     return Case(shape, replace(DEFAULTS, **options), importance.astype(np.float32), key, value, is_visual, name)
 
 
+def covering(case: Case) -> Case:
+    """The same inputs for coverage."""
+    return replace(case, options=replace(case.options, select="coverage"))
+
+
 def random_cases(count: int, largest: int, seed: int = 0) -> list[Case]:
     """Cases over sizes, head sizes (odd ones too), budgets, options; 24 have every type, similarity and norm."""
     rng = np.random.default_rng(seed)
