@@ -73,10 +73,11 @@ def train_tower(
     seed: int = 11,
     batch_size: int = 48,
     peak_rate: float = 1.2e-3,
+    head_alone: bool = False,
 ) -> None:
-    """Stage 1: trains tower and head in place."""
+    """Stage 1: trains tower and head in place, or the head of a tower that is trained already."""
     rng = np.random.default_rng(seed)
-    parameters = [*model.model.vision_tower.parameters(), *head.parameters()]
+    parameters = [*([] if head_alone else model.model.vision_tower.parameters()), *head.parameters()]
     optimiser = torch.optim.AdamW(parameters, peak_rate, weight_decay=0.02, betas=(0.9, 0.98))
     for step in range(steps):
         optimiser.param_groups[0]["lr"] = peak_rate * cosine_rate(step, steps, floor=0.05)

@@ -26,6 +26,8 @@ from calibration.tiny_llava.tower import (
 )
 
 POOL_SEED, TOWER_SEED, READER_SEED = 1, 0, 13
+HEAD_STEPS = 300
+"""Steps in which the training head of a given tower is fitted."""
 QUESTIONS_PER_IMAGE = 8
 READER_BATCH = 32
 READER_RATE, UNFROZEN_TOWER_RATE = 1.5e-3, 1e-3
@@ -87,14 +89,16 @@ def reader_step(
     return reading + _DENSE_WEIGHT * dense_loss(trainee.head(features), batch), reading.item()
 
 
-def train_reader(trainee: Trainee, pools: Pools, steps: int, device: str, batch_size: int = READER_BATCH) -> None:
+def train_reader(
+    trainee: Trainee, pools: Pools, steps: int, device: str, batch_size: int = READER_BATCH, seed: int = READER_SEED
+) -> None:
     """Stage 3: trains the whole model in place; the tower only in the last third of the steps."""
     model = trainee.model
     tower = [*model.model.vision_tower.parameters(), *trainee.head.parameters()]
     reader = [parameter for name, parameter in model.named_parameters() if "vision_tower" not in name]
     optimiser = torch.optim.AdamW([{"params": reader}, {"params": tower}], weight_decay=0.03, betas=(0.9, 0.98))
     layouts = [build_layout(name, QUESTIONS_PER_IMAGE, device) for name in ("separate", "conversation")]
-    rng = np.random.default_rng(READER_SEED)
+    rng = np.random.default_rng(seed)
     first_step, average = 0, 0.0
     if (state := trainee.load("reader")) is not None:
         optimiser.load_state_dict(state["optimiser"])
@@ -121,7 +125,15 @@ def train_reader(trainee: Trainee, pools: Pools, steps: int, device: str, batch_
             trainee.save("reader", optimiser=optimiser.state_dict(), **progress)
 
 
-def train(work: Path, tower_steps: int, align_steps: int, reader_steps: int, device: str = "cpu") -> Trainee:
+def train(
+    work: Path,
+    tower_steps: int,
+    align_steps: int,
+    reader_steps: int,
+    device: str = "cpu",
+    reader_seed: int = READER_SEED,
+    tower_of: Path | None = None,
+) -> Trainee:
     """Runs the three stages, or what is left of them according to `work`.
 
     Args:
@@ -130,19 +142,26 @@ def train(work: Path, tower_steps: int, align_steps: int, reader_steps: int, dev
         align_steps: steps of stage 2, the projector.
         reader_steps: steps of stage 3, the whole model.
         device: "cpu" or "cuda".
+        reader_seed: of stages 2 and 3: another reader of the same recipe.
+        tower_of: a trained checkpoint, whose vision tower takes the place of stage 1.
     """
     work.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(TOWER_SEED)
     trainee = Trainee(build_model().to(device), dense_head().to(device), work)
     pools = build_pools("train", POOL_SEED, variants=32, backgrounds=4000)
     if trainee.load("tower") is None:
-        train_tower(trainee.model, trainee.head, pools, tower_steps, device, trainee.report)
+        if tower_of is not None:
+            given = LlavaForConditionalGeneration.from_pretrained(tower_of, dtype=torch.float32, local_files_only=True)
+            trainee.model.model.vision_tower.load_state_dict(given.model.vision_tower.state_dict())
+        steps = tower_steps if tower_of is None else HEAD_STEPS
+        head_alone = tower_of is not None
+        train_tower(trainee.model, trainee.head, pools, steps, device, trainee.report, head_alone=head_alone)
         trainee.save("tower")
     if not (work / "reader.pt").exists():
-        torch.manual_seed(READER_SEED)
+        torch.manual_seed(reader_seed)
         initialise_reader(trainee.model)
         align_projector(trainee.model, pools, align_steps, device, trainee.report)
-    train_reader(trainee, pools, reader_steps, device)
+    train_reader(trainee, pools, reader_steps, device, seed=reader_seed)
     return trainee
 
 
@@ -156,10 +175,13 @@ def main() -> None:
     parser.add_argument("--tower-steps", type=int, default=5000)
     parser.add_argument("--align-steps", type=int, default=200)
     parser.add_argument("--reader-steps", type=int, default=4500)
+    parser.add_argument("--reader-seed", type=int, default=READER_SEED, help="another reader of the same recipe")
+    parser.add_argument("--tower-of", metavar="FOLDER", type=Path, help="take a checkpoint's tower, skip stage 1")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     steps = (arguments.tower_steps, arguments.align_steps, arguments.reader_steps)
-    trainee = train(arguments.work, *steps, device=arguments.device)
+    options = {"device": arguments.device, "reader_seed": arguments.reader_seed, "tower_of": arguments.tower_of}
+    trainee = train(arguments.work, *steps, **options)
     save_checkpoint(trainee.model, arguments.output)
     log = {"device": arguments.device, "torch": torch.__version__, "steps": steps, "log": trainee.log}
     (arguments.work / "log.json").write_text(json.dumps(log, indent=1) + "\n")

@@ -14,9 +14,6 @@ from iwp_export.bundle.document import Document
 from iwp_export.bundle.schema import Count, FileSize, Form, Number, Rule, TokenId, above_zero, one_of
 from iwp_export.pruning.settings import PruningSettings
 
-EXPORT_OPTIONS = ("layer", "keep", "chunk", "growth", "penalty", "query", "heads")
-"""Pruning settings that the command line takes."""
-
 
 def is_file_name(name: str) -> bool:
     """Whether a name, with slashes, stays inside its folder on every system, and is not hidden."""
@@ -217,14 +214,30 @@ class Manifest:
 def export_command(data: Mapping[str, Any], path: str) -> str:
     """What to do about a manifest of an older version: the command that exports it again, as far as it tells."""
     source = _scalar(data, "model", "source")
-    values = {name: _scalar(data, "pruning", name) for name in EXPORT_OPTIONS}
-    values |= {name: _scalar(data, "pruning", "stages", 0, name) for name in ("layer", "keep")}
     default = vars(PruningSettings())
+    values = {name: _scalar(data, "pruning", FORMER_NAMES.get(name, name)) for name in default}
+    values |= {name: _scalar(data, "pruning", "stages", 0, name) for name in ("layer", "keep")}
     options = {name: value for name, value in values.items() if name == "keep" or value != default[name]}
     options |= {"dtype": _scalar(data, "decoder", "dtype"), "revision": _scalar(data, "model", "revision")}
-    words = [part for name, value in options.items() if value is not None for part in (f"--{name}", str(value))]
-    command = ["iwp-export", "MODEL" if source is None else str(source), *words, "-o", path, "--force"]
-    return f"export it again: {shlex.join(command)}"
+    words = option_words({name: value for name, value in options.items() if value is not None})
+    command = ["iwp-export", shlex.quote("MODEL" if source is None else str(source)), *words]
+    return f"export it again: {' '.join([*command, '-o', shlex.quote(path), '--force'])}"
+
+
+FORMER_NAMES = {"importance": "magnitude", "rope_in_importance": "rope_in_magnitude"}
+"""What settings were called in manifests before version 3."""
+
+
+def option_words(options: Mapping[str, Any]) -> list[str]:
+    """Settings as words of a command line, quoted for a shell."""
+    words = []
+    for name, value in options.items():
+        flag = "--" + name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(flag if value else flag.replace("--", "--no-", 1))
+        else:
+            words += [flag, shlex.quote(str(value))]
+    return words
 
 
 def _scalar(data: Any, *keys: str | int) -> str | float | None:

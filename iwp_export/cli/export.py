@@ -5,15 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from iwp_export import api
+from iwp_export.bundle.manifest import option_words
 from iwp_export.cli.build import announce, build_settings, configure_build
 from iwp_export.errors import BackendError
 from iwp_export.models import ALIASES
-from iwp_export.pruning.settings import Heads, PruningSettings, Query
+from iwp_export.pruning.settings import DESCRIPTIONS, PruningSettings, choices, names_of_settings
 from iwp_export.tables import human_bytes, pairs
 
 if TYPE_CHECKING:
@@ -30,15 +30,13 @@ EXAMPLES = """\
   iwp-export llava --keep 0.3 -o engine.plan            a TensorRT engine for what is here, else for RTX cards
   iwp-export run tiny-llava.bundle --image photo.png --prompt "how many digits ?"
 """
-SETTINGS = ("keep", "layer", "chunk", "growth", "penalty", "query", "heads")
 TEXT_TOKENS = 64
 """Text of the request whose cache a dry run measures: a template and a sentence or two."""
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments; the defaults are those of `PruningSettings`."""
-    default = {field.name: field.default for field in fields(PruningSettings)}
+    """Declare the arguments."""
     aliases = ", ".join(ALIASES)
     parser.add_argument("model", metavar="MODEL", help=f"a folder, a Hub id (owner/name) or one of: {aliases}")
     out = parser.add_argument_group("output")
@@ -59,19 +57,30 @@ def configure(parser: argparse.ArgumentParser) -> None:
     out.add_argument("--revision", metavar="REV", help="branch, tag or commit of a Hub id")
     out.add_argument("--dry-run", action="store_true", help="print sizes and stop before any weight is read")
     out.add_argument("--json", action="store_true", help="print the result, or the dry run, as JSON")
-    prune = parser.add_argument_group("pruning")
-    for name, kind, unit, text in (
-        ("keep", float, "RATIO", "fraction of visual tokens that stays, in (0, 1]; a request may choose another"),
-        ("layer", int, "N", "decoder layer, from 0, at whose input tokens are dropped"),
-        ("chunk", int, "N", "tokens chosen in the first round"),
-        ("growth", int, "N", "factor from one round's size to the next"),
-        ("penalty", float, "X", "weight of duplication; 0 ranks by magnitude alone"),
-        ("query", str, "WHICH", f"tokens averaged into the query: {', '.join(get_args(Query))}"),
-        ("heads", str, "HOW", f"how heads weigh in the mean: {', '.join(get_args(Heads))}"),
-    ):
-        help_text = f"{text} (default: {default[name]})"
-        prune.add_argument(f"--{name}", type=kind, default=default[name], metavar=unit, help=help_text)
+    configure_pruning(parser)
     configure_build(parser, "engine (with -o NAME.plan)")
+
+
+def configure_pruning(parser: argparse.ArgumentParser) -> None:
+    """Declare an option for each pruning setting; one that is not given stays None."""
+    group = parser.add_argument_group("pruning")
+    for name, default in vars(PruningSettings()).items():
+        unit, text = DESCRIPTIONS[name]
+        words = choices(name)
+        flag = "--" + name.replace("_", "-")
+        options: dict[str, Any] = {"type": type(default), "metavar": unit}
+        if isinstance(default, bool):
+            options = {"action": argparse.BooleanOptionalAction}
+        elif words:
+            options = {"metavar": unit}  # PruningSettings refuses other words, by the list that it has
+        listed = f": {', '.join(words)}" if words else ""
+        shown = ("on" if default else "off") if isinstance(default, bool) else default
+        group.add_argument(flag, dest=name, default=None, help=f"{text}{listed} (default: {shown})", **options)
+
+
+def pruning_changes(args: argparse.Namespace) -> dict[str, Any]:
+    """The pruning settings that were given."""
+    return {name: getattr(args, name) for name in names_of_settings() if getattr(args, name) is not None}
 
 
 def execute(args: argparse.Namespace) -> None:
@@ -85,7 +94,7 @@ def execute(args: argparse.Namespace) -> None:
 
 
 def _execute(args: argparse.Namespace) -> None:
-    pruning = PruningSettings(**{name: getattr(args, name) for name in SETTINGS})
+    pruning = PruningSettings().with_changes(**pruning_changes(args))
     output = args.output or Path(f"{default_name(args.model)}.bundle")
     choices = {"dtype": args.dtype, "revision": args.revision, "engine": build_settings(args)}
     job = api.plan_export(args.model, output, pruning, force=args.force or args.dry_run, **choices)
@@ -101,10 +110,10 @@ def _execute(args: argparse.Namespace) -> None:
 
 def repeat(args: argparse.Namespace) -> str:
     """The arguments that repeat an export, without its output."""
-    default = {field.name: field.default for field in fields(PruningSettings)} | {"dtype": "auto", "revision": None}
-    chosen = {name: getattr(args, name) for name in default if name in (*SETTINGS, "dtype", "revision")}
-    options = [f"--{name} {shlex.quote(str(value))}" for name, value in chosen.items() if value != default[name]]
-    return " ".join([shlex.quote(args.model), *options])
+    given = pruning_changes(args)
+    given |= {"dtype": args.dtype} if args.dtype != "auto" else {}
+    given |= {"revision": args.revision} if args.revision is not None else {}
+    return " ".join([shlex.quote(args.model), *option_words(given)])
 
 
 def default_name(model: str) -> str:

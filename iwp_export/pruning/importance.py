@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from iwp_export.pruning.settings import Heads, Magnitude
+from iwp_export.pruning.settings import HeadPool, Heads, Importance, QueryPool
 
 Array = Any
 """A numpy array or a torch tensor."""
@@ -18,16 +18,27 @@ Array = Any
 LOWEST = -1e30
 """A text token's logit: finite, since a call without a visual token would otherwise subtract infinities."""
 
+LEAST_REST = 1e-3
+"""Least share of attention that `leave_one_out` leaves to the other tokens: it divides by it."""
+
+GOLDEN = 10368889
+"""2^24 over the golden ratio, as an odd number: multiples of it modulo 2^24 are evenly spread, and no two are equal."""
+FLOAT_WHOLES = 1 << 24
+"""float32 holds every whole number up to here."""
+HASH_PRIME = FLOAT_WHOLES - 3
+HASH_ROUNDS = ((48271, 11), (69621, 7), (16807, 101))
+
 
 @dataclass(frozen=True)
 class Tokens:
-    """What a score is computed from, float32. A query row is one query head of a key/value head's group.
+    """What a score is computed from, float32. A query row is one query of one query head of a key/value head's group.
 
     Attributes:
         xp: the module of the arrays, `numpy` or `torch`.
         query: [B, Hkv, R, d], the rows that score.
         key: [B, Hkv, S, d].
         value: [B, Hkv, S, dv].
+        number: int64 [B, 1, 1, S], the number of a visual token among those of the call, -1 at text.
         visual: bool [B, 1, 1, S].
         heads: how the rows' kernels weigh against each other.
     """
@@ -36,6 +47,7 @@ class Tokens:
     query: Array
     key: Array
     value: Array
+    number: Array
     visual: Array
     heads: Heads
 
@@ -45,25 +57,36 @@ def token_importance(
     query: Array,
     key: Array,
     value: Array,
-    is_visual: Array,
+    feature_index: Array,
     *,
-    magnitude: Magnitude = "kernel_value",
+    importance: Importance = "kernel_value",
+    query_pool: QueryPool = "before",
     heads: Heads = "softmax",
+    head_pool: HeadPool = "mean",
 ) -> Array:
-    """Score of each token, averaged over the heads, float32 [B, S]; what it is at text has no meaning.
+    """Score of each token, pooled over queries and heads, float32 [B, S]; what it is at text has no meaning.
 
     Args:
         xp: the module of the arrays, `numpy` or `torch`.
-        query: float32 [B, H, Q, d], the queries that score; their mean is used (Sec. 4.1 of arXiv:2604.00757).
+        query: float32 [B, H, Q, d], the queries that score (Sec. 4.1 of arXiv:2604.00757).
         key: float32 [B, Hkv, S, d]; H is a multiple of Hkv.
         value: float32 [B, Hkv, S, dv].
-        is_visual: bool [B, S].
-        magnitude, heads: see `PruningSettings`.
+        feature_index: int64 [B, S], the number of a visual token among those of the call, -1 at text.
+        importance, query_pool, heads, head_pool: see `PruningSettings`.
     """
     batch, kv_heads, _, size = key.shape
-    rows = query.mean(2).reshape(batch, kv_heads, -1, size)
-    tokens = Tokens(xp, rows, key, value, is_visual[:, None, None], heads)
-    return VARIANTS[magnitude](tokens).mean((1, 2))
+    num_heads = query.shape[1]
+    if query_pool == "before":
+        query = query.mean(2)[:, :, None]
+    rows = query.reshape(batch, kv_heads, -1, size)  # [B, Hkv, H / Hkv * Q, d]
+    number = feature_index[:, None, None]
+    scores = VARIANTS[importance](Tokens(xp, rows, key, value, number, number >= 0, heads))
+    if importance in WITHOUT_QUERY:
+        by_head = scores[:, :, 0]
+    else:
+        by_query = scores.reshape(batch, num_heads, -1, scores.shape[-1])  # [B, H, Q, S]
+        by_head = (xp.amax if query_pool == "max" else xp.mean)(by_query, axis=2)
+    return (xp.amax if head_pool == "max" else xp.mean)(by_head, axis=1)
 
 
 def kernel_value(tokens: Tokens) -> Array:
@@ -73,7 +96,7 @@ def kernel_value(tokens: Tokens) -> Array:
 
 def kernel(tokens: Tokens) -> Array:
     """kappa(q, k) = exp(q.k / sqrt(d))."""
-    return _exponential(tokens, tokens.query / _root(tokens) @ tokens.key.swapaxes(2, 3))
+    return _exponential(tokens, _logits(tokens))
 
 
 def value(tokens: Tokens) -> Array:
@@ -92,14 +115,73 @@ def update(tokens: Tokens) -> Array:
     return _exponential(tokens, square / (2 * _root(tokens))) * value(tokens)
 
 
-VARIANTS: Mapping[Magnitude, Callable[[Tokens], Array]] = {
+def value_centred(tokens: Tokens) -> Array:
+    """||v - mean v||, the mean over the sample's visual tokens: what a value adds to what all of them share."""
+    return _norm(tokens.xp, _centred(tokens))
+
+
+def leave_one_out(tokens: Tokens) -> Array:
+    """a / (1 - a) ||v - o||: the change of a row's output o over the visual tokens when a token of share a goes."""
+    xp, values = tokens.xp, _centred(tokens)  # centred values have the same differences, and round less
+    logits = xp.where(tokens.visual, _logits(tokens), LOWEST)
+    weights = xp.where(tokens.visual, xp.exp(logits - xp.amax(logits, axis=-1, keepdims=True)), 0.0)
+    total = weights.sum(-1)[..., None]
+    shares = weights / xp.where(total > 0, total, 1.0)
+    output = shares @ values  # [B, Hkv, R, dv]
+    squares = xp.square(values).sum(-1)[:, :, None] + xp.square(output).sum(-1)[..., None]
+    squares = squares - 2 * (output @ values.swapaxes(2, 3))
+    distance = xp.sqrt(xp.where(squares > 0, squares, 0.0))
+    # These squares cancel where v is nearly o: at the token with most of the attention, of which a row has one at most.
+    most = shares > 0.5
+    its_value = xp.where(most, shares * 0 + 1, 0.0) @ values
+    distance = xp.where(most, xp.sqrt(xp.square(its_value - output).sum(-1))[..., None], distance)
+    rest = 1 - shares
+    return shares / xp.where(rest > LEAST_REST, rest, LEAST_REST) * distance
+
+
+def last_attention(tokens: Tokens) -> Array:
+    """Attention weight of the row's query over all tokens of the call, text too (as in FastV, arXiv:2403.06764)."""
+    xp, logits = tokens.xp, _logits(tokens)
+    weights = xp.exp(logits - xp.amax(logits, axis=-1, keepdims=True))
+    return weights / weights.sum(-1)[..., None]
+
+
+def random(tokens: Tokens) -> Array:
+    """A fixed hash of a visual token's number: chance, but the same in every run."""
+    hashed = tokens.number + 1
+    for multiplier, offset in HASH_ROUNDS:
+        hashed = (hashed * hashed + multiplier * hashed + offset) % HASH_PRIME
+    return _as_scores(tokens, hashed)
+
+
+def grid(tokens: Tokens) -> Array:
+    """An even spread whatever the budget: multiples of the golden ratio, modulo 1.
+
+    Bits in reverse order spread as evenly in the sequence, but keep a single column of a picture 8 or 16 tokens wide.
+    This spread is least even in pictures 8 or 21 tokens wide, which are Fibonacci numbers.
+    """
+    return _as_scores(tokens, (tokens.number + 1) * GOLDEN % FLOAT_WHOLES)
+
+
+VARIANTS: Mapping[Importance, Callable[[Tokens], Array]] = {
     "kernel_value": kernel_value,
     "kernel": kernel,
     "value": value,
     "key": key,
     "update": update,
+    "value_centred": value_centred,
+    "leave_one_out": leave_one_out,
+    "last_attention": last_attention,
+    "random": random,
+    "grid": grid,
 }
-"""Each returns [B, Hkv, R, S], or [B, Hkv, 1, S] where the query plays no part."""
+"""Each returns [B, Hkv, R, S], or [B, Hkv, 1, S] (1 for Hkv where heads play no part) if `WITHOUT_QUERY` has it."""
+
+WITHOUT_QUERY = ("value", "key", "update", "value_centred", "random", "grid")
+
+
+def _logits(tokens: Tokens) -> Array:
+    return tokens.query / _root(tokens) @ tokens.key.swapaxes(2, 3)
 
 
 def _exponential(tokens: Tokens, logits: Array) -> Array:
@@ -112,6 +194,19 @@ def _exponential(tokens: Tokens, logits: Array) -> Array:
     axes = -1 if tokens.heads == "softmax" else (1, 2, 3)
     result = xp.exp(logits - xp.amax(logits, axis=axes, keepdims=True))
     return result / result.sum(-1)[..., None] if tokens.heads == "softmax" else result
+
+
+def _centred(tokens: Tokens) -> Array:
+    """Values [B, Hkv, S, dv] minus their mean over the sample's visual tokens."""
+    xp, visual = tokens.xp, tokens.visual.swapaxes(2, 3)  # [B, 1, S, 1]
+    count = xp.where(visual, tokens.value[:, :1, :, :1] * 0 + 1, 0.0).sum(2)[:, :, None]
+    total = xp.where(visual, tokens.value, 0.0).sum(2)[:, :, None]
+    return tokens.value - total / xp.where(count > 0, count, 1.0)
+
+
+def _as_scores(tokens: Tokens, numbers: Array) -> Array:
+    """Whole numbers [B, 1, 1, S] below 2^24 as float32."""
+    return tokens.xp.asarray(numbers, dtype=tokens.xp.float32)
 
 
 def _norm(xp: Any, vectors: Array) -> Array:

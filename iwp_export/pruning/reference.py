@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from iwp_export.pruning.importance import token_importance
-from iwp_export.pruning.settings import DuplicationNorm, Heads, Magnitude, Similarity, chunk_schedule
+from iwp_export.pruning.settings import PruningSettings, Similarity, chunk_schedule
 
 Floats = npt.NDArray[np.floating[Any]]
 
 PENALTY_FLOOR = 0.01
-"""A duplicate keeps this share of its magnitude at least (Algorithm 1)."""
+"""A duplicate keeps this share of its priority at least (Algorithm 1)."""
+
+COVERAGE_FLOOR = 1e-4
+"""A token of which less is left unexplained counts as explained: what float32 leaves there is rounding."""
 
 
 def select_tokens(
@@ -22,53 +26,38 @@ def select_tokens(
     key_rotated: npt.ArrayLike,
     value: npt.ArrayLike,
     num_keep: int,
-    *,
-    chunk: int = 2,
-    growth: int = 2,
-    penalty: float = 5.0,
-    heads: Heads = "softmax",
-    magnitude: Magnitude = "kernel_value",
-    similarity: Similarity = "dual_weight",
-    duplication_norm: DuplicationNorm = "none",
+    **options: Any,
 ) -> npt.NDArray[np.int64]:
-    """Choose `num_keep` of n visual tokens by magnitude and duplication of their rank-1 updates (Algorithm 1).
+    """Choose `num_keep` of n visual tokens by importance and duplication of their rank-1 updates (Algorithm 1).
 
     Args:
-        query: [H, d], the mean query of the text tokens, before RoPE.
-        key: [Hkv, n, d], the visual tokens' keys before RoPE (magnitude); H is a multiple of Hkv.
+        query: [H, d], the mean query of the text tokens, before RoPE; or [H, Q, d], several queries.
+        key: [Hkv, n, d], the visual tokens' keys before RoPE (importance); H is a multiple of Hkv.
         key_rotated: [Hkv, n, d], the same keys after RoPE (duplication).
         value: [Hkv, n, dv].
         num_keep: tokens to choose, 0 to n.
-        chunk, growth, penalty, heads, magnitude, similarity, duplication_norm: see `PruningSettings`.
+        options: settings of importance and selection, see `PruningSettings`.
 
     Returns:
         The chosen indices, ascending, int64 [num_keep]. All arithmetic is float32; ties go to the lower index.
 
     Raises:
         ValueError: shapes that do not fit, or `num_keep` outside 0 to n.
+        SettingsError: an option is out of range.
 
     Source: arXiv:2604.00757, Eq. 10, Eq. 12, Algorithm 1.
     """
+    settings = PruningSettings(**options)
     q, k, r, v = (np.asarray(x, dtype=np.float32) for x in (query, key, key_rotated, value))
-    if q.ndim != 2 or k.ndim != 3 or k.shape != r.shape or v.shape[:2] != k.shape[:2] or q.shape[1] != k.shape[2]:
+    q = q[:, None] if q.ndim == 2 else q
+    if q.ndim != 3 or k.ndim != 3 or k.shape != r.shape or v.shape[:2] != k.shape[:2] or q.shape[2] != k.shape[2]:
         raise ValueError(f"shapes do not fit: query {q.shape}, key {k.shape}, rotated {r.shape}, value {v.shape}")
     if q.shape[0] % k.shape[0]:
         raise ValueError(f"{q.shape[0]} query heads are no multiple of {k.shape[0]} key/value heads")
     scores = np.zeros(0, np.float32)
     if k.shape[1]:
-        visual = np.ones((1, k.shape[1]), bool)
-        scores = token_importance(np, q[None, :, None], k[None], v[None], visual, magnitude=magnitude, heads=heads)[0]
-    return select_by_importance(
-        scores,
-        r,
-        v,
-        num_keep,
-        chunk=chunk,
-        growth=growth,
-        penalty=penalty,
-        similarity=similarity,
-        duplication_norm=duplication_norm,
-    )
+        scores = token_importance(np, q[None], k[None], v[None], np.arange(k.shape[1])[None], **settings.scoring())[0]
+    return select_by_importance(scores, r, v, num_keep, **settings.selection())
 
 
 def kept_index(
@@ -77,12 +66,7 @@ def kept_index(
     value: npt.ArrayLike,
     is_visual: npt.ArrayLike,
     num_kept: int,
-    *,
-    chunk: int = 2,
-    growth: int = 2,
-    penalty: float = 5.0,
-    similarity: Similarity = "dual_weight",
-    duplication_norm: DuplicationNorm = "none",
+    **selection: Any,
 ) -> npt.NDArray[np.int64]:
     """The op `iwp::SelectTokens`: which tokens of each sample go on past the pruning layer.
 
@@ -91,7 +75,7 @@ def kept_index(
         key: [B, Hkv, S, d], the keys that duplication compares. value: [B, Hkv, S, dv].
         is_visual: bool [B, S].
         num_kept: tokens that go on in every sample of the batch, text and visual together.
-        chunk, growth, penalty, similarity, duplication_norm: see `PruningSettings`.
+        selection: what `PruningSettings.selection` returns.
 
     Returns:
         int64 [B, num_kept], ascending: every text token and the best visual ones. Samples are independent.
@@ -106,17 +90,7 @@ def kept_index(
         budget = num_kept - int((~visual).sum())
         if not 0 <= budget <= len(places):
             raise ValueError(f"num_kept {num_kept} leaves {budget} of {len(places)} visual tokens")
-        chosen = select_by_importance(
-            scores[places],
-            k[:, places],
-            v[:, places],
-            budget,
-            chunk=chunk,
-            growth=growth,
-            penalty=penalty,
-            similarity=similarity,
-            duplication_norm=duplication_norm,
-        )
+        chosen = select_by_importance(scores[places], k[:, places], v[:, places], budget, **selection)
         keep = ~visual
         keep[places[chosen]] = True
         rows.append(np.flatnonzero(keep).astype(np.int64))
@@ -124,25 +98,16 @@ def kept_index(
 
 
 def select_by_importance(
-    importance: npt.ArrayLike,
-    key: npt.ArrayLike,
-    value: npt.ArrayLike,
-    num_keep: int,
-    *,
-    chunk: int = 2,
-    growth: int = 2,
-    penalty: float = 5.0,
-    similarity: Similarity = "dual_weight",
-    duplication_norm: DuplicationNorm = "none",
+    importance: npt.ArrayLike, key: npt.ArrayLike, value: npt.ArrayLike, num_keep: int, **selection: Any
 ) -> npt.NDArray[np.int64]:
-    """Algorithm 1 over the n visual tokens of a sample: what the op does once text is set aside.
+    """Choose among the n visual tokens of a sample: what the op does once text is set aside.
 
     Args:
-        importance: [n], brought to [0, 1] here; all ones if they are equal.
+        importance: [n], brought to [0, 1] here; all ones if they are equal. `coverage` ignores it.
         key: [Hkv, n, d], the keys that duplication compares (after RoPE by default).
         value: [Hkv, n, dv].
         num_keep: tokens to choose, 0 to n.
-        chunk, growth, penalty, similarity, duplication_norm: see `PruningSettings`.
+        selection: what `PruningSettings.selection` returns.
 
     Returns:
         The chosen indices, ascending, int64 [num_keep]. All arithmetic is float32; ties go to the lower index.
@@ -150,35 +115,26 @@ def select_by_importance(
     Raises:
         ValueError: shapes that do not fit, or `num_keep` outside 0 to n.
     """
+    settings = PruningSettings(**selection)
     scores, k, v = (np.asarray(x, dtype=np.float32) for x in (importance, key, value))
     if k.ndim != 3 or v.ndim != 3 or v.shape[:2] != k.shape[:2] or scores.shape != k.shape[1:2]:
         raise ValueError(f"shapes do not fit: importance {scores.shape}, key {k.shape}, value {v.shape}")
     n = k.shape[1]
     if not 0 <= num_keep <= n:
         raise ValueError(f"num_keep must be within 0 and {n}, got {num_keep}")
-    priority = normalised(scores)
-    alive = np.ones(n, bool)
-    for size in chunk_schedule(num_keep, chunk, growth):
-        # A stable sort of the negated priority: equal priorities keep their order, so the lower index is first.
-        new = np.argsort(np.where(alive, -priority, np.inf), kind="stable")[:size]
-        alive[new] = False
-        priority = _penalised(priority, k, v, new, alive, penalty, similarity, duplication_norm)
-    return np.flatnonzero(~alive).astype(np.int64)
+    if num_keep == n:
+        return np.arange(n, dtype=np.int64)
+    rounds = _rounds(scores, k, v, np.ones(n, bool), num_keep, settings)
+    chosen = np.zeros(n, bool)
+    for new, _ in rounds:
+        chosen[new] = True
+    return np.flatnonzero(chosen).astype(np.int64)
 
 
 def selection_gap(
-    chosen: npt.ArrayLike,
-    importance: npt.ArrayLike,
-    key: npt.ArrayLike,
-    value: npt.ArrayLike,
-    *,
-    chunk: int = 2,
-    growth: int = 2,
-    penalty: float = 5.0,
-    similarity: Similarity = "dual_weight",
-    duplication_norm: DuplicationNorm = "none",
+    chosen: npt.ArrayLike, importance: npt.ArrayLike, key: npt.ArrayLike, value: npt.ArrayLike, **selection: Any
 ) -> float:
-    """How far a choice is from one that Algorithm 1 allows, in units of the priority's range [0, 1].
+    """How far a choice is from one that the method allows, in units of the priority's range [0, 1].
 
     The rounds run in float64, each taking the best of the chosen tokens; the gap is the most by which a token that
     was left out beats one that was taken. A gap of the order of float32 rounding means a tie was broken otherwise.
@@ -189,34 +145,58 @@ def selection_gap(
     scores, k, v = (np.asarray(x, dtype=np.float64) for x in (importance, key, value))
     claimed = np.zeros(k.shape[1], bool)
     claimed[np.asarray(chosen, dtype=np.intp)] = True
-    alive = np.ones(k.shape[1], bool)
+    if claimed.all():
+        return 0.0
+    rounds = _rounds(scores, k, v, claimed, int(claimed.sum()), PruningSettings(**selection))
+    return max((float(p[~claimed].max() - p[new].min()) for new, p in rounds), default=0.0)
+
+
+def _rounds(
+    scores: Floats, key: Floats, value: Floats, allowed: npt.NDArray[np.bool_], count: int, settings: PruningSettings
+) -> Iterator[tuple[npt.NDArray[np.intp], Floats]]:
+    """Rounds of a selection that may take the `allowed` tokens: who is taken, and the priorities [n] that decided."""
+    if settings.select == "coverage":
+        return _coverage_rounds(key, value, allowed, count, settings)
+    return _mmr_rounds(scores, key, value, allowed, count, settings)
+
+
+def _mmr_rounds(
+    scores: Floats, key: Floats, value: Floats, allowed: npt.NDArray[np.bool_], count: int, settings: PruningSettings
+) -> Iterator[tuple[npt.NDArray[np.intp], Floats]]:
+    """Algorithm 1."""
     priority = normalised(scores)
-    gap = 0.0
-    for size in chunk_schedule(int(claimed.sum()), chunk, growth):
-        new = np.argsort(np.where(alive & claimed, -priority, np.inf), kind="stable")[:size]
-        if not claimed.all():
-            gap = max(gap, float(priority[~claimed].max() - priority[new].min()))
+    alive = np.ones(len(scores), bool)
+    for size in chunk_schedule(count, settings.chunk, settings.growth):
+        # A stable sort of the negated priority: equal priorities keep their order, so the lower index is first.
+        new = np.argsort(np.where(alive & allowed, -priority, np.inf), kind="stable")[:size]
+        yield new, priority
         alive[new] = False
-        priority = _penalised(priority, k, v, new, alive, penalty, similarity, duplication_norm)
-    return gap
+        duplicate = token_duplication(key, value, new, settings.similarity)
+        if settings.duplication_norm == "minmax":
+            duplicate = _minmax_of(duplicate, duplicate[alive])
+        share = 1 - priority.dtype.type(settings.penalty) * duplicate.max(axis=1)
+        priority = priority * np.maximum(priority.dtype.type(PENALTY_FLOOR), share)
 
 
-def _penalised(
-    priority: Floats,
-    key: Floats,
-    value: Floats,
-    new: npt.NDArray[np.intp],
-    alive: npt.NDArray[np.bool_],
-    penalty: float,
-    similarity: Similarity,
-    duplication_norm: DuplicationNorm,
-) -> Floats:
-    """Priorities [n] after a round chose `new`: each falls by its likeness to the most similar of them."""
-    duplicate = token_duplication(key, value, new, similarity)
-    if duplication_norm == "minmax":
-        duplicate = _minmax_of(duplicate, duplicate[alive])
-    factor = 1 - priority.dtype.type(penalty) * duplicate.max(axis=1)
-    return priority * np.maximum(priority.dtype.type(PENALTY_FLOOR), factor)
+def _coverage_rounds(
+    key: Floats, value: Floats, allowed: npt.NDArray[np.bool_], count: int, settings: PruningSettings
+) -> Iterator[tuple[npt.NDArray[np.intp], Floats]]:
+    """Greedy pivoted Cholesky of the tokens' mean similarity: each round takes the token that is explained least."""
+    n = key.shape[1]
+    left = _self_similarity(key, value, settings.similarity)
+    columns = np.zeros((count, n), key.dtype)
+    alive = allowed.copy()
+    for taken in range(count):
+        unexplained = np.where(left < COVERAGE_FLOOR, key.dtype.type(0), left)
+        best = int(np.argmax(np.where(alive, unexplained, -1)))  # the first of equal ones
+        new = np.array([best])
+        yield new, unexplained
+        alive[best] = False
+        if unexplained[best] > 0:
+            similar = _likeness(key, value, new, settings.similarity).mean(axis=0)[:, 0]
+            column = (similar - columns[:taken, best] @ columns[:taken]) / np.sqrt(left[best])
+            columns[taken] = column
+            left = left - np.square(column)
 
 
 def normalised(importance: Floats) -> Floats:
@@ -232,6 +212,11 @@ def token_duplication(
     Args:
         key: [Hkv, n, d]. value: [Hkv, n, dv]. float32. new: indices of the tokens just chosen.
     """
+    return np.square(_likeness(key, value, new, similarity)).mean(axis=0)
+
+
+def _likeness(key: Floats, value: Floats, new: npt.NDArray[np.intp], similarity: Similarity) -> Floats:
+    """Similarity of every token to each of `new`, [Hkv, n, len(new)]."""
     total = np.ones((1, 1, 1), value.dtype)
     if similarity in ("dual_weight", "value"):
         total = total * _cosine(value, new)
@@ -239,7 +224,15 @@ def token_duplication(
         total = total * _cosine(key, new)
     if similarity in ("dual_weight", "kernel"):
         total = total * _gaussian(key, new)
-    return np.square(total).mean(axis=0)
+    return total
+
+
+def _self_similarity(key: Floats, value: Floats, similarity: Similarity) -> Floats:
+    """Mean similarity of each token to itself, [n]: 1, but for heads in which it is a zero vector and a cosine 0."""
+    if similarity == "kernel":
+        return np.ones(key.shape[1], key.dtype)
+    compared = key if similarity == "key" else value
+    return (np.square(compared).sum(-1) > 0).astype(key.dtype).mean(axis=0)
 
 
 def _cosine(x: Floats, new: npt.NDArray[np.intp]) -> Floats:

@@ -4,16 +4,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args, get_type_hints
 
 from iwp_export.errors import SettingsError
 
+Select = Literal["mmr", "coverage"]
+Importance = Literal[
+    "kernel_value",
+    "kernel",
+    "value",
+    "key",
+    "update",
+    "value_centred",
+    "leave_one_out",
+    "last_attention",
+    "random",
+    "grid",
+]
 Query = Literal["text_after_image", "text", "image", "last"]
+QueryPool = Literal["before", "mean", "max"]
 Heads = Literal["softmax", "raw"]
-Magnitude = Literal["kernel_value", "kernel", "value", "key", "update"]
+HeadPool = Literal["mean", "max"]
 Similarity = Literal["dual_weight", "value", "key", "kernel"]
 DuplicationNorm = Literal["none", "minmax"]
+
+CONTROLS: tuple[Importance, ...] = ("last_attention", "random", "grid")
+"""Importances that are no candidates: what a method must beat. They rank alone, without duplication."""
 
 KEEP_ROUNDING = 1e-9
 """Slack of the budget's ceiling: 0.3 * 10 is 3.0000000000000004 in binary and must keep 3 tokens, not 4."""
@@ -26,55 +43,83 @@ class PruningSettings:
     Attributes:
         layer: decoder layer (from 0) at whose input visual tokens are dropped; layers below see every token.
         keep: fraction of the visual tokens that is kept, in (0, 1]; the default of a request.
-        chunk: tokens chosen in the first round (b0 of Algorithm 1).
+        select: `mmr` is Algorithm 1: rounds of the most important tokens, each of which lowers the priority of
+            similar ones; `coverage` takes the tokens whose updates span most of the others (pivoted Cholesky), and
+            uses no importance.
+        chunk: tokens chosen in the first round of mmr (b0 of Algorithm 1).
         growth: factor from one round's size to the next (g of Algorithm 1).
-        penalty: weight of duplication (lambda of Algorithm 1); 0 ranks by magnitude alone.
-        query: which tokens are averaged into the query that magnitude is measured with (Sec. 4.1).
-        heads: how heads weigh in the mean of magnitudes: `softmax` divides each head's kernel by its sum over the
+        penalty: weight of duplication (lambda of Algorithm 1); 0 ranks by importance alone.
+        importance: of a token: `kernel_value` is kappa(q, k) * ||v|| (Eq. 10); the paper's ablations are `kernel`
+            kappa alone, `value` ||v||, `key` ||k||, `update` ||phi(k)^T v||_F; beyond the paper, `value_centred` the
+            norm of v minus the mean v of the visual tokens, and `leave_one_out` the change of a head's output over the
+            visual tokens when the token goes. Controls: `last_attention` the attention of the last token, `random`,
+            and `grid`, an even spread.
+        query: which tokens' queries score (Sec. 4.1).
+        query_pool: `before` averages the queries and scores once (the paper); `mean` and `max` score with each query
+            and pool the scores.
+        heads: how heads weigh in the mean of kernels: `softmax` divides each head's kernel by its sum over the
             visual tokens, `raw` is Eq. 10 with one maximum subtracted.
-        magnitude: importance of a token: `kernel_value` is kappa(q, k) * ||v|| (Eq. 10); the others are the
-            paper's ablations: `kernel` kappa alone, `value` ||v||, `key` ||k||, `update` ||phi(k)^T v||_F.
-        similarity: redundancy of two tokens, squared: `dual_weight` cos(v, v') * kernel(k, k') (Eq. 12); ablations:
-            `value` cosine of values, `key` cosine of keys, `kernel` the Gaussian kernel of keys.
+        head_pool: the importance is the `mean` or the `max` over the query heads.
+        similarity: redundancy of two tokens: `dual_weight` cos(v, v') * kernel(k, k') (Eq. 12); ablations:
+            `value` cosine of values, `key` cosine of keys, `kernel` the Gaussian kernel of keys. mmr squares it.
         duplication_norm: `none`, or `minmax` over each round's matrix of (remaining x new) tokens.
-        rope_in_magnitude: score magnitude with rotated queries and keys (App. C.3).
+        rope_in_importance: score importance with rotated queries and keys (App. C.3).
         rope_in_duplication: score duplication with rotated keys (App. C.3).
 
     Raises:
-        SettingsError: a value is out of range.
+        SettingsError: a value is out of range, or coverage with a control, which it would not use.
     """
 
     layer: int = 4
     keep: float = 0.3
+    select: Select = "mmr"
     chunk: int = 2
     growth: int = 2
     penalty: float = 5.0
+    importance: Importance = "kernel_value"
     query: Query = "text_after_image"
+    query_pool: QueryPool = "before"
     heads: Heads = "softmax"
-    magnitude: Magnitude = "kernel_value"
+    head_pool: HeadPool = "mean"
     similarity: Similarity = "dual_weight"
     duplication_norm: DuplicationNorm = "none"
-    rope_in_magnitude: bool = False
+    rope_in_importance: bool = False
     rope_in_duplication: bool = True
 
     def __post_init__(self) -> None:
         if not _is_int(self.layer) or self.layer < 0:
             raise SettingsError(f"layer must be a whole number of 0 or more, got {self.layer!r}")
         check_keep(self.keep)
-        if not _is_int(self.chunk) or self.chunk < 1:
-            raise SettingsError(f"chunk must be a whole number of 1 or more, got {self.chunk!r}")
-        if not _is_int(self.growth) or self.growth < 1:
-            raise SettingsError(f"growth must be a whole number of 1 or more, got {self.growth!r}")
+        for name in ("chunk", "growth"):
+            value = getattr(self, name)
+            if not _is_int(value) or value < 1:
+                raise SettingsError(f"{name} must be a whole number of 1 or more, got {value!r}")
         if not _is_number(self.penalty) or not (0 <= self.penalty < math.inf):
             raise SettingsError(f"penalty must be a finite number of 0 or more, got {self.penalty!r}")
-        hints = get_type_hints(type(self))
-        for name in ("query", "heads", "magnitude", "similarity", "duplication_norm"):
-            choices = get_args(hints[name])
-            if getattr(self, name) not in choices:
-                raise SettingsError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
-        for name in ("rope_in_magnitude", "rope_in_duplication"):
+        for name in names_of_settings():
+            value, allowed = getattr(self, name), choices(name)
+            if allowed and value not in allowed:
+                raise SettingsError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+        for name in ("rope_in_importance", "rope_in_duplication"):
             if not isinstance(getattr(self, name), bool):
                 raise SettingsError(f"{name} must be true or false, got {getattr(self, name)!r}")
+        if self.select == "coverage" and self.importance in CONTROLS:
+            raise SettingsError(
+                f"coverage uses no importance, so {self.importance!r} would change nothing; use mmr with it",
+                options=("select",),
+            )
+
+    def with_changes(self, **changes: Any) -> PruningSettings:
+        """These settings with some fields changed. A control ranks alone by mmr unless `changes` says otherwise.
+
+        Raises:
+            SettingsError: a value is out of range.
+        """
+        if changes.get("importance") in CONTROLS:
+            changes = {"penalty": 0.0, "select": "mmr", **changes}
+        elif changes.get("select") == "coverage" and self.importance in CONTROLS:
+            changes = {"importance": "kernel_value", **changes}
+        return replace(self, **changes)
 
     def num_keep(self, num_visual: int, keep: float | None = None) -> int:
         """Visual tokens that stay of `num_visual`: ceil(keep * n), at least 1 when there is one, all at keep 1."""
@@ -82,12 +127,22 @@ class PruningSettings:
 
     def scoring(self) -> dict[str, Any]:
         """The settings of importance, which the graph computes: arguments of `importance.token_importance`."""
-        return {name: getattr(self, name) for name in ("magnitude", "heads")}
+        return {name: getattr(self, name) for name in ("importance", "query_pool", "heads", "head_pool")}
 
     def selection(self) -> dict[str, Any]:
         """The settings that the pruning op itself carries, by attribute name."""
-        names = ("chunk", "growth", "penalty", "similarity", "duplication_norm")
+        names = ("chunk", "growth", "penalty", "similarity", "duplication_norm", "select")
         return {name: getattr(self, name) for name in names}
+
+    @property
+    def scored_rotated(self) -> bool:
+        """Whether importance takes rotated queries and keys; attention is made of those."""
+        return self.rope_in_importance or self.importance == "last_attention"
+
+    @property
+    def scoring_query(self) -> Query:
+        """Which tokens' queries score: a control that is about the last token takes that one."""
+        return "last" if self.importance == "last_attention" else self.query
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as JSON: a list of `stages` (layer, keep; one today) beside what all stages share."""
@@ -107,10 +162,40 @@ class PruningSettings:
         if not isinstance(stages, list) or len(stages) != 1 or not isinstance(stages[0], Mapping):
             raise SettingsError(f"pruning settings need exactly one stage, got {stages!r}")
         values = {**shared, **stages[0]}
-        known = {field.name for field in fields(cls)}
+        known = set(names_of_settings())
         if values.keys() != known:
             raise SettingsError(f"pruning settings differ in {sorted(values.keys() ^ known)} from what is known")
         return cls(**values)
+
+
+DESCRIPTIONS: Mapping[str, tuple[str, str]] = {
+    "layer": ("N", "decoder layer, from 0, at whose input tokens are dropped"),
+    "keep": ("RATIO", "fraction of visual tokens that stays, in (0, 1]; a request may choose another"),
+    "select": ("HOW", "mmr: important and unlike each other; coverage: those that span the others"),
+    "chunk": ("N", "tokens chosen in the first round of mmr"),
+    "growth": ("N", "factor from one round's size to the next"),
+    "penalty": ("X", "weight of duplication; 0 ranks by importance alone"),
+    "importance": ("SCORE", "how much a token matters"),
+    "query": ("WHICH", "tokens whose queries score"),
+    "query_pool": ("HOW", "score with the mean query, or pool the scores of each"),
+    "heads": ("HOW", "how heads weigh against each other"),
+    "head_pool": ("HOW", "pool the scores of the heads"),
+    "similarity": ("WHAT", "what makes two tokens alike"),
+    "duplication_norm": ("HOW", "normalise duplication in each round"),
+    "rope_in_importance": ("", "score importance with rotated queries and keys"),
+    "rope_in_duplication": ("", "compare rotated keys"),
+}
+"""Unit and meaning of each setting, as a command line shows them."""
+
+
+def names_of_settings() -> tuple[str, ...]:
+    """The fields of `PruningSettings`, in order."""
+    return tuple(field.name for field in fields(PruningSettings))
+
+
+def choices(name: str) -> tuple[str, ...]:
+    """The words that a setting may be; none if it is a number or a switch."""
+    return get_args(get_type_hints(PruningSettings)[name])
 
 
 def check_keep(keep: float) -> None:

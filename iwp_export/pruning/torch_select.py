@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from iwp_export.pruning.reference import PENALTY_FLOOR
+from iwp_export.pruning.reference import COVERAGE_FLOOR, PENALTY_FLOOR
 from iwp_export.pruning.settings import PruningSettings, chunk_schedule
 
 Select = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -54,26 +54,55 @@ def select_by_importance(
         importance: [n]. key: [Hkv, n, d]. value: [Hkv, n, dv]. Any float type; arithmetic is float32.
     """
     scores, k, v = (x.float() for x in (importance, key, value))
-    n = k.shape[1]
-    alive = torch.ones(n, dtype=torch.bool, device=k.device)
-    if 0 < num_keep < n:
-        priority = _minmax_of(scores, scores)
-        for size in chunk_schedule(num_keep, settings.chunk, settings.growth):
-            masked = torch.where(alive, priority, -torch.inf)
-            new = torch.sort(masked, descending=True, stable=True).indices[:size]
-            alive[new] = False
-            duplicate = token_duplication(k, v, new, settings)
-            if settings.duplication_norm == "minmax":
-                duplicate = _minmax_of(duplicate, duplicate[alive])
-            factor = 1 - settings.penalty * duplicate.amax(dim=1)
-            priority = priority * factor.clamp(min=PENALTY_FLOOR)
-    elif num_keep:
+    alive = torch.ones(k.shape[1], dtype=torch.bool, device=k.device)
+    if num_keep == len(alive):
         alive[:] = False
+    elif settings.select == "coverage":
+        _cover(k, v, num_keep, settings, alive)
+    elif num_keep:
+        _rank(scores, k, v, num_keep, settings, alive)
     return torch.nonzero(~alive)[:, 0]
+
+
+def _rank(scores: Tensor, key: Tensor, value: Tensor, count: int, settings: PruningSettings, alive: Tensor) -> None:
+    """Algorithm 1; `alive` loses the chosen tokens."""
+    priority = _minmax_of(scores, scores)
+    for size in chunk_schedule(count, settings.chunk, settings.growth):
+        new = torch.sort(torch.where(alive, priority, -torch.inf), descending=True, stable=True).indices[:size]
+        alive[new] = False
+        if not settings.penalty:
+            continue
+        duplicate = token_duplication(key, value, new, settings)
+        if settings.duplication_norm == "minmax":
+            duplicate = _minmax_of(duplicate, duplicate[alive])
+        factor = 1 - settings.penalty * duplicate.amax(dim=1)
+        priority = priority * factor.clamp(min=PENALTY_FLOOR)
+
+
+def _cover(key: Tensor, value: Tensor, count: int, settings: PruningSettings, alive: Tensor) -> None:
+    """Greedy pivoted Cholesky of the mean similarity; `alive` loses the chosen tokens."""
+    left = torch.ones_like(key[0, :, 0])
+    if settings.similarity != "kernel":
+        compared = key if settings.similarity == "key" else value
+        left = (compared.square().sum(-1) > 0).float().mean(0)
+    columns = torch.zeros(count, len(left), device=key.device)
+    for taken in range(count):
+        unexplained = torch.where(left < COVERAGE_FLOOR, 0.0, left)
+        new = torch.where(alive, unexplained, -1.0).argmax()  # the first of equal ones
+        alive[new] = False
+        similar = _likeness(key, value, new[None], settings).mean(dim=0)[:, 0]
+        column = (similar - columns[:taken, new] @ columns[:taken]) / left[new].clamp(min=COVERAGE_FLOOR).sqrt()
+        columns[taken] = torch.where(unexplained[new] > 0, column, 0.0)
+        left = left - columns[taken].square()
 
 
 def token_duplication(key: Tensor, value: Tensor, new: Tensor, settings: PruningSettings) -> Tensor:
     """Squared similarity of every token to each of `new`, averaged over key/value heads, float32 [n, len(new)]."""
+    return _likeness(key, value, new, settings).square().mean(dim=0)
+
+
+def _likeness(key: Tensor, value: Tensor, new: Tensor, settings: PruningSettings) -> Tensor:
+    """Similarity of every token to each of `new`, [Hkv, n, len(new)]."""
     total = torch.ones(1, 1, 1, device=value.device)
     if settings.similarity in ("dual_weight", "value"):
         total = total * _cosine(value, new)
@@ -84,7 +113,7 @@ def token_duplication(key: Tensor, value: Tensor, new: Tensor, settings: Pruning
         product = key @ key[:, new].transpose(1, 2)
         distance = square + square[:, new].transpose(1, 2) - 2 * product
         total = total * torch.exp(-distance.clamp(min=0) / (2 * key.shape[-1] ** 0.5))
-    return total.square().mean(dim=0)
+    return total
 
 
 def _cosine(x: Tensor, new: Tensor) -> Tensor:

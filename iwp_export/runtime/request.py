@@ -37,7 +37,7 @@ def build_prompt(
     return StepInputs(
         input_ids=ids[None],
         feature_index=np.where(visual, np.cumsum(visual) - 1, -1)[None],
-        query_index=query_index(visual, settings.query),
+        query_index=query_index(visual, settings.scoring_query),
         position_ids=position_ids,
         num_kept=num_kept,
     )

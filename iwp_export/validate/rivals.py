@@ -52,7 +52,7 @@ def methods(settings: PruningSettings, seed: int = 0) -> Mapping[str, Method]:
         seed: of `random`.
     """
     attention = replace(
-        settings, query="last", magnitude="kernel", heads="softmax", rope_in_magnitude=True, penalty=0.0
+        settings, query="last", importance="kernel", heads="softmax", rope_in_importance=True, penalty=0.0
     )
     generator = torch.Generator().manual_seed(seed)
     return {

@@ -339,7 +339,7 @@ def test_an_older_version_is_refused_with_the_command(tmp_path: Path) -> None:
     with pytest.raises(BundleError) as caught:
         Bundle.open(path)
     command = f"iwp-export 'my models/llava;x' --layer 3 --keep 0.25 --dtype float32 -o {path} --force"
-    assert str(caught.value).endswith(f"schema version 1, this version reads 2: export it again: {command}")
+    assert str(caught.value).endswith(f"schema version 1, this version reads 3: export it again: {command}")
     write(path, force=True)  # which that command does
     Bundle.open(path)
 

@@ -55,7 +55,7 @@ def test_a_bundle_becomes_an_engine(rtx: Flavour, half_bundle: Path, tmp_path: P
     assert api.build(half_bundle, tmp_path / "tiny.plan", SMALL) == tmp_path / "tiny.plan"
     paths, info = read_engine(tmp_path / "tiny.plan", "full")
     assert (info.fingerprint.flavour, info.fingerprint.version) == ("rtx", rtx.version)
-    assert (info.fingerprint.sms, info.fingerprint.plugin_version) == (tuple(SMS), "2")
+    assert (info.fingerprint.sms, info.fingerprint.plugin_version) == (tuple(SMS), str(VERSION))
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "tiny.json",
         "tiny.plan",

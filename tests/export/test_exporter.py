@@ -25,7 +25,7 @@ from iwp_export.bundle.store import Bundle
 from iwp_export.errors import BundleError, CheckpointError, OutputError, SettingsError
 from iwp_export.export.checkpoint import open_checkpoint
 from iwp_export.export.plan import plan_export
-from iwp_export.pruning.settings import PruningSettings
+from iwp_export.pruning.settings import CONTROLS, PruningSettings
 from iwp_export.runtime.model import LoadedModel
 from iwp_export.runtime.pipeline import Pipeline
 from tests.export.tiny import DECODERS, write_llava
@@ -73,11 +73,20 @@ def test_bundle_equals_transformers_and_the_reference(tmp_path: Path, decoder: s
     "settings",
     [
         PruningSettings(
-            layer=2, keep=0.2, rope_in_magnitude=True, rope_in_duplication=False, penalty=1.5, query="last", heads="raw"
+            layer=2,
+            keep=0.2,
+            rope_in_importance=True,
+            rope_in_duplication=False,
+            penalty=1.5,
+            query="last",
+            heads="raw",
         ),
-        PruningSettings(layer=1, keep=0.2, magnitude="value", similarity="key", duplication_norm="minmax"),
+        PruningSettings(layer=1, keep=0.2, importance="value", similarity="key", duplication_norm="minmax"),
+        PruningSettings(layer=1, keep=0.2, importance="leave_one_out", query_pool="max", head_pool="max", growth=1),
+        PruningSettings(layer=1, keep=0.2, select="coverage"),
+        *(PruningSettings(layer=1, keep=0.2).with_changes(importance=control) for control in CONTROLS),
     ],
-    ids=["rope", "no query"],
+    ids=["rope", "no query", "leave one out", "coverage", *CONTROLS],
 )
 def test_settings_reach_the_graph(tmp_path: Path, settings: PruningSettings) -> None:
     """Variants are wired as the settings say: the reference with the same settings chooses the same tokens."""

@@ -133,6 +133,6 @@ def test_node_attributes_name_the_plugin() -> None:
     attributes = node_attributes(PruningSettings(chunk=4))
     assert attributes["plugin_namespace"] == DOMAIN
     assert attributes["chunk"] == 4
-    assert attributes["plugin_version"] == "2"
+    assert attributes["plugin_version"] == "3"
     assert attributes["tensorrt_plugin_shape_input_indices"] == [4]
-    assert not {"heads", "magnitude"} & attributes.keys()
+    assert not {"heads", "importance"} & attributes.keys()

@@ -13,7 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from iwp_export.pruning.importance import token_importance
-from iwp_export.pruning.reference import normalised, select_by_importance, select_tokens, token_duplication
+from iwp_export.pruning.reference import (
+    COVERAGE_FLOOR,
+    normalised,
+    select_by_importance,
+    select_tokens,
+    token_duplication,
+)
 from iwp_export.pruning.reference import selection_gap as gap_by_importance
 from tests.pruning.cases import random_case, random_states
 
@@ -41,14 +47,14 @@ def whole_method(seed: int, n: int, *, heads: int = 4, kv_heads: int = 2, size: 
     return random_states(rng, heads, 1, size)[:, 0], *states  # type: ignore[return-value]
 
 
-def magnitude_of(query: np.ndarray, key: np.ndarray, value: np.ndarray, **options: Any) -> np.ndarray:
+def importance_of(query: np.ndarray, key: np.ndarray, value: np.ndarray, **options: Any) -> np.ndarray:
     """Importance in [0, 1] by the mean query [H, d], all tokens visual."""
-    visual = np.ones((1, key.shape[1]), bool)
-    return normalised(token_importance(np, query[None, :, None], key[None], value[None], visual, **options)[0])
+    number = np.arange(key.shape[1])[None]
+    return normalised(token_importance(np, query[None, :, None], key[None], value[None], number, **options)[0])
 
 
 def selection_gap(chosen: npt.ArrayLike, query: np.ndarray, key: np.ndarray, *compared: np.ndarray) -> float:
-    return gap_by_importance(chosen, magnitude_of(query, key, compared[-1]), *compared)
+    return gap_by_importance(chosen, importance_of(query, key, compared[-1]), *compared)
 
 
 def same_choice(a: np.ndarray, b: np.ndarray, arrays: Arrays) -> bool:
@@ -70,11 +76,11 @@ def test_size_order_and_range(problem: tuple[Arrays, int]) -> None:
 
 @FAST
 @given(problems())
-def test_without_penalty_it_is_the_top_by_magnitude(problem: tuple[Arrays, int]) -> None:
+def test_without_penalty_it_is_the_top_by_importance(problem: tuple[Arrays, int]) -> None:
     arrays, budget = problem
     query, key, _, value = arrays
-    magnitude = magnitude_of(query, key, value)
-    top = np.sort(np.argsort(-magnitude, kind="stable")[:budget])
+    importance = importance_of(query, key, value)
+    top = np.sort(np.argsort(-importance, kind="stable")[:budget])
     assert np.array_equal(select_tokens(*arrays, budget, penalty=0.0), top)
 
 
@@ -120,10 +126,70 @@ def test_copies_wait_until_every_distinct_token_is_chosen(distinct: int, copies:
     repeat = np.tile(np.arange(distinct), copies + 1)
     arrays = (query, key[:, repeat], rotated[:, repeat], value[:, repeat])
     chosen = select_tokens(*arrays, distinct, chunk=1, growth=1, penalty=100.0)
-    magnitude = magnitude_of(query, key, value)
-    # A copy keeps a hundredth of its magnitude, so it may only precede tokens that have less than that.
+    importance = importance_of(query, key, value)
+    # A copy keeps a hundredth of its importance, so it may only precede tokens that have less than that.
     missing = set(range(distinct)) - {int(repeat[i]) for i in chosen}
-    assert all(magnitude[i] <= 0.01 * magnitude.max() + ROUNDING for i in missing)
+    assert all(importance[i] <= 0.01 * importance.max() + ROUNDING for i in missing)
+
+
+def cover(key: np.ndarray, value: np.ndarray, count: int, **options: Any) -> list[int]:
+    scores = np.zeros(key.shape[1], np.float32)
+    return select_by_importance(scores, key, value, count, select="coverage", **options).tolist()
+
+
+def test_coverage_by_hand() -> None:
+    """Equal keys, so that the similarity is the cosine of values: e1, e1 again, e2, and their mean.
+
+    All are unexplained (1), so token 0 goes first. It explains its copy, nothing of e2, and half of the mean (cosine
+    sqrt(1/2), squared). e2 is next, which leaves nothing of the mean. Then nothing is left, and the lower index goes.
+    """
+    value = np.array([[[1, 0], [2, 0], [0, 3], [1, 1]]], np.float32)
+    key = np.zeros_like(value)
+    assert [cover(key, value, count) for count in (1, 2, 3)] == [[0], [0, 2], [0, 1, 2]]
+    assert cover(value, value, 2, similarity="key") == [0, 2]
+
+
+def test_coverage_leaves_a_token_without_a_value_to_the_end() -> None:
+    value = np.array([[[0, 0], [1, 0], [0.6, 0.8]]], np.float32)
+    assert cover(np.zeros_like(value), value, 2) == [1, 2]
+    assert cover(np.zeros_like(value), value, 2, similarity="kernel") == [0, 1]  # the Gaussian needs no value
+
+
+@FAST
+@given(problems())
+def test_coverage_is_the_pivoted_cholesky_of_the_similarity(problem: tuple[Arrays, int]) -> None:
+    """Against the definition: what the tokens taken so far leave unexplained is a Schur complement."""
+    (_, _, key, value), budget = problem
+    n = key.shape[1]
+    chosen = cover(key, value, budget)
+    assert len(set(chosen)) == budget and chosen == sorted(chosen)
+    assert gap_by_importance(chosen, np.zeros(n), key, value, select="coverage") < 2 * COVERAGE_FLOOR
+    wide = [x.astype(np.float64) for x in (key, value)]
+    similar = np.mean([by_heads(k, v) for k, v in zip(*wide, strict=True)], axis=0)
+    np.fill_diagonal(similar, 1)
+    taken: list[int] = []
+    others = [i for i in range(n) if i not in chosen]
+    while others and len(taken) < budget:
+        left = np.diag(similar).copy()
+        if taken:
+            left -= np.einsum(
+                "ij,ji->i", similar[:, taken], np.linalg.pinv(similar[np.ix_(taken, taken)]) @ similar[taken]
+            )
+        left[left < COVERAGE_FLOOR] = 0
+        taken.append(max((i for i in chosen if i not in taken), key=lambda i: left[i]))
+        assert left[taken[-1]] >= left[others].max() - 2 * COVERAGE_FLOOR
+
+
+def by_heads(key: np.ndarray, value: np.ndarray) -> np.ndarray:
+    unit = value / np.linalg.norm(value, axis=1, keepdims=True)
+    distance = np.square(key[:, None] - key).sum(-1)
+    return unit @ unit.T * np.exp(-distance / (2 * np.sqrt(key.shape[1])))
+
+
+def test_coverage_takes_a_copy_last() -> None:
+    key, value = (random_states(np.random.default_rng(0), 2, 6, 8) for _ in range(2))
+    repeat = np.tile(np.arange(6), 2)
+    assert cover(key[:, repeat], value[:, repeat], 6) == [0, 1, 2, 3, 4, 5]
 
 
 def test_equal_tokens_are_chosen_in_order() -> None:
@@ -137,7 +203,7 @@ def test_keeping_all_or_none() -> None:
     assert select_tokens(*arrays, 0).shape == (0,)
 
 
-def test_magnitude_by_hand() -> None:
+def test_importance_by_hand() -> None:
     """One head, d = 1: kappa = exp(q k), times |v|, then min-max."""
     query = np.array([[2.0]], np.float32)
     key = np.array([[[0.0], [1.0], [0.5]]], np.float32)
@@ -145,7 +211,7 @@ def test_magnitude_by_hand() -> None:
     raw = np.exp(np.array([0.0, 2.0, 1.0])) * [5, 1, 2]
     expected = (raw - raw.min()) / (raw.max() - raw.min())
     for heads in ("softmax", "raw"):
-        np.testing.assert_allclose(magnitude_of(query, key, value, heads=heads), expected, rtol=1e-5)
+        np.testing.assert_allclose(importance_of(query, key, value, heads=heads), expected, rtol=1e-5)
 
 
 def test_duplication_by_hand() -> None:
@@ -167,9 +233,9 @@ def test_huge_logits_do_not_overflow() -> None:
 
 def test_gap_of_a_wrong_choice_is_what_it_lost() -> None:
     query, key, _, value = arrays = whole_method(1, 30)
-    magnitude = magnitude_of(query, key, value)
-    best, worst = int(magnitude.argmax()), int(magnitude.argmin())
-    assert selection_gap([worst], *arrays) == pytest.approx(float(magnitude[best] - magnitude[worst]), abs=ROUNDING)
+    importance = importance_of(query, key, value)
+    best, worst = int(importance.argmax()), int(importance.argmin())
+    assert selection_gap([worst], *arrays) == pytest.approx(float(importance[best] - importance[worst]), abs=ROUNDING)
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iwp_export.errors import IwpError, SettingsError
-from iwp_export.pruning.settings import PruningSettings, chunk_schedule, num_keep
+from iwp_export.pruning.settings import (
+    CONTROLS,
+    DESCRIPTIONS,
+    PruningSettings,
+    choices,
+    chunk_schedule,
+    names_of_settings,
+    num_keep,
+)
 
 
 def test_defaults_are_the_papers() -> None:
     settings = PruningSettings()
     assert (settings.layer, settings.chunk, settings.growth, settings.penalty) == (4, 2, 2, 5.0)
-    assert (settings.rope_in_magnitude, settings.rope_in_duplication) == (False, True)
+    assert (settings.rope_in_importance, settings.rope_in_duplication) == (False, True)
 
 
 @pytest.mark.parametrize(
@@ -35,10 +43,13 @@ def test_defaults_are_the_papers() -> None:
         ("penalty", math.inf),
         ("query", "first"),
         ("heads", "max"),
-        ("magnitude", "attention"),
+        ("importance", "attention"),
+        ("select", "top"),
+        ("query_pool", "sum"),
+        ("head_pool", "sum"),
         ("similarity", "cosine"),
         ("duplication_norm", "softmax"),
-        ("rope_in_magnitude", 1),
+        ("rope_in_importance", 1),
     ],
 )
 def test_wrong_values_are_named(field: str, value: object) -> None:
@@ -78,8 +89,31 @@ def test_schedule_of_the_papers_example() -> None:
     assert list(chunk_schedule(173)) == [2, 4, 8, 16, 32, 64, 47]
 
 
+def test_every_setting_is_described_and_its_words_are_known() -> None:
+    assert tuple(DESCRIPTIONS) == names_of_settings()
+    assert choices("select") == ("mmr", "coverage")
+    assert choices("layer") == choices("rope_in_importance") == ()
+    assert set(CONTROLS) < set(choices("importance"))
+
+
+@pytest.mark.parametrize("control", CONTROLS)
+def test_a_control_ranks_alone(control: str) -> None:
+    changed = PruningSettings(select="coverage").with_changes(importance=control)
+    assert (changed.penalty, changed.select) == (0.0, "mmr")
+    assert PruningSettings().with_changes(importance=control, penalty=2.0).penalty == 2.0
+    assert changed.with_changes(select="coverage").importance == "kernel_value"
+    with pytest.raises(SettingsError, match=f"coverage uses no importance, so '{control}'"):
+        PruningSettings(select="coverage", importance=control)  # type: ignore[arg-type]
+
+
+def test_the_attention_of_the_last_token_is_just_that() -> None:
+    settings = PruningSettings().with_changes(importance="last_attention")
+    assert (settings.scoring_query, settings.scored_rotated) == ("last", True)
+    assert (PruningSettings().scoring_query, PruningSettings().scored_rotated) == ("text_after_image", False)
+
+
 def test_round_trip_as_json() -> None:
-    settings = PruningSettings(layer=2, keep=0.222, heads="raw", rope_in_magnitude=True)
+    settings = PruningSettings(layer=2, keep=0.222, heads="raw", rope_in_importance=True)
     data = json.loads(json.dumps(settings.to_dict()))
     assert data["stages"] == [{"layer": 2, "keep": 0.222}]
     assert PruningSettings.from_dict(data) == settings

@@ -42,8 +42,8 @@ def test_mistakes_cost_one_line(
 
 
 def test_settings_are_changed_by_name() -> None:
-    assert changed(PruningSettings(), ["query=last", "layer=2", "rope_in_magnitude=true"]) == PruningSettings(
-        layer=2, query="last", rope_in_magnitude=True
+    assert changed(PruningSettings(), ["query=last", "layer=2", "rope_in_importance=true"]) == PruningSettings(
+        layer=2, query="last", rope_in_importance=True
     )
     with pytest.raises(SettingsError):
         changed(PruningSettings(), ["query"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -79,12 +78,6 @@ class OrtSession:
             raise BackendError(
                 f"ONNX Runtime's CPU provider has no bfloat16 kernels, and {bundle.folder} is bfloat16: "
                 "export it as float32 or float16, or choose another provider"
-            )
-        if missing := set(STEP_TENSORS) - {tensor.name for tensor in graphs["decoder"].inputs}:
-            raise BackendError(
-                f"{bundle.folder} was exported by an older iwp-export, its decoder lacks the input {min(missing)}: "
-                f"export it again with iwp-export {shlex.quote(bundle.manifest.model.source)} "
-                f"-o {shlex.quote(str(bundle.folder))} --force and the settings that iwp-export inspect shows"
             )
         self.provider = provider
         self._device = device_of(provider)

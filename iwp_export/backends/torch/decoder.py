@@ -62,7 +62,6 @@ class PrunedDecoder(nn.Module):
             appended; kept_index int64 [1, K].
         """
         lm, family = self.language_model, self.family
-        visual = feature_index >= 0
         hidden = family.embed(lm, input_ids, image_features, feature_index)
         rotary = family.rotary(lm, hidden, position_ids)
         present: list[Tensor] = []
@@ -73,7 +72,7 @@ class PrunedDecoder(nn.Module):
             query, key, value = family.project(layer.self_attn, normed)
             rotated = torch.onnx.ops.rotary_embedding(query, *rotary), torch.onnx.ops.rotary_embedding(key, *rotary)
             if index == self.settings.layer:
-                kept = self._select((query, key, value), rotated, query_index, visual, num_kept)
+                kept = self._select((query, key, value), rotated, query_index, feature_index, num_kept)
                 row = kept[0]
                 hidden, feature_index = hidden.index_select(1, row), feature_index.index_select(1, row)
                 rotary = rotary[0].index_select(1, row), rotary[1].index_select(1, row)
@@ -93,21 +92,21 @@ class PrunedDecoder(nn.Module):
         projected: tuple[Tensor, Tensor, Tensor],
         rotated: tuple[Tensor, Tensor],
         query_index: Tensor,
-        visual: Tensor,
+        feature_index: Tensor,
         num_kept: Tensor,
     ) -> Tensor:
         query, key, value = projected
-        scored_query, scored_key = rotated if self.settings.rope_in_magnitude else (query, key)
+        scored_query, scored_key = rotated if self.settings.scored_rotated else (query, key)
         importance = token_importance(
             torch,
             scored_query.index_select(2, query_index).float(),
             scored_key.float(),
             value.float(),
-            visual,
+            feature_index,
             **self.settings.scoring(),
         )
         compared_key = rotated[1] if self.settings.rope_in_duplication else key
-        return self.select(importance, compared_key, value, visual, num_kept)
+        return self.select(importance, compared_key, value, feature_index >= 0, num_kept)
 
 
 def select_in_torch(settings: PruningSettings) -> Select:

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import weakref
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -110,16 +109,6 @@ def test_a_failed_step_leaves_the_cache(bundle: Path) -> None:
     assert cache.lengths == (0, 0)
     session.step(broken, [], cache)
     assert cache.lengths == (1, 1)
-
-
-def test_a_bundle_of_the_older_contract_is_refused(bundle: Path) -> None:
-    opened = Bundle.open(bundle)
-    decoder = opened.manifest.graphs["decoder"]
-    inputs = tuple(replace(t, name="query_weights") if t.name == "query_index" else t for t in decoder.inputs)
-    graphs = {**opened.manifest.graphs, "decoder": replace(decoder, inputs=inputs)}
-    older = Bundle(opened.folder, replace(opened.manifest, graphs=graphs))
-    with pytest.raises(BackendError, match=r"lacks the input query_index: export it again with iwp-export toy -o "):
-        OrtSession(older)
 
 
 def test_a_provider_that_is_not_there() -> None:
