@@ -17,7 +17,9 @@ come from sums of squares, as in the oracle: |k|^2 / sqrt(d) is about 10, so rou
 and the penalty multiplies it by 5."""
 
 
-DEFAULTS = SelectionOptions(chunk=2, growth=2, penalty=5.0, similarity="dual_weight", duplication_norm="none", select="mmr")
+DEFAULTS = SelectionOptions(
+    chunk=2, growth=2, penalty=5.0, similarity="dual_weight", duplication_norm="none", select="mmr"
+)
 
 
 @dataclass

@@ -221,7 +221,11 @@ def test_bad_memory_is_refused(default: EmulatedRunner, change: dict[str, int], 
 STUCK = {
     "threads wait at different places": ("if (threadIdx.x != 3) __syncthreads();", 1, 0),
     "blocks wait for what no block does": ("while (iwp::LoadCounter(&counter) == 0) iwp::SpinWait();", 2, 1),
-    "a block waits for others": ("atomicAdd(&counter, 1u); while (iwp::LoadCounter(&counter) < 2) iwp::SpinWait();", 2, 0),
+    "a block waits for others": (
+        "atomicAdd(&counter, 1u); while (iwp::LoadCounter(&counter) < 2) iwp::SpinWait();",
+        2,
+        0,
+    ),
 }
 
 

@@ -121,6 +121,15 @@ void Resume(Fiber& fiber) {
   std::abort();
 }
 
+void PrepareToStart(ucontext_t* start) {
+  void* const stack = start->uc_stack.ss_sp;
+  getcontext(start);
+  start->uc_stack.ss_sp = stack;
+  start->uc_stack.ss_size = kStackBytes;
+  start->uc_link = nullptr;
+  makecontext(start, Enter, 0);
+}
+
 // New memory for each block, but for the stacks where no races are looked for: ThreadSanitizer would take what is used
 // again for shared by blocks.
 std::unique_ptr<Block> MakeBlock(unsigned number, int threads, size_t shared_bytes, Stacks stacks) {
@@ -138,11 +147,8 @@ std::unique_ptr<Block> MakeBlock(unsigned number, int threads, size_t shared_byt
     Fiber& fiber = made->fibers[t];
     fiber.linear = t;
     fiber.index = {t % block_size.x, t / block_size.x % block_size.y, t / (block_size.x * block_size.y)};
-    getcontext(&fiber.start);
     fiber.start.uc_stack.ss_sp = made->stacks.memory.get() + t * kStackBytes;
-    fiber.start.uc_stack.ss_size = kStackBytes;
-    fiber.start.uc_link = nullptr;
-    makecontext(&fiber.start, Enter, 0);
+    PrepareToStart(&fiber.start);
     fiber.checked = launch.NewThread();
   }
   return made;
