@@ -188,7 +188,7 @@ def _laid_out(shape: SelectionShape, options: SelectionOptions, tokens: int) -> 
         PARTIAL_TILES * TILE_PAIRS if compares and shape.kv_heads > 1 else 0,  # partial
         PARTIAL_TILES,  # tiles_done
         shape.batch,  # arrived
-        shape.batch * PANEL * _up(tokens, 4) if covers else 0,  # residual
+        shape.batch * 2 * PANEL * _up(tokens, 4) if covers else 0,  # residual
         shape.batch * PANEL * shape.num_kept if covers else 0,  # panel_factor
     ]
     return sum(_up(4 * count, ALIGNMENT) for count in words)

@@ -5,7 +5,8 @@
 // Many steps at once: the kPanel tokens of the largest diagonals are candidates, and what is left of S between them is
 // enough to go on with the factorisation among them alone. Diagonals only fall, so as long as the best candidate is not
 // below what the best other token had before, it is the best of all. A panel therefore reads the columns c_s once for
-// some ten steps, and one launch goes through all panels.
+// some ten steps; candidates that it does not choose mostly go on into the next one, where only new ones cost a sum over
+// all columns. One launch goes through all panels.
 //
 // The columns c_t are rows in memory. Where there is a matrix of pairs, c_t takes the place of the pivot's row of it,
 // which nothing reads any more; else it has one of num_kept rows.
@@ -22,21 +23,23 @@ constexpr float kCoverageFloor = 1e-4f;  // what is left of a token below this c
 // Of one thread that sums up products for rows x candidates.
 constexpr int kThreadRows = 4;
 constexpr int kThreadCandidates = 8;
-constexpr int kCandidateGroups = kPanel / kThreadCandidates;
+static_assert(kPanel % kThreadCandidates == 0, "new candidates come in groups");
 static_assert(kPanel == kWarp, "one lane for each candidate");
 
 struct CoverageShared {
   RoundsShared rounds;
   alignas(16) float partial[kThreadRows * kSelectThreads];
   int top[kPanel + 1];
-  int candidate[kPanel];           // visual ranks
+  int candidate[kPanel];           // visual ranks, -1 for none
   float left[kPanel];              // their diagonals before the panel
-  int candidates;                  // how many
+  int fresh[kPanel];               // which candidates the last panel had not
+  int freshes;                     // how many
   Ranked others;                   // the best of the tokens that are no candidates, before the panel
   float between[kPanel][kPanel];   // what is left of S between candidates
   float factor[kPanel][kPanel];    // the panel's columns c at the candidates
   int pick[kPanel];                // which candidate each of its steps chooses
   float root[kPanel];              // of the pick's diagonal
+  bool stays[kPanel];              // which candidates none of them chooses
   int picks;
   bool explained;                  // nothing is left of any token
 };
@@ -49,12 +52,16 @@ struct Coverage {
   int pitch;
   float* diagonal;      // [S] by visual rank: kChosen once chosen, 0 once explained
   float* rows;          // [tokens or num_kept, pitch]
-  float* residual;      // [kPanel, pitch]
+  float* residual;      // [2, kPanel, pitch]
   float* panel_factor;  // [num_kept, kPanel]
   int* pivots;          // [num_kept] the rows in use where they are those of the matrix, else null
 
   __device__ float* Row(int step) const {
     return rows + static_cast<size_t>(pivots != nullptr ? pivots[step] : step) * pitch;
+  }
+  // Panels take turns with two buffers: blocks may be reading one when others are through with the panel.
+  __device__ float* Residual(int panel, int candidate) const {
+    return residual + static_cast<size_t>(panel % 2 * kPanel + candidate) * pitch;
   }
 };
 
@@ -69,7 +76,7 @@ __device__ Coverage CoverageOf(const Problem& problem, const Workspace& workspac
           problem.pitch,
           views.priority,
           workspace.matrix + sample * rows * pitch,
-          workspace.residual + sample * kPanel * pitch,
+          workspace.residual + sample * 2 * kPanel * pitch,
           workspace.panel_factor + sample * kPanel * problem.num_kept,
           Source::kHasMatrix ? pivots : nullptr};
 }
@@ -89,6 +96,36 @@ __device__ void BeginDiagonal(const Problem& problem, const Workspace& workspace
   }
 }
 
+// Where candidates of the panel before stay on, and where the others of `wanted` go; each lane has one of either, or -1.
+__device__ void PlaceCandidates(const Coverage& coverage, int wanted, CoverageShared& shared) {
+  const int lane = static_cast<int>(threadIdx.x);
+  int mine = shared.candidate[lane];
+  bool stays = false;
+  bool is_new = wanted >= 0;
+  for (int other = 0; other < kPanel; ++other) {
+    const int other_wanted = __shfl_sync(kFullWarp, wanted, other);
+    const int other_mine = __shfl_sync(kFullWarp, mine, other);
+    stays = stays || (mine >= 0 && mine == other_wanted);
+    is_new = is_new && wanted != other_mine;
+  }
+  const unsigned below = (1u << lane) - 1;
+  const unsigned free = __ballot_sync(kFullWarp, !stays);
+  const unsigned arriving = __ballot_sync(kFullWarp, is_new);
+  const int place = __popc(free & below);
+  const int order = is_new ? __popc(arriving & below) : -1;
+  if (!stays) mine = -1;
+  for (int other = 0; other < kPanel; ++other) {
+    const int order_of_other = __shfl_sync(kFullWarp, order, other);
+    const int other_wanted = __shfl_sync(kFullWarp, wanted, other);
+    if (!stays && order_of_other == place) mine = other_wanted;
+  }
+  shared.candidate[lane] = mine;
+  // Read here: other blocks may be through with the panel before this one factorises it.
+  shared.left[lane] = mine < 0 ? kChosen : coverage.diagonal[mine];
+  if (!stays && mine >= 0) shared.fresh[place] = lane;
+  if (lane == 0) shared.freshes = __popc(arriving);
+}
+
 // The tokens of the largest diagonals, in any order, and the best of those that are left out.
 __device__ void FindCandidates(const Coverage& coverage, int step, CoverageShared& shared) {
   const int listed = min(kPanel + 1, coverage.num_visual - step);
@@ -98,8 +135,7 @@ __device__ void FindCandidates(const Coverage& coverage, int step, CoverageShare
   if (lane < kWarp) {
     int mine = lane < listed ? shared.top[lane] : -1;
     Ranked others = kNobody;
-    if (listed > kPanel) {
-      // One of the list is too many, the last.
+    if (listed > kPanel) {  // one too many: the last is none
       const int spare = shared.top[kPanel];
       const Ranked of_spare = Rank(coverage.diagonal[spare], spare);
       const Ranked of_mine = Rank(coverage.diagonal[mine], mine);
@@ -107,24 +143,20 @@ __device__ void FindCandidates(const Coverage& coverage, int step, CoverageShare
       if (of_mine == last && last < of_spare) mine = spare;
       others = min(last, of_spare);
     }
-    shared.candidate[lane] = mine;
-    // Read here: other blocks may be through with the panel before this one factorises it.
-    shared.left[lane] = mine < 0 ? kChosen : coverage.diagonal[mine];
-    if (lane == 0) {
-      shared.candidates = min(listed, kPanel);
-      shared.others = others;
-    }
+    PlaceCandidates(coverage, mine, shared);
+    if (lane == 0) shared.others = others;
   }
   __syncthreads();
 }
 
-// This block's share of the columns so far at the candidates, side by side in memory for what reads them all.
+// This block's share of the columns so far at new candidates, side by side in memory for what reads them all.
 __device__ void GatherFactors(const Coverage& coverage, int step, const CoverageShared& shared) {
   const int all = static_cast<int>(gridDim.x) * kSelectThreads;
   for (int e = static_cast<int>(blockIdx.x) * kSelectThreads + static_cast<int>(threadIdx.x); e < step * kPanel;
        e += all) {
-    const int candidate = shared.candidate[e % kPanel];
-    coverage.panel_factor[e] = candidate < 0 ? 0.0f : coverage.Row(e / kPanel)[candidate];
+    const bool exists = e % kPanel < shared.freshes;
+    const int candidate = exists ? shared.candidate[shared.fresh[e % kPanel]] : 0;
+    coverage.panel_factor[e] = exists ? coverage.Row(e / kPanel)[candidate] : 0.0f;
   }
 }
 
@@ -154,26 +186,30 @@ __device__ void SumOfSteps(const Coverage& coverage, int steps, int first_row, i
   }
 }
 
-// What the steps so far leave of the candidates' similarity to the slice's tokens. Threads are quads of rows x groups of
+// What the steps so far leave of new candidates' similarity to the slice's tokens. Threads are quads of rows x groups of
 // candidates x groups of steps; the last dimension is the same for all blocks, so that equal tokens get equal bits.
 template <typename Source>
-__device__ void FindResiduals(const Coverage& coverage, const Source& pairs, int step, CoverageShared& shared) {
+__device__ void FindResiduals(const Coverage& coverage, const Source& pairs, int panel, int step,
+                              CoverageShared& shared) {
   const Slice& slice = coverage.slice;
+  if (shared.freshes == 0) return;
   if (!Source::kHasMatrix) {
     ForTokens(slice.first, slice.end, pairs.lanes(), [&](int i, bool writes) {
-      for (int k = 0; k < shared.candidates; ++k) {
+      for (int f = 0; f < shared.freshes; ++f) {
+        const int k = shared.fresh[f];
         const float similarity = pairs.Of(i, shared.candidate[k]);
-        if (writes) coverage.residual[static_cast<size_t>(k) * coverage.pitch + i] = similarity;
+        if (writes) coverage.Residual(panel, k)[i] = similarity;
       }
     });
     __syncthreads();
   }
   const int thread = static_cast<int>(threadIdx.x);
-  const int quads = min(slice.length / kThreadRows, kSelectThreads / kCandidateGroups);
-  const int groups = kSelectThreads / (quads * kCandidateGroups);
+  const int candidate_groups = DivUp(shared.freshes, kThreadCandidates);
+  const int quads = min(slice.length / kThreadRows, kSelectThreads / candidate_groups);
+  const int groups = kSelectThreads / (quads * candidate_groups);
   const int width = quads * kThreadRows;
-  const int group = thread / (quads * kCandidateGroups);
-  const int first_candidate = thread / quads % kCandidateGroups * kThreadCandidates;
+  const int group = thread / (quads * candidate_groups);
+  const int first_candidate = thread / quads % candidate_groups * kThreadCandidates;
   for (int base = slice.first; base < slice.end; base += width) {
     const int first_row = base + thread % quads * kThreadRows;
     float sum[kThreadCandidates][kThreadRows] = {};
@@ -186,16 +222,16 @@ __device__ void FindResiduals(const Coverage& coverage, const Source& pairs, int
         reinterpret_cast<float4*>(shared.partial)[thread] = make_float4(sum[c][0], sum[c][1], sum[c][2], sum[c][3]);
       }
       __syncthreads();
-      for (int e = thread; e < kCandidateGroups * width; e += kSelectThreads) {
-        const int k = e / width * kThreadCandidates + c;
+      for (int e = thread; e < candidate_groups * width; e += kSelectThreads) {
+        const int f = e / width * kThreadCandidates + c;
         const int i = base + e % width;
-        if (k >= shared.candidates || i >= slice.end) continue;
+        if (f >= shared.freshes || i >= slice.end) continue;
         float total = 0.0f;
-        for (int g = 0; g < groups; ++g) total += shared.partial[g * kCandidateGroups * width + e];
-        float& residual = coverage.residual[static_cast<size_t>(k) * coverage.pitch + i];
-        const float whole =
-            Source::kHasMatrix ? coverage.rows[static_cast<size_t>(shared.candidate[k]) * coverage.pitch + i] : residual;
-        residual = whole - total;
+        for (int g = 0; g < groups; ++g) total += shared.partial[g * candidate_groups * width + e];
+        const int k = shared.fresh[f];
+        float& residual = coverage.Residual(panel, k)[i];
+        const float* of_matrix = coverage.rows + static_cast<size_t>(shared.candidate[k]) * coverage.pitch;
+        residual = (Source::kHasMatrix ? of_matrix[i] : residual) - total;
       }
       __syncthreads();
     }
@@ -233,30 +269,37 @@ __device__ void FactorisePanel(const Coverage& coverage, int step, CoverageShare
     }
     ++picks;
   }
+  shared.stays[lane] = rank != kNobody;
   if (lane == 0) {
     shared.picks = picks;
     shared.explained = explained;
   }
 }
 
-// The panel's columns c at the slice's tokens, and what they leave of the diagonal.
-__device__ void TakePicks(const Coverage& coverage, int step, const CoverageShared& shared) {
+// The panel's columns c at the slice's tokens, and what they leave of the diagonal and of the other candidates.
+__device__ void TakePicks(const Coverage& coverage, int panel, int step, const CoverageShared& shared) {
   const int picks = shared.picks;
   for (int i = coverage.slice.first + static_cast<int>(threadIdx.x); i < coverage.slice.end; i += kSelectThreads) {
     float c[kPanel];
-    float left = coverage.diagonal[i];
+    const auto left_of = [&](int k, int steps) {
+      float sum = 0.0f;
+      for (int p = 0; p < steps; ++p) sum += c[p] * shared.factor[p][k];
+      return coverage.Residual(panel, k)[i] - sum;
+    };
+    float diagonal = coverage.diagonal[i];
     for (int p = 0; p < picks; ++p) {
       const int k = shared.pick[p];
-      float sum = 0.0f;
-      for (int q = 0; q < p; ++q) sum += c[q] * shared.factor[q][k];
-      c[p] = (coverage.residual[static_cast<size_t>(k) * coverage.pitch + i] - sum) / shared.root[p];
+      c[p] = left_of(k, p) / shared.root[p];
       coverage.Row(step + p)[i] = c[p];
-      if (i == shared.candidate[k]) left = kChosen;
-      if (left < 0.0f) continue;
-      left -= c[p] * c[p];
-      if (left < kCoverageFloor) left = 0.0f;
+      if (i == shared.candidate[k]) diagonal = kChosen;
+      if (diagonal < 0.0f) continue;
+      diagonal -= c[p] * c[p];
+      if (diagonal < kCoverageFloor) diagonal = 0.0f;
     }
-    coverage.diagonal[i] = left;
+    coverage.diagonal[i] = diagonal;
+    for (int k = 0; k < kPanel; ++k) {
+      if (shared.stays[k]) coverage.Residual(panel + 1, k)[i] = left_of(k, picks);
+    }
   }
 }
 
@@ -264,18 +307,18 @@ __device__ void TakePicks(const Coverage& coverage, int step, const CoverageShar
 template <typename Source>
 __device__ int CoverSample(const Coverage& coverage, const Source& pairs, Team& team, CoverageShared& shared) {
   const int thread = static_cast<int>(threadIdx.x);
+  if (thread < kPanel) shared.candidate[thread] = -1;
   int step = 0;
-  while (step < coverage.budget) {
+  for (int panel = 0; step < coverage.budget; ++panel) {
     team.Wait();
     FindCandidates(coverage, step, shared);
     GatherFactors(coverage, step, shared);
     team.Wait();
-    FindResiduals(coverage, pairs, step, shared);
+    FindResiduals(coverage, pairs, panel, step, shared);
     team.Wait();
+    const int k = thread / kPanel;
     const int l = shared.candidate[thread % kPanel];
-    const size_t row = static_cast<size_t>(thread / kPanel) * coverage.pitch;
-    shared.between[thread / kPanel][thread % kPanel] =
-        thread / kPanel < shared.candidates && l >= 0 ? coverage.residual[row + l] : 0.0f;
+    shared.between[k][thread % kPanel] = shared.candidate[k] < 0 || l < 0 ? 0.0f : coverage.Residual(panel, k)[l];
     __syncthreads();
     if (thread < kWarp) FactorisePanel(coverage, step, shared);
     __syncthreads();
@@ -283,7 +326,7 @@ __device__ int CoverSample(const Coverage& coverage, const Source& pairs, Team& 
       coverage.pivots[step + thread] = shared.candidate[shared.pick[thread]];
     }
     __syncthreads();
-    TakePicks(coverage, step, shared);
+    TakePicks(coverage, panel, step, shared);
     step += shared.picks;
     if (shared.explained) break;
   }

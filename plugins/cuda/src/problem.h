@@ -89,8 +89,9 @@ struct Workspace {
   float* partial;             // [kMaxPartialTiles, kTileRows * kTileColumns], of all samples together
   unsigned* tiles_done;       // [kMaxPartialTiles] blocks that parked their share of a tile
   unsigned* arrived;          // [1] blocks that reached a barrier of their team, since the launch
-  float* residual;            // [kPanel, pitch] what is left of candidates' similarity to all; for coverage, as the next
-  float* panel_factor;        // [num_kept, kPanel] the columns of the factor at the candidates
+  float* residual;            // [2, kPanel, pitch] what is left of candidates' similarity to all tokens; for coverage,
+                              // as the next
+  float* panel_factor;        // [num_kept, kPanel] the columns of the factor at candidates
 };
 
 // One round of Algorithm 1 as the host knows it: it cannot know the number of visual tokens, so a round may turn out

@@ -150,7 +150,7 @@ size_t LayOutWorkspace(const Problem& problem, void* base, Workspace* workspace)
   take(workspace->partial, partial_tiles * kTileRows * kTileColumns);
   take(workspace->tiles_done, kMaxPartialTiles);
   take(workspace->arrived, batch);
-  take(workspace->residual, problem.coverage ? batch * kPanel * problem.pitch : 0);
+  take(workspace->residual, problem.coverage ? batch * 2 * kPanel * problem.pitch : 0);
   take(workspace->panel_factor, problem.coverage ? batch * kPanel * problem.num_kept : 0);
   return used;
 }

@@ -30,8 +30,8 @@ FORMS: dict[str, dict[str, int]] = {
     "matrix": {"kOneBlockTokens": 0, "kTeamSlice": 16},
     "large": {"kOneBlockTokens": 0, "kMatrixTokens": 0, "kTeamSlice": 16},
 }
-"""The form that a size would choose, forced: thresholds are lowered so that small inputs reach each, and so that several
-blocks share them."""
+"""The form that a size would choose, forced: lower thresholds let small inputs reach each form, and share them out to
+several blocks."""
 
 TEAM = 4
 """Multiprocessors where blocks wait for each other: as many blocks are under way at once."""

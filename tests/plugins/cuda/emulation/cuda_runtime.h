@@ -148,7 +148,7 @@ inline unsigned atomicMin(unsigned* at, unsigned value) {
 
 namespace emulation {
 
-enum Operation { kShuffle, kShuffleXor, kShuffleUp, kMatchAny, kLoadMatrices, kMultiplyAdd };
+enum Operation { kBallot, kShuffle, kShuffleXor, kShuffleUp, kMatchAny, kLoadMatrices, kMultiplyAdd };
 
 template <typename T>
 T ReadPayload(const Payload& payload, size_t index = 0) {
@@ -174,6 +174,14 @@ T __shfl_up_sync(unsigned, T value, int offset) {
   const auto* payloads = emulation::WarpCollective(emulation::kShuffleUp, &value, sizeof(value));
   const int source = emulation::Lane() - offset;
   return source < 0 ? value : emulation::ReadPayload<T>(payloads[source]);
+}
+inline unsigned __ballot_sync(unsigned, bool value) {
+  const auto* payloads = emulation::WarpCollective(emulation::kBallot, &value, sizeof(value));
+  unsigned lanes = 0;
+  for (int lane = 0; lane < emulation::kLanes; ++lane) {
+    if (emulation::ReadPayload<bool>(payloads[lane])) lanes |= 1u << lane;
+  }
+  return lanes;
 }
 inline unsigned __match_any_sync(unsigned, unsigned value) {
   const auto* payloads = emulation::WarpCollective(emulation::kMatchAny, &value, sizeof(value));
