@@ -123,6 +123,10 @@ def test_sizes_that_choose_the_other_forms(default: EmulatedRunner) -> None:
     for visual, keep in ((1600, 0.2), (4200, 0.05)):
         case = make_case(rng, visual=visual, text=9, keep=keep, kv_heads=1, head_dim=16, clusters=50)
         assert case.judge(default(case, multiprocessors=132)) == 0
+        case.shape = replace(case.shape, num_kept=9 + 60)
+        small_rounds = replace(case, options=replace(case.options, chunk=16, growth=1))
+        for one in (small_rounds, covering(case)):
+            assert one.judge(default(one, multiprocessors=5)) == 0
 
 
 def test_the_stand_in_knows_the_kernels_scratch_memory(default: EmulatedRunner) -> None:
