@@ -1,6 +1,6 @@
 // Runs CUDA kernels on the CPU: a thread of a block is a fiber. Blocks run one after another; those of a cooperative
-// launch take turns, each until its threads wait for each other or, in SpinWait, for another block. For tests, where
-// there is no GPU.
+// launch take turns, each for a few barriers or until it waits, in SpinWait, for another block. For tests, where there
+// is no GPU.
 //
 // What it checks that a GPU does not: threads that leave others waiting at a barrier, blocks that wait for what no block
 // does or, outside a cooperative launch, for each other, warps whose lanes meet in different collectives, reads of shared memory that nothing wrote (it starts as a pattern of NaNs), writes beyond the
