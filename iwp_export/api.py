@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from iwp_export.bundle.store import Bundle, Verify
@@ -29,8 +30,9 @@ def load(path: Path | str, *, provider: str = "cpu", threads: int | None = None,
 def export(
     model: str,
     output: Path | str,
-    pruning: PruningSettings | None = None,
+    pruning: PruningSettings | Mapping[str, Any] | None = None,
     *,
+    recipe: Path | str | None = None,
     dtype: Dtype = "auto",
     revision: str | None = None,
     force: bool = False,
@@ -41,19 +43,23 @@ def export(
     Args:
         model: an alias, a Hub id or a folder.
         output: the bundle's folder, or NAME.plan; it appears whole or not at all.
-        pruning: where and how to prune; the defaults if left out.
+        pruning: where and how to prune: all settings; or single ones by name, which replace those of the recipe.
+        recipe: file of a recipe; or `paper`, the paper's settings. If left out, the recipe that ships for the model,
+            else the paper's.
         dtype: element type of weights and activations; `auto` is float16 for a 16-bit checkpoint, else float32.
         revision: branch, tag or commit of a Hub id.
-        force: replace what an earlier export wrote there.
+        force: replace what an earlier export wrote there; and take a recipe of another model.
         engine: what an engine is built for.
 
     Returns:
         `output`.
 
     Raises:
-        OutputError, CheckpointError, SettingsError, BackendError: see `plan_export`, `export_bundle`, `build_engine`.
+        OutputError, CheckpointError, RecipeError, SettingsError, BackendError: see `plan_export`, `export_bundle`,
+            `build_engine`.
     """
-    return plan_export(model, output, pruning, dtype=dtype, revision=revision, force=force, engine=engine).run()
+    job = plan_export(model, output, pruning, recipe=recipe, dtype=dtype, revision=revision, force=force, engine=engine)
+    return job.run()
 
 
 def build(
@@ -126,32 +132,36 @@ class BuildJob:
 def plan_export(
     model: str,
     output: Path | str,
-    pruning: PruningSettings | None = None,
+    pruning: PruningSettings | Mapping[str, Any] | None = None,
     *,
+    recipe: Path | str | None = None,
     dtype: Dtype = "auto",
     revision: str | None = None,
     force: bool = False,
     engine: BuildSettings | None = None,
+    check_output: bool = True,
 ) -> ExportJob:
     """Check everything that can be checked before an export: the output, this machine, the checkpoint, the sizes.
 
-    Arguments are `export`'s. No weights are fetched or read.
+    Arguments are `export`'s, and `check_output`: refuse an output that is there already. No weights are fetched, and of
+    those that are here no more is read than a recipe's model is told by.
     """
     from iwp_export.bundle.store import BundleWriter
     from iwp_export.engine.files import SUFFIX
     from iwp_export.export.plan import plan_export as plan_bundle
 
     output = Path(output)
+    choices: Any = {"recipe": recipe, "any_model": force, "dtype": dtype, "revision": revision}
     if output.suffix != SUFFIX:
-        BundleWriter(output, force)  # refuses what is there already
-        return ExportJob(plan_bundle(model, pruning, dtype=dtype, revision=revision), None, output, force)
+        BundleWriter(output, force or not check_output)  # refuses what is there already
+        return ExportJob(plan_bundle(model, pruning, **choices), None, output, force)
     from iwp_export.engine.build import BuildSettings, choose_machine, plan_build
     from iwp_export.engine.writer import EngineWriter
 
-    EngineWriter(output, force)
+    EngineWriter(output, force or not check_output)
     settings = engine or BuildSettings()
     machine = choose_machine(settings)
-    plan = plan_bundle(model, pruning, dtype=dtype, revision=revision)
+    plan = plan_bundle(model, pruning, **choices)
     build = plan_build(machine, settings, plan.decoder, plan.vision, plan.settings.keep, plan.weight_bytes)
     return ExportJob(plan, build, output, force)
 

@@ -39,6 +39,10 @@ class BundleError(IwpError):
     """A bundle is damaged, foreign, or newer than this version can read."""
 
 
+class RecipeError(IwpError):
+    """A recipe of pruning settings is damaged, foreign, newer than this version can read, or of another model."""
+
+
 class RequestError(IwpError, ValueError):
     """A request to a pipeline cannot be served: wrong image count, too long a prompt, keep out of range."""
 

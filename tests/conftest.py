@@ -13,6 +13,7 @@ import pytest
 from filelock import FileLock
 
 from iwp_export.device.machine import find_gpus
+from tests.report.browser import NEEDS_CHROMIUM
 
 NEEDS_GPU = "needs an NVIDIA GPU"
 
@@ -27,10 +28,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say how many tests did not run for want of a GPU."""
-    skipped = [report for report in terminalreporter.stats.get("skipped", []) if NEEDS_GPU in str(report.longrepr)]
-    if skipped:
-        terminalreporter.write_line(f"{len(skipped)} tests skipped: each {NEEDS_GPU}, and none is here")
+    """Say how many tests did not run for want of a GPU or a browser."""
+    for need in (NEEDS_GPU, NEEDS_CHROMIUM):
+        skipped = [report for report in terminalreporter.stats.get("skipped", []) if need in str(report.longrepr)]
+        if skipped:
+            terminalreporter.write_line(f"{len(skipped)} tests skipped: each {need}, and none is here")
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ FLOORS = (
     ("__init__",),
     ("cli",),
     ("api",),
+    ("calibrate",),
     ("validate",),
     ("export",),
     ("runtime",),
@@ -21,6 +22,7 @@ FLOORS = (
     ("models",),
     ("bundle",),
     ("device", "pruning", "graph"),
+    ("report",),
     ("progress", "cache", "tables", "version"),
     ("errors",),
 )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from iwp_export.bundle.schema import Flaw, from_json, shown, to_json
-from iwp_export.errors import BundleError
+from iwp_export.errors import BundleError, IwpError
 
 SCHEMA_VERSION = 3
 """Of bundles' and engines' files alike: an engine's file holds the manifest of its bundle."""
@@ -30,6 +30,8 @@ class Document(Generic[T]):
         foreign: how an error begins whose file has another one, after the file's name.
         remedy: what to do about a damaged one.
         command: the remedy for one of an older version, from its content and its name.
+        version: the schema version that is written and read.
+        error: what is raised for a file that is not right.
     """
 
     kind: type[T]
@@ -37,10 +39,12 @@ class Document(Generic[T]):
     foreign: str
     remedy: str
     command: Callable[[Mapping[str, Any], str], str]
+    version: int = SCHEMA_VERSION
+    error: type[IwpError] = BundleError
 
     def to_dict(self, value: T) -> dict[str, Any]:
         """JSON values, with `format`, `schema_version` and `digest` first."""
-        head, body = {"format": self.format, "schema_version": SCHEMA_VERSION}, to_json(value)
+        head, body = {"format": self.format, "schema_version": self.version}, to_json(value)
         return {**head, "digest": _digest_of({**head, **body}), **body}
 
     def to_text(self, value: T) -> str:
@@ -57,15 +61,15 @@ class Document(Generic[T]):
         """Read a file.
 
         Raises:
-            BundleError: see `from_dict`; or it is no JSON.
+            IwpError: of the kind `error`; it is no JSON, or see `from_dict`.
             OSError: it cannot be read.
         """
         if file.stat().st_size > FILE_LIMIT:
-            raise BundleError(f"{where} is damaged: {file.name} is larger than {FILE_LIMIT:,} bytes; {self.remedy}")
+            raise self.error(f"{where} is damaged: {file.name} is larger than {FILE_LIMIT:,} bytes; {self.remedy}")
         try:
             data = json.loads(file.read_bytes())
         except (ValueError, RecursionError) as error:
-            raise BundleError(f"{where} is damaged: {file.name} is not JSON ({error}); {self.remedy}") from error
+            raise self.error(f"{where} is damaged: {file.name} is not JSON ({error}); {self.remedy}") from error
         return self.from_dict(data, where)
 
     def listed_files(self, file: Path) -> set[str] | None:
@@ -85,26 +89,27 @@ class Document(Generic[T]):
             where: the bundle's or the engine's name, for an error.
 
         Raises:
-            BundleError: of another format or version, changed after it was written, or with a value that is not right.
+            IwpError: of the kind `error`; it is of another format or version, was changed after it was written, or has
+                a value that is not right.
         """
         if not isinstance(data, dict) or data.get("format") != self.format:
-            raise BundleError(f"{where} {self.foreign} has no format {self.format!r}")
+            raise self.error(f"{where} {self.foreign} has no format {self.format!r}")
         version = data.get("schema_version")
-        reads = f"{where} has schema version {shown(version)}, this version reads {SCHEMA_VERSION}"
+        reads = f"{where} has schema version {shown(version)}, this version reads {self.version}"
         if type(version) is not int or version < 1:
-            raise BundleError(f"{where} is damaged: its schema_version is {shown(version)}; {self.remedy}")
-        if version > SCHEMA_VERSION:
-            raise BundleError(f"{reads}: upgrade iwp-export")
-        if version < SCHEMA_VERSION:
-            raise BundleError(f"{reads}: {self.command(data, where)}")
+            raise self.error(f"{where} is damaged: its schema_version is {shown(version)}; {self.remedy}")
+        if version > self.version:
+            raise self.error(f"{reads}: upgrade iwp-export")
+        if version < self.version:
+            raise self.error(f"{reads}: {self.command(data, where)}")
         try:
             if data.get("digest") != _digest_of(data):
-                raise BundleError(f"{where} was changed by hand or damaged: its digest differs; {self.remedy}")
+                raise self.error(f"{where} was changed by hand or damaged: its digest differs; {self.remedy}")
             return self._body(data)
         except Flaw as flaw:
-            raise BundleError(f"{where} is damaged: {flaw}; {self.remedy}") from flaw
+            raise self.error(f"{where} is damaged: {flaw}; {self.remedy}") from flaw
         except RecursionError as error:
-            raise BundleError(f"{where} is damaged: it is nested too deeply; {self.remedy}") from error
+            raise self.error(f"{where} is damaged: it is nested too deeply; {self.remedy}") from error
 
     def _body(self, data: dict[str, Any]) -> T:
         body = {name: value for name, value in data.items() if name not in ("format", "schema_version", "digest")}

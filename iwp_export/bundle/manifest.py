@@ -11,7 +11,8 @@ from pathlib import PurePosixPath
 from typing import Annotated, Any
 
 from iwp_export.bundle.document import Document
-from iwp_export.bundle.schema import Count, FileSize, Form, Number, Rule, TokenId, above_zero, one_of
+from iwp_export.bundle.recipe import Digest, PruningSource, Settings
+from iwp_export.bundle.schema import Count, FileSize, Number, Rule, TokenId, above_zero, one_of
 from iwp_export.pruning.settings import PruningSettings
 
 
@@ -165,23 +166,24 @@ class FileEntry:
     """Size and SHA-256 of one file of the bundle."""
 
     bytes: FileSize
-    sha256: Annotated[str, Rule(re.compile("[0-9a-f]{64}").fullmatch, "64 hexadecimal digits")]
+    sha256: Digest
 
 
 @dataclass(frozen=True)
 class Manifest:
     """Everything that a reader of the bundle may rely on; `files` covers every file but the manifest itself.
 
-    `graphs` holds `decoder` and `vision`. `processor` names the folder with the tokenizer, image processor and
-    chat template. `generation` says how tokens are chosen where a request does not. `tools` are the versions that
-    made the bundle.
+    `graphs` holds `decoder` and `vision`. `pruning_source` says where `pruning` comes from. `processor` names the
+    folder with the tokenizer, image processor and chat template. `generation` says how tokens are chosen where a
+    request does not. `tools` are the versions that made the bundle.
     """
 
     model: ModelInfo
-    pruning: Annotated[PruningSettings, Form(PruningSettings.from_dict, PruningSettings.to_dict)]
+    pruning: Settings
     decoder: DecoderInfo
     vision: VisionInfo
     graphs: Mapping[str, GraphSpec]
+    pruning_source: PruningSource = field(default_factory=PruningSource)
     processor: FileName = "processor"
     generation: GenerationInfo = field(default_factory=GenerationInfo)
     tools: Mapping[str, str] = field(default_factory=dict)
@@ -215,12 +217,14 @@ def export_command(data: Mapping[str, Any], path: str) -> str:
     """What to do about a manifest of an older version: the command that exports it again, as far as it tells."""
     source = _scalar(data, "model", "source")
     default = vars(PruningSettings())
-    values = {name: _scalar(data, "pruning", FORMER_NAMES.get(name, name)) for name in default}
+    values = {name: _scalar(data, "pruning", name) for name in default}
+    values |= {new: _scalar(data, "pruning", old) for new, old in FORMER_NAMES.items() if values[new] is None}
     values |= {name: _scalar(data, "pruning", "stages", 0, name) for name in ("layer", "keep")}
     options = {name: value for name, value in values.items() if name == "keep" or value != default[name]}
     options |= {"dtype": _scalar(data, "decoder", "dtype"), "revision": _scalar(data, "model", "revision")}
     words = option_words({name: value for name, value in options.items() if value is not None})
-    command = ["iwp-export", shlex.quote("MODEL" if source is None else str(source)), *words]
+    # the paper's settings are the base, whatever recipe ships for the model
+    command = ["iwp-export", shlex.quote("MODEL" if source is None else str(source)), "--recipe", "paper", *words]
     return f"export it again: {' '.join([*command, '-o', shlex.quote(path), '--force'])}"
 
 

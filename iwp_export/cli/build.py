@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from iwp_export import api
+from iwp_export.bundle.schema import to_json
 from iwp_export.errors import SettingsError
 from iwp_export.tables import human_bytes, pairs
 
@@ -109,6 +110,7 @@ def describe(job: BuildJob) -> str:
     return pairs(
         [
             ("model", f"{manifest.model.name} ({manifest.decoder.layers} layers, {manifest.decoder.dtype})"),
+            ("settings", manifest.pruning_source),
             ("loads on", plan.machine.loads_on),
             ("context", plan.limits),
             ("tuned for", f"keep {plan.keep:.2f}: {kept} of {visual} visual tokens"),
@@ -121,4 +123,5 @@ def describe(job: BuildJob) -> str:
 
 def summarise(job: BuildJob) -> dict[str, Any]:
     """A build's plan as JSON values."""
-    return {"bundle": str(job.bundle.folder), **job.plan.to_dict()}
+    source = to_json(job.bundle.manifest.pruning_source)
+    return {"bundle": str(job.bundle.folder), **job.plan.to_dict(), "pruning_source": source}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from iwp_export import api
 from iwp_export.bundle.manifest import option_words
+from iwp_export.bundle.schema import to_json
 from iwp_export.cli.build import announce, build_settings, configure_build
 from iwp_export.errors import BackendError
 from iwp_export.models import ALIASES
@@ -27,11 +28,13 @@ EXAMPLES = """\
   iwp-export tiny-llava --keep 0.3                      write tiny-llava.bundle
   iwp-export llava --keep 0.3 --dry-run                 print sizes, export nothing
   iwp-export ./my-llava --dtype float16 -o my.bundle    export a local checkpoint
+  iwp-export ./my-llava --recipe my-llava.json          with settings that were chosen for it
   iwp-export llava --keep 0.3 -o engine.plan            a TensorRT engine for what is here, else for RTX cards
   iwp-export run tiny-llava.bundle --image photo.png --prompt "how many digits ?"
 """
 TEXT_TOKENS = 64
 """Text of the request whose cache a dry run measures: a template and a sentence or two."""
+RECIPE_HELP = "settings that calibrate found; or paper (default: a recipe that ships for the model, else paper)"
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 
 
@@ -47,7 +50,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="bundle, or NAME.plan: an engine (default: MODEL.bundle)",
     )
-    out.add_argument("--force", action="store_true", help="replace what is there already")
+    force = "replace what is there already; and take a recipe of another model"
+    out.add_argument("--force", action="store_true", help=force)
     out.add_argument(
         "--dtype",
         choices=DTYPES,
@@ -55,15 +59,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="bfloat16 needs a GPU; auto is float16 for a 16-bit checkpoint, else float32 (default: auto)",
     )
     out.add_argument("--revision", metavar="REV", help="branch, tag or commit of a Hub id")
-    out.add_argument("--dry-run", action="store_true", help="print sizes and stop before any weight is read")
+    out.add_argument("--dry-run", action="store_true", help="print settings and sizes, and export nothing")
     out.add_argument("--json", action="store_true", help="print the result, or the dry run, as JSON")
-    configure_pruning(parser)
+    recipes = "each option replaces one setting of the recipe; the defaults are those of the paper"
+    prune = parser.add_argument_group("pruning", recipes)
+    prune.add_argument("--recipe", metavar="FILE", help=RECIPE_HELP)
+    configure_pruning(prune)
     configure_build(parser, "engine (with -o NAME.plan)")
 
 
-def configure_pruning(parser: argparse.ArgumentParser) -> None:
+def configure_pruning(group: argparse._ArgumentGroup) -> None:
     """Declare an option for each pruning setting; one that is not given stays None."""
-    group = parser.add_argument_group("pruning")
     for name, default in vars(PruningSettings()).items():
         unit, text = DESCRIPTIONS[name]
         words = choices(name)
@@ -94,23 +100,34 @@ def execute(args: argparse.Namespace) -> None:
 
 
 def _execute(args: argparse.Namespace) -> None:
-    pruning = PruningSettings().with_changes(**pruning_changes(args))
     output = args.output or Path(f"{default_name(args.model)}.bundle")
-    choices = {"dtype": args.dtype, "revision": args.revision, "engine": build_settings(args)}
-    job = api.plan_export(args.model, output, pruning, force=args.force or args.dry_run, **choices)
+    job = api.plan_export(
+        args.model,
+        output,
+        pruning_changes(args),
+        recipe=args.recipe,
+        dtype=args.dtype,
+        revision=args.revision,
+        force=args.force,
+        engine=build_settings(args),
+        check_output=not args.dry_run,
+    )
     if args.dry_run:
         print(json.dumps(summarise(job.plan), indent=2) if args.json else describe(job.plan))
         return
     if job.engine is not None:
         announce(job.engine.machine)
-    path = job.run(repeat(args))
+    path, source = job.run(repeat(args, job.plan)), job.plan.pruning.source
     kind = "bundle" if job.engine is None else "engine"
-    print(json.dumps({kind: str(path)}) if args.json else f"wrote {path}")
+    written = json.dumps({kind: str(path), "pruning_source": to_json(source)})
+    print(written if args.json else f"wrote {path}; settings: {source}")
 
 
-def repeat(args: argparse.Namespace) -> str:
-    """The arguments that repeat an export, without its output."""
-    given = pruning_changes(args)
+def repeat(args: argparse.Namespace, plan: ExportPlan) -> str:
+    """The arguments that repeat an export, without its output. A recipe that ships later must not change it."""
+    recipe = "paper" if plan.pruning.source.kind == "paper" else args.recipe
+    given = {} if recipe is None else {"recipe": recipe}
+    given |= pruning_changes(args)
     given |= {"dtype": args.dtype} if args.dtype != "auto" else {}
     given |= {"revision": args.revision} if args.revision is not None else {}
     return " ".join([shlex.quote(args.model), *option_words(given)])
@@ -131,6 +148,7 @@ def describe(plan: ExportPlan) -> str:
         [
             ("model", f"{model.name} ({model.model_type}) from {model.source}"),
             ("decoder", f"{decoder.layers} layers of {decoder.hidden_size}, {decoder.dtype} ({plan.dtype_reason})"),
+            ("settings", plan.pruning.source),
             ("pruning", f"at the input of layer {settings.layer}"),
             ("tokens", f"keep {settings.keep:.2f} -> {plan.num_visual_kept} of {plan.num_visual} visual tokens"),
             ("cache", f"{full} -> {pruned} for one image and {TEXT_TOKENS} text tokens"),
@@ -146,6 +164,7 @@ def summarise(plan: ExportPlan) -> dict[str, Any]:
         "decoder": vars(plan.decoder),
         "dtype_reason": plan.dtype_reason,
         "pruning": plan.settings.to_dict(),
+        "pruning_source": to_json(plan.pruning.source),
         "visual_tokens": plan.num_visual,
         "visual_tokens_kept": plan.num_visual_kept,
         "text_tokens": TEXT_TOKENS,

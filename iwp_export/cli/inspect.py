@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from iwp_export.bundle.manifest import FileEntry, GenerationInfo, GraphSpec, Manifest, TensorSpec
+from iwp_export.bundle.recipe import SHOWN_DIGITS, PruningSource
 from iwp_export.bundle.store import Bundle, Verify
 from iwp_export.engine.files import SUFFIX, EngineInfo, read_engine
 from iwp_export.engine.flavour import TITLES
@@ -123,7 +124,12 @@ def _pruning(manifest: Manifest) -> list[tuple[str, object]]:
     settings, count = manifest.pruning, manifest.vision.tokens.typical
     shared = {name: value for name, value in settings.to_dict().items() if name != "stages"}
     keep = f"{settings.keep:.2f} -> {settings.num_keep(count)} of {count} visual tokens"
-    return [("layer", settings.layer), ("keep", keep), *shared.items()]
+    rows = [("settings", _source(manifest.pruning_source)), ("layer", settings.layer), ("keep", keep)]
+    return [*rows, *shared.items()]
+
+
+def _source(source: PruningSource) -> str:
+    return str(source) + (f" (SHA-256 {source.digest[:SHOWN_DIGITS]})" if source.digest else "")
 
 
 def _tensors(graph: GraphSpec) -> str:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from iwp_export.bundle.schema import to_json
 from iwp_export.errors import OutputError, RequestError
 from iwp_export.pruning.settings import check_keep
 from iwp_export.tables import human_bytes
@@ -68,13 +69,14 @@ def execute(args: argparse.Namespace) -> None:
     result = stream.result
     drawings = _draw(pipeline, result, args.save_tokens) if args.save_tokens else []
     keep = pipeline.manifest.pruning.keep if args.keep is None else args.keep
+    source = pipeline.manifest.pruning_source
     if args.json:
-        print(
-            json.dumps({**summarise(result, keep, pipeline.provider), "drawings": list(map(str, drawings))}, indent=2)
-        )
+        answer = summarise(result, keep, pipeline.provider)
+        body = {**answer, "pruning_source": to_json(source), "drawings": list(map(str, drawings))}
+        print(json.dumps(body, indent=2))
         return
     print(flush=True)
-    for line in (describe(result, keep), result.note, *(f"drew {path}" for path in drawings)):
+    for line in (f"{describe(result, keep)}; settings: {source}", result.note, *(f"drew {path}" for path in drawings)):
         if line:
             print(line, file=sys.stderr)
 

@@ -224,6 +224,8 @@ def _command_of_old(data: Mapping[str, Any], where: str) -> str:
         fingerprint = from_json(Fingerprint, data["fingerprint"], "fingerprint")
         limits = from_json(EngineLimits, data["limits"], "limits")
         source, profiles = from_json(str, data["source"], "source"), from_json(Count, data["profiles"], "profiles")
+        if not {"build", "--recipe"} & set(shlex.split(source)):  # an export, from before there were recipes
+            source += " --recipe paper"
         sms = fingerprint.sms if fingerprint.flavour == "rtx" else ()
         command = _command(Path(where).with_suffix(SUFFIX), source, limits, profiles, sms)
     except (LookupError, TypeError, ValueError, Flaw):

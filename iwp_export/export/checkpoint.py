@@ -10,6 +10,7 @@ from typing import Any
 
 from iwp_export.errors import CheckpointError
 from iwp_export.export.config_schema import BEFORE_READING, DECODER, ELEMENT_TYPES, check_rows, shortened
+from iwp_export.export.digest import checkpoint_digest
 from iwp_export.export.weight_files import SINGLE, stored_tensors, weight_index
 from iwp_export.graph.weights import FLOATS, StoredTensor
 from iwp_export.models import ALIASES, find_family
@@ -109,6 +110,14 @@ class Checkpoint:
 
         with empty_model(self.config, self.folder) as model:
             return sum(parameter.numel() for parameter in model.parameters())
+
+    def digest(self) -> str:
+        """SHA-256 that tells this model from another; its weights must be on this machine.
+
+        Raises:
+            CheckpointError: as `weights`; or see `iwp_export.export.digest.checkpoint_digest`.
+        """
+        return checkpoint_digest(self.folder / "config.json", self.weights())
 
     @property
     def named_weights(self) -> str | None:

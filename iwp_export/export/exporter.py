@@ -39,6 +39,7 @@ def export_bundle(plan: ExportPlan, output: Path | str, force: bool = False) -> 
 
     Raises:
         OutputError: the output exists, or cannot be written.
+        RecipeError: the weights that were fetched are not of the recipe's model.
         CheckpointError: the weights cannot be fetched or read, or are not those that the configuration asks for; or
             the bundle would not run, see `iwp_export.export.proof`.
         BackendError: torch or another package that exporting needs is not installed.
@@ -46,6 +47,7 @@ def export_bundle(plan: ExportPlan, output: Path | str, force: bool = False) -> 
     writer = BundleWriter(output, force)  # refuses an existing output before any work
     _require_tools()
     checkpoint, settings = plan.checkpoint.with_weights(), plan.settings
+    source = plan.pruning.confirmed(checkpoint)
     import torch
 
     from iwp_export.export.trace import trace_decoder, trace_vision
@@ -73,6 +75,7 @@ def export_bundle(plan: ExportPlan, output: Path | str, force: bool = False) -> 
             plan.decoder,
             plan.vision,
             graphs,
+            pruning_source=source,
             generation=plan.generation,
             tools={"iwp-export": __version__, **versions},
         )

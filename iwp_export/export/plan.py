@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from iwp_export.bundle.manifest import DecoderInfo, GenerationInfo, ModelInfo, VisionInfo
 from iwp_export.errors import CheckpointError, SettingsError
 from iwp_export.export.checkpoint import Checkpoint, open_checkpoint
 from iwp_export.export.generation import read_generation
+from iwp_export.export.settings_source import Choice, check_request, resolve
 from iwp_export.models.common.family import Family
 from iwp_export.pruning.settings import PruningSettings
 
@@ -27,13 +30,18 @@ class ExportPlan:
 
     checkpoint: Checkpoint
     model: ModelInfo
-    settings: PruningSettings
+    pruning: Choice
     decoder: DecoderInfo
     vision: VisionInfo
     generation: GenerationInfo
     weight_bytes: int
     dtype_reason: str
     """Why the decoder has its element type."""
+
+    @property
+    def settings(self) -> PruningSettings:
+        """Where and how to prune."""
+        return self.pruning.settings
 
     @property
     def num_visual(self) -> int:
@@ -53,28 +61,38 @@ class ExportPlan:
 
 
 def plan_export(
-    model: str, settings: PruningSettings | None = None, *, dtype: Dtype = "auto", revision: str | None = None
+    model: str,
+    pruning: PruningSettings | Mapping[str, Any] | None = None,
+    *,
+    recipe: Path | str | None = None,
+    any_model: bool = False,
+    dtype: Dtype = "auto",
+    revision: str | None = None,
 ) -> ExportPlan:
     """Check and count what an export would make; nothing is written, and no weights of a Hub id are fetched.
 
     Args:
         model: an alias, a Hub id or a folder.
-        settings: where and how to prune; the defaults if left out.
+        pruning, recipe, any_model: where and how to prune, see `iwp_export.export.settings_source.resolve`.
         dtype: element type of weights and activations; `auto` is float16 for a 16-bit checkpoint, else float32.
         revision: branch, tag or commit of a Hub id.
 
     Raises:
         CheckpointError: the checkpoint cannot be found, read or supported.
-        SettingsError: the model cannot be pruned at `settings.layer`.
+        RecipeError: the recipe cannot be read, or is of another model.
+        SettingsError: a setting is out of range, or the model cannot be pruned at that layer.
     """
-    settings = settings or PruningSettings()
+    check_request(pruning, recipe)  # before anything is fetched
     checkpoint = open_checkpoint(model, revision=revision, weights=False)
+    choice = resolve(checkpoint, pruning, recipe, any_model)
     config, text = checkpoint.config, checkpoint.config.text_config
     _check_decoder(text, checkpoint.family)
     layers = checkpoint.family.prunable_layers(config)
-    if settings.layer not in layers:
+    if choice.settings.layer not in layers:
+        of_recipe = "" if choice.source.recipe is None or "layer" in choice.source.overridden else "the recipe's "
         raise SettingsError(
-            f"{checkpoint.name} cannot be pruned at layer {settings.layer}; choose layer {layers[0]} to {layers[-1]}",
+            f"{checkpoint.name} cannot be pruned at {of_recipe}layer {choice.settings.layer}; "
+            f"choose layer {layers[0]} to {layers[-1]}",
             options=("layer",),
         )
     special, generation = read_generation(checkpoint, text.vocab_size)
@@ -97,7 +115,7 @@ def plan_export(
     architecture = (config.architectures or ["unknown"])[0]
     info = ModelInfo(checkpoint.name, checkpoint.source, checkpoint.model_type, architecture, checkpoint.revision)
     vision = checkpoint.family.vision_info(config)
-    return ExportPlan(checkpoint, info, settings, decoder, vision, generation, size, reason)
+    return ExportPlan(checkpoint, info, choice, decoder, vision, generation, size, reason)
 
 
 def _choose_dtype(checkpoint: Checkpoint, wanted: Dtype) -> tuple[str, str]:

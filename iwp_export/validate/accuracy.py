@@ -1,6 +1,7 @@
-"""How many questions an artefact answers rightly at each keep ratio. Needs no torch.
+"""How many questions an artefact, or each of several, answers rightly at each keep ratio. Needs no torch.
 
 python -m iwp_export.validate.accuracy tiny-llava.bundle --data questions.jsonl --keep 1 0.3
+python -m iwp_export.validate.accuracy mine.bundle paper.bundle random.bundle --data questions.jsonl
 """
 
 from __future__ import annotations
@@ -10,9 +11,12 @@ import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 from iwp_export.errors import DataError
 from iwp_export.progress import progress
+from iwp_export.pruning.settings import check_keep
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.tables import table
 from iwp_export.validate import entry
@@ -37,6 +41,25 @@ class Accuracy:
     questions: int
     visual_tokens_kept: float
     shares: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """What was measured of one artefact, by keep ratio."""
+
+    path: Path
+    provider: str
+    dtype: str
+    accuracy: Sequence[Accuracy]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return {
+            "artefact": str(self.path),
+            "provider": self.provider,
+            "dtype": self.dtype,
+            "accuracy": [asdict(found) for found in self.accuracy],
+        }
 
 
 def measure_accuracy(
@@ -77,32 +100,45 @@ def _check_answers(questions: Sequence[Question]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line."""
-    parser = entry.make_parser(__doc__)
+    parser = entry.make_parser(__doc__, several=True)
     parser.add_argument("--keep", type=float, nargs="+", default=KEEPS, help="keep ratios (default: 1.0 0.3 0.11)")
     return entry.run(parser, _execute, "accuracy", arguments)
 
 
 def _execute(args: argparse.Namespace) -> int:
-    questions, pipeline = entry.open_questions(args), entry.open_pipeline(args)
-    measured = [measure_accuracy(pipeline, questions, keep, args.max_new_tokens) for keep in args.keep]
-    kinds = list(measured[0].shares)
-    rows = []
-    for found in measured:
-        percentages = [f"{100 * found.shares[kind]:.1f} %" for kind in kinds]
-        rows.append([f"{found.keep:.2f}", f"{found.visual_tokens_kept:.0f}", *percentages])
+    questions = entry.open_questions(args)
+    _check_answers(questions)
+    for keep in args.keep:
+        check_keep(keep)
+    entry.check_artefacts(args.artefacts)
+    found = []
+    for artefact in args.artefacts:  # one in memory at a time
+        pipeline = entry.open_pipeline(args, artefact)
+        measured = [measure_accuracy(pipeline, questions, keep, args.max_new_tokens) for keep in args.keep]
+        found.append(Artefact(artefact, pipeline.provider, pipeline.manifest.decoder.dtype, measured))
     print(f"accuracy on {len(questions)} questions")
-    print(table([["keep", "visual tokens", *kinds], *rows]))
-    entry.write_report(
-        {
-            "command": args.command,
-            "provider": pipeline.provider,
-            "dtype": pipeline.manifest.decoder.dtype,
-            "accuracy": [asdict(found) for found in measured],
-            "versions": entry.versions(),
-        },
-        args.output,
-    )
+    print(describe(found))
+    reports = [artefact.to_dict() for artefact in found]
+    body = {"artefacts": reports} if len(reports) > 1 else reports[0]
+    entry.write_report({"command": args.command, **body, "versions": entry.versions()}, args.output)
     return 0
+
+
+def describe(artefacts: Sequence[Artefact]) -> str:
+    """A table with a row for each artefact and keep ratio; a single artefact is not named in it."""
+    kinds = list(artefacts[0].accuracy[0].shares)
+    rows = [["artefact", "keep", "visual tokens", *kinds]]
+    for artefact, name in zip(artefacts, _names([artefact.path for artefact in artefacts]), strict=True):
+        for found in artefact.accuracy:
+            percentages = [f"{100 * found.shares[kind]:.1f} %" for kind in kinds]
+            rows.append([name, f"{found.keep:.2f}", f"{found.visual_tokens_kept:.0f}", *percentages])
+    return table(rows if len(artefacts) > 1 else [row[1:] for row in rows])
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """The artefacts' names, or where two share one, their paths."""
+    names = [path.absolute().name for path in paths]
+    return names if len(set(names)) == len(names) else [str(path) for path in paths]
 
 
 if __name__ == "__main__":

@@ -17,8 +17,9 @@ import torch
 from iwp_export.errors import SettingsError
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.runtime.pipeline import Pipeline
+from iwp_export.tables import table
 from iwp_export.validate import entry
-from iwp_export.validate.accuracy import measure_accuracy
+from iwp_export.validate.accuracy import ALL, measure_accuracy
 from iwp_export.validate.questions import MAX_NEW_TOKENS, Question
 from iwp_export.validate.reference import Reference
 from iwp_export.validate.rivals import methods
@@ -29,7 +30,10 @@ RANDOM_SEEDS = (0, 1, 2)
 
 @dataclass(frozen=True)
 class MethodAccuracy:
-    """Share of right answers, by kind of question and of all, of one method at one layer and budget."""
+    """Share of right answers, by kind of question and of all, of one method at one budget.
+
+    `layer` is the one at whose input tokens are dropped; 0 for methods that work before it.
+    """
 
     layer: int
     method: str
@@ -45,38 +49,76 @@ def compare_methods(
     keeps: Sequence[float] = KEEPS,
     only: Sequence[str] = (),
     max_new_tokens: int = MAX_NEW_TOKENS,
+    layers: Sequence[int] = (),
 ) -> Iterator[MethodAccuracy]:
-    """Accuracy of each method at each budget, by the torch reference; `random` is a mean over `RANDOM_SEEDS`.
+    """Accuracy of each method at each layer and budget, by the torch reference.
+
+    `random` is a mean over `RANDOM_SEEDS`. Methods that work before layer 0 are run once, for all layers.
 
     Args:
         pipeline: the artefact, which gives the processor.
         reference: its checkpoint.
         questions: with answers.
-        settings: IWP's, and the layer at which every method chooses.
+        settings: IWP's.
         keeps: the budgets.
-        only: names of methods; empty for all.
+        only: names of methods; empty for all that the model allows.
         max_new_tokens: length of an answer at most.
+        layers: where the methods drop tokens; empty for the settings' layer.
 
     Raises:
-        SettingsError: a method that does not exist, or a layer at which the model cannot be pruned.
+        SettingsError: a method that does not exist or that the model does not allow, or a layer at which the model
+            cannot be pruned.
         DataError: a question without an answer.
     """
-    names = list(methods(settings))
-    if unknown := set(only) - set(names):
-        raise SettingsError(f"no method {', '.join(sorted(unknown))}; there are: {', '.join(names)}")
+    at_layers = [replace(settings, layer=layer) for layer in layers or (settings.layer,)]
+    refused = [refusals(reference, at_layer, only) for at_layer in at_layers]
+    for number, at_layer in enumerate(at_layers):
+        for name, first in methods(at_layer).items():
+            if name not in (only or [name]) or name in refused[number] or (number and first.condense):
+                continue
+            for keep in keeps:
+                draws = []
+                for seed in RANDOM_SEEDS if name == "random" else RANDOM_SEEDS[:1]:
+                    method = methods(at_layer, seed)[name]
+                    pruned = reference.pruned(pipeline, method.settings, method.select, method.condense)
+                    draws.append(measure_accuracy(pruned, questions, keep, max_new_tokens).shares)
+                mean = {kind: round(sum(draw[kind] for draw in draws) / len(draws), 4) for kind in draws[0]}
+                yield MethodAccuracy(0 if method.condense else at_layer.layer, name, keep, mean)
+
+
+def refusals(reference: Reference, settings: PruningSettings, only: Sequence[str] = ()) -> dict[str, str]:
+    """Methods that cannot be run on this model at this layer, and why.
+
+    Raises:
+        SettingsError: one of them is among `only`; and see `compare_methods`.
+    """
+    known = methods(settings)
+    if unknown := set(only) - set(known):
+        raise SettingsError(f"no method {', '.join(sorted(unknown))}; there are: {', '.join(known)}")
     layers = reference.family.prunable_layers(reference.model.config)
     if settings.layer not in layers:
         allowed = f"choose layer {layers[0]} to {layers[-1]}"
         raise SettingsError(f"the model cannot be pruned at layer {settings.layer}; {allowed}")
-    for name in only or names:
-        for keep in keeps:
-            draws = []
-            for seed in RANDOM_SEEDS if name == "random" else RANDOM_SEEDS[:1]:
-                method = methods(settings, seed)[name]
-                chosen = reference.pruned(pipeline, method.settings, method.select)
-                draws.append(measure_accuracy(chosen, questions, keep, max_new_tokens).shares)
-            mean = {kind: round(sum(draw[kind] for draw in draws) / len(draws), 4) for kind in draws[0]}
-            yield MethodAccuracy(settings.layer, name, keep, mean)
+    found = {name: reason for name, method in known.items() if (reason := method.refusal(reference.model))}
+    for name in found.keys() & set(only):
+        raise SettingsError(f"{name} cannot be run here: {found[name]}")
+    return found
+
+
+def ranking(rows: Sequence[MethodAccuracy], whole: Mapping[str, float]) -> str:
+    """A table for each budget, the best method first, under the accuracy at keep 1."""
+    kinds = list(whole)
+    parts = []
+    for keep in dict.fromkeys(row.keep for row in rows):
+        at_keep = sorted((row for row in rows if row.keep == keep), key=lambda row: -row.accuracy[ALL])
+        lines = [[row.method, row.layer, *(_percent(row.accuracy[kind]) for kind in kinds)] for row in at_keep]
+        unpruned = ["keep 1", "", *(_percent(whole[kind]) for kind in kinds)]
+        parts.append(table([[f"keep {keep:g}", "layer", *kinds], unpruned, *lines]))
+    return "\n\n".join(parts)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
 
 
 def changed(settings: PruningSettings, changes: Sequence[str]) -> PruningSettings:
@@ -117,14 +159,19 @@ def _execute(args: argparse.Namespace) -> int:
     settings = changed(pipeline.manifest.pruning, args.set)
     reference = Reference.of(pipeline.manifest, args.checkpoint)
     whole = measure_accuracy(reference.pruned(pipeline, settings), questions, 1.0, args.max_new_tokens)
+    layers = args.layers or [settings.layer]
+    refused = {layer: refusals(reference, replace(settings, layer=layer), args.methods) for layer in layers}
+    for layer, reasons in refused.items():
+        for name, reason in reasons.items():
+            if not args.methods:
+                print(f"at layer {layer} {name} is not run: {reason}", file=sys.stderr)
     rows = []
-    for layer in args.layers or [settings.layer]:
-        at_layer = replace(settings, layer=layer)
-        for row in compare_methods(
-            pipeline, reference, questions, at_layer, args.keep, args.methods, args.max_new_tokens
-        ):
-            rows.append(row)
-            print(f"layer {row.layer}  {row.method:15} keep {row.keep:5}  {dict(row.accuracy)}", flush=True)
+    for row in compare_methods(
+        pipeline, reference, questions, settings, args.keep, args.methods, args.max_new_tokens, layers
+    ):
+        rows.append(row)
+        print(f"layer {row.layer}  keep {row.keep}  {row.method}: {_percent(row.accuracy[ALL])}", file=sys.stderr)
+    print(f"accuracy on {len(questions)} questions, best first\n\n{ranking(rows, whole.shares)}")
     report = {
         "command": args.command,
         "changes": args.set,
@@ -132,6 +179,7 @@ def _execute(args: argparse.Namespace) -> int:
         "random": f"mean of {len(RANDOM_SEEDS)} draws",
         "keep 1": whole.shares,
         "methods": [asdict(row) for row in rows],
+        "not run": {str(layer): reasons for layer, reasons in refused.items() if reasons},
         "versions": entry.versions(),
     }
     entry.write_report(report, args.output)

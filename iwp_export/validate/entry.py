@@ -12,6 +12,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from iwp_export.bundle.store import Bundle
+from iwp_export.engine.files import SUFFIX, read_engine
 from iwp_export.errors import IwpError
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.validate.questions import MAX_NEW_TOKENS, Question, read_questions
@@ -20,13 +22,22 @@ PACKAGES = ("torch", "transformers", "numpy", "onnxruntime", "onnxruntime-gpu", 
 """What figures may depend on; a report gives the versions of those that are installed."""
 
 
-def make_parser(description: str | None) -> argparse.ArgumentParser:
-    """A parser with the arguments that every command takes."""
+def make_parser(description: str | None, several: bool = False) -> argparse.ArgumentParser:
+    """A parser with the arguments that every command takes.
+
+    Args:
+        description: what the command does, for its help.
+        several: whether it takes several artefacts; the arguments then have a list `artefacts`, not an `artefact`.
+    """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     add = parser.add_argument
-    add("artefact", metavar="ARTEFACT", type=Path, help="a bundle, or an engine (NAME.plan)")
+    kind: dict[str, Any] = {"metavar": "ARTEFACT", "type": Path}
+    if several:
+        add("artefacts", nargs="+", help="bundles or engines (NAME.plan), to be compared", **kind)
+    else:
+        add("artefact", help="a bundle, or an engine (NAME.plan)", **kind)
     add("--data", metavar="FILE", type=Path, required=True, help="questions, one JSON object a line")
     add("--limit", metavar="N", type=positive, help="only the first N questions")
     add(
@@ -51,14 +62,27 @@ def open_questions(args: argparse.Namespace) -> list[Question]:
     return list(islice(read_questions(args.data), args.limit))
 
 
-def open_pipeline(args: argparse.Namespace) -> Pipeline:
-    """The artefact that the arguments name.
+def open_pipeline(args: argparse.Namespace, artefact: Path | None = None) -> Pipeline:
+    """An artefact that the arguments name: the only one, or `artefact` of several.
 
     Raises:
         BundleError, BackendError: see `Pipeline.open`.
     """
     options: dict[str, Any] = {} if args.provider is None else {"provider": args.provider}
-    return Pipeline.open(args.artefact, threads=args.threads, **options)
+    return Pipeline.open(artefact or args.artefact, threads=args.threads, **options)
+
+
+def check_artefacts(artefacts: Sequence[Path]) -> None:
+    """Refuse what is no artefact before work on the others begins.
+
+    Raises:
+        BundleError: one of them is missing or damaged.
+    """
+    for path in artefacts:
+        if path.suffix == SUFFIX:
+            read_engine(path)
+        else:
+            Bundle.open(path)
 
 
 def versions() -> dict[str, str]:

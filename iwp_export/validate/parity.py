@@ -21,6 +21,7 @@ import numpy.typing as npt
 import torch
 
 from iwp_export.backends.session import Floats, Ints
+from iwp_export.backends.torch.seen import Seen
 from iwp_export.models.common.picture import Picture
 from iwp_export.progress import progress
 from iwp_export.pruning.reference import selection_gap
@@ -31,7 +32,7 @@ from iwp_export.runtime.result import Result
 from iwp_export.validate import entry
 from iwp_export.validate.questions import MAX_NEW_TOKENS, Question
 from iwp_export.validate.reference import Reference
-from iwp_export.validate.rivals import Method
+from iwp_export.validate.rivals.method import Method
 
 KEEPS = (0.5, 0.353, 0.222, 0.111)
 LOGITS_TOLERANCE = 1e-3
@@ -127,9 +128,9 @@ class RecordedMethod:
         self.method = method
         self._inputs: tuple[torch.Tensor, ...] = ()
 
-    def select(self, features: torch.Tensor) -> Select:
+    def select(self, seen: Seen) -> Select:
         """The pruning op for one call; see `Method.select`."""
-        run = self.method.select(features)
+        run = self.method.select(seen)
 
         def record(*inputs: torch.Tensor) -> torch.Tensor:
             if inputs[3].any():  # is_visual: a decode step has no choice to make

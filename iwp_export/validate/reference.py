@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from iwp_export.backends.session import Floats, Ints
-from iwp_export.backends.torch.session import SelectFor, TorchSession
+from iwp_export.backends.torch.seen import Condense, SelectFor
+from iwp_export.backends.torch.session import TorchSession
 from iwp_export.bundle.manifest import Manifest
 from iwp_export.export.checkpoint import Checkpoint, open_checkpoint
 from iwp_export.pruning.settings import PruningSettings
@@ -80,14 +81,21 @@ class Reference:
         tokens = output.sequences[0, ids.shape[1] :].tolist()
         return tokens, [logits[0].float().numpy() for logits in output.logits]
 
-    def pruned(self, pipeline: Pipeline, settings: PruningSettings, select_for: SelectFor | None = None) -> Pipeline:
+    def pruned(
+        self,
+        pipeline: Pipeline,
+        settings: PruningSettings,
+        select_for: SelectFor | None = None,
+        condense: Condense | None = None,
+    ) -> Pipeline:
         """An artefact's pipeline with this model in torch in the place of its graphs.
 
         Args:
             pipeline: gives manifest and processor.
             settings: where and how to prune.
             select_for: the pruning op of each call; IWP's with `settings` if left out.
+            condense: the features that stand for a call's image, where a rival works before layer 0.
         """
         manifest = replace(pipeline.manifest, pruning=settings)
-        session = TorchSession(self.model, self.family, settings, select_for)
+        session = TorchSession(self.model, self.family, settings, select_for, condense)
         return Pipeline(LoadedModel(manifest, pipeline.processor, session))

@@ -59,7 +59,8 @@ def test_dry_run_says_which_element_type_and_why(tmp_path, capsys, dtype, of_che
 
 
 def test_dry_run_as_json(capsys):
-    assert main(["tiny-llava", "--keep", "0.5", "--layer", "2", "--dtype", "float32", "--dry-run", "--json"]) == 0
+    options = ["--recipe", "paper", "--keep", "0.5", "--layer", "2", "--dtype", "float32"]
+    assert main(["tiny-llava", *options, "--dry-run", "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert (plan["visual_tokens"], plan["visual_tokens_kept"]) == (64, 32)
     token_bytes = 2 * 2 * 32 * 4  # key and value, two heads of size 32, float32
@@ -71,9 +72,10 @@ def test_dry_run_as_json(capsys):
 def test_export_writes_a_bundle_with_the_settings(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     options = ["--keep", "0.25", "--layer", "3", "--penalty", "2", "--query", "last", "--heads", "raw"]
-    assert main(["tiny-llava", *options]) == 0
+    assert main(["tiny-llava", "--recipe", "paper", *options]) == 0
     shown = capsys.readouterr()
-    assert (shown.out, shown.err) == ("wrote tiny-llava.bundle\n", "")
+    said = "the paper's, but for layer, keep, penalty, query, heads"
+    assert (shown.out, shown.err) == (f"wrote tiny-llava.bundle; settings: {said}\n", "")
     expected = PruningSettings(keep=0.25, layer=3, penalty=2.0, query="last", heads="raw")
     assert Bundle.open("tiny-llava.bundle", verify="full").manifest.pruning == expected
     assert [path.name for path in tmp_path.iterdir()] == ["tiny-llava.bundle"]

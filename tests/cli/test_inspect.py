@@ -32,7 +32,15 @@ def test_json_is_the_manifest(tiny_bundle, capsys):
 def test_text_names_what_matters(tiny_bundle, capsys):
     assert main(["inspect", str(tiny_bundle)]) == 0
     shown = capsys.readouterr().out
-    for part in ("0.30 -> 20 of 64 visual tokens", "decoder.onnx", "input_ids", "num_kept", "float32", "softmax"):
+    for part in (
+        "0.30 -> 20 of 64 visual tokens",
+        "decoder.onnx",
+        "input_ids",
+        "num_kept",
+        "float32",
+        "softmax",
+        "given in full",
+    ):
         assert part in shown
 
 
@@ -57,6 +65,7 @@ def test_an_engine_shows_what_it_needs(tmp_path, capsys):
         "TensorRT-RTX 1.7.1.116 and a GPU of SM 86, 89",
         "256 tokens, 200 a call",
         "num_kept",
+        "  the paper's\n",
         "toy.vision.plan",
     ):
         assert part in shown

@@ -26,6 +26,7 @@ def test_answer_goes_to_stdout_and_times_to_stderr(tiny_bundle, image, capsys):
     assert len(shown.out.splitlines()) == 1
     (line,) = shown.err.splitlines()
     assert "keep 0.30 -> 20 of 64 visual tokens" in line and "prefill" in line and "tokens/s" in line
+    assert line.endswith("; settings: given in full")
 
 
 def test_json(tiny_bundle, image, capsys):

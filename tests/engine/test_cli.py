@@ -22,8 +22,10 @@ def test_dry_run_says_what_the_engine_loads_on(rtx: Flavour, tiny_bundle: Path, 
     shown = capsys.readouterr().out
     assert f"TensorRT-RTX {rtx.version} and a GPU of SM 86" in shown
     assert "160 tokens, 128 a call with up to 1 image(s)" in shown
+    assert "settings   given in full\n" in shown
     assert main(["build", str(tiny_bundle), "--dry-run", "--json", *SMALL]) == 0
-    assert json.loads(capsys.readouterr().out)["sms"] == ["86"]
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["sms"], shown["pruning_source"]["kind"]) == (["86"], "options")
 
 
 @pytest.mark.parametrize(
@@ -68,10 +70,11 @@ def test_an_export_to_a_plan_leaves_the_engine_alone(
 
     monkeypatch.setattr("iwp_export.export.exporter.export_bundle", export)
     output = tmp_path / "engine.plan"
-    assert main(["tiny-llava", "--keep", "0.25", "--dtype", "float16", "-o", str(output), "--json", *SMALL]) == 0
+    options = ["--recipe", "paper", "--keep", "0.25", "--dtype", "float16", "-o", str(output)]
+    assert main(["tiny-llava", *options, "--json", *SMALL]) == 0
     shown = capsys.readouterr()
     assert "and on nothing else" in shown.err
-    assert json.loads(shown.out) == {"engine": str(output)}
+    assert json.loads(shown.out)["engine"] == str(output)
     assert json.loads((tmp_path / "engine.json").read_text())["limits"]["max_context"] == 160
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "engine.json",
@@ -79,4 +82,5 @@ def test_an_export_to_a_plan_leaves_the_engine_alone(
         "engine.processor",
         "engine.vision.plan",
     ]
-    assert json.loads((tmp_path / "engine.json").read_text())["source"] == "tiny-llava --keep 0.25 --dtype float16"
+    source = json.loads((tmp_path / "engine.json").read_text())["source"]
+    assert source == "tiny-llava --recipe paper --keep 0.25 --dtype float16"

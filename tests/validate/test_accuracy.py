@@ -13,7 +13,7 @@ import pytest
 from calibration.tiny_llava import HELDOUT
 from iwp_export.errors import DataError
 from iwp_export.runtime.pipeline import Pipeline
-from iwp_export.validate.accuracy import main, measure_accuracy, shares
+from iwp_export.validate.accuracy import Accuracy, Artefact, describe, main, measure_accuracy, shares
 from iwp_export.validate.questions import Question, read_questions
 
 
@@ -55,6 +55,39 @@ def test_the_command_prints_a_table_and_writes_json(
     report = json.loads(output.read_text())
     assert [row["keep"] for row in report["accuracy"]] == [1.0, 0.3]
     assert report["command"].startswith("python -m iwp_export.validate.accuracy ")
+
+
+def test_several_artefacts_share_a_table(tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other, output = tmp_path / "other.bundle", tmp_path / "accuracy.json"
+    other.symlink_to(tiny_bundle)
+    options = ["--data", str(HELDOUT), "--limit", "2", "--threads", "1", "--keep", "1", "0.3", "-o", str(output)]
+    assert main([str(tiny_bundle), str(other), *options]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] == ["accuracy", "on", "2", "questions"]
+    assert lines[1][:3] == ["artefact", "keep", "visual"]
+    names = ["tiny-llava.bundle", "other.bundle"]
+    assert [line[:2] for line in lines[2:]] == [[name, keep] for name in names for keep in ("1.00", "0.30")]
+    found = json.loads(output.read_text())["artefacts"]
+    assert [artefact["artefact"] for artefact in found] == [str(tiny_bundle), str(other)]
+    assert found[0]["accuracy"] == found[1]["accuracy"]
+
+
+def test_artefacts_of_one_name_are_told_apart() -> None:
+    accuracy = [Accuracy(0.3, 2, 20.0, {"all": 0.5})]
+    artefacts = [Artefact(Path(name), "cpu", "float32", accuracy) for name in ("a/x.bundle", "b/x.bundle")]
+    assert [line.split()[0] for line in describe(artefacts).splitlines()] == ["artefact", "a/x.bundle", "b/x.bundle"]
+    assert describe(artefacts[:1]).splitlines()[0].split() == ["keep", "visual", "tokens", "all"]
+
+
+def test_the_last_artefact_is_looked_at_before_the_first_is_asked(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("iwp_export.validate.accuracy.measure_accuracy", None)
+    for bad, message in ((tmp_path, "no manifest.json"), (tmp_path / "no.plan", "does not exist")):
+        assert main([str(tiny_bundle), str(bad), "--data", str(HELDOUT)]) == 1
+        assert message in capsys.readouterr().err
+    assert main([str(tiny_bundle), "--data", str(HELDOUT), "--keep", "1", "0"]) == 1
+    assert "keep must be" in capsys.readouterr().err
 
 
 def test_it_needs_no_torch() -> None:

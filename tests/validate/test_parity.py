@@ -28,7 +28,7 @@ from iwp_export.validate.parity import (
 )
 from iwp_export.validate.questions import Question, read_questions
 from iwp_export.validate.reference import Reference
-from iwp_export.validate.rivals import Method
+from iwp_export.validate.rivals.method import Method
 from tests.export.tiny import write_llava_next
 
 SIZES = ((48, 64), (37, 300), (90, 41))

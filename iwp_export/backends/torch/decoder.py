@@ -2,17 +2,63 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from iwp_export.backends.torch.seen import LayerSeen, Watch
 from iwp_export.models.common.family import Family
 from iwp_export.models.common.llama import attend
 from iwp_export.pruning.importance import token_importance
 from iwp_export.pruning.onnx_function import DOMAIN, OP_TYPE, VERSION, node_attributes
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.pruning.torch_select import Select, kept_index
+
+
+@dataclass(frozen=True)
+class Stream:
+    """What flows from layer to layer: the tokens that are left.
+
+    Attributes:
+        hidden: [1, S, D].
+        rotary: cos and sin [1, S, d / 2].
+        feature_index: int64 [1, S], row of the image features at a visual token, -1 at text.
+    """
+
+    hidden: Tensor
+    rotary: tuple[Tensor, Tensor]
+    feature_index: Tensor
+
+    def only(self, row: Tensor) -> Stream:
+        """The tokens `row` [K] alone."""
+        cos, sin = self.rotary
+        return Stream(
+            self.hidden.index_select(1, row),
+            (cos.index_select(1, row), sin.index_select(1, row)),
+            self.feature_index.index_select(1, row),
+        )
+
+
+@dataclass(frozen=True)
+class Projected:
+    """A layer's queries [1, H, S, d], keys and values [1, Hkv, S, d], before RoPE; and rotated queries and keys."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    rotated_query: Tensor
+    rotated_key: Tensor
+
+    def seen(self, hidden: Tensor, past_key: Tensor) -> LayerSeen:
+        """What a way to choose may look at: this, the layer's input [1, S, D] and cached keys [1, Hkv, P, d]."""
+        return LayerSeen(hidden, self.query, self.key, self.rotated_query, self.rotated_key, past_key)
+
+    def only(self, row: Tensor) -> Projected:
+        """What a layer uses of the tokens `row` [K]: no query or key before RoPE."""
+        value, query, key = (x.index_select(2, row) for x in (self.value, self.rotated_query, self.rotated_key))
+        return replace(self, value=value, rotated_query=query, rotated_key=key)
 
 
 class PrunedDecoder(nn.Module):
@@ -35,6 +81,8 @@ class PrunedDecoder(nn.Module):
         self.head = family.head(model)
         self.settings = settings
         self.select = select
+        self.watch: Watch | None = None
+        """Told what each layer computed; for the torch reference alone."""
 
     def forward(
         self,
@@ -61,52 +109,74 @@ class PrunedDecoder(nn.Module):
             logits float32 [1, 1, V] of the last token; key and value of each layer with this call's tokens
             appended; kept_index int64 [1, K].
         """
-        lm, family = self.language_model, self.family
-        hidden = family.embed(lm, input_ids, image_features, feature_index)
-        rotary = family.rotary(lm, hidden, position_ids)
+        family = self.family
+        stream = self.start(input_ids, image_features, feature_index, position_ids)
         present: list[Tensor] = []
         kept = feature_index
-        mask = family.mask(hidden.shape[1], past_key_values[0].shape[2], hidden)
-        for index, layer in enumerate(lm.layers):
-            normed = layer.input_layernorm(hidden)
-            query, key, value = family.project(layer.self_attn, normed)
-            rotated = torch.onnx.ops.rotary_embedding(query, *rotary), torch.onnx.ops.rotary_embedding(key, *rotary)
+        mask = family.mask(stream.hidden.shape[1], past_key_values[0].shape[2], stream.hidden)
+        for index in range(len(self.language_model.layers)):
+            projected = self.project(index, stream)
+            if self.watch is not None:
+                self.watch(index, projected.seen(stream.hidden, past_key_values[2 * index]))
             if index == self.settings.layer:
-                kept = self._select((query, key, value), rotated, query_index, feature_index, num_kept)
-                row = kept[0]
-                hidden, feature_index = hidden.index_select(1, row), feature_index.index_select(1, row)
-                rotary = rotary[0].index_select(1, row), rotary[1].index_select(1, row)
-                value = value.index_select(2, row)
-                rotated = rotated[0].index_select(2, row), rotated[1].index_select(2, row)
-                mask = family.mask(hidden.shape[1], past_key_values[2 * index].shape[2], hidden)
-            key_cache = torch.cat([past_key_values[2 * index], rotated[1]], 2)
-            value_cache = torch.cat([past_key_values[2 * index + 1], value], 2)
-            present += [key_cache, value_cache]
-            hidden = hidden + attend(layer.self_attn, rotated[0], key_cache, value_cache, mask)
-            hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
-            hidden = family.after_layer(index, hidden, image_features, feature_index)
-        return family.logits(self.head, lm.norm(hidden[:, -1:])).float(), present, kept
+                importance, compared = self.score(projected, query_index, feature_index, self.settings)
+                kept = self.select(importance, compared, projected.value, feature_index >= 0, num_kept)
+                stream, projected = stream.only(kept[0]), projected.only(kept[0])
+                mask = family.mask(stream.hidden.shape[1], past_key_values[2 * index].shape[2], stream.hidden)
+            key = torch.cat([past_key_values[2 * index], projected.rotated_key], 2)
+            value = torch.cat([past_key_values[2 * index + 1], projected.value], 2)
+            present += [key, value]
+            stream = self.attend(index, stream, projected.rotated_query, key, value, mask, image_features)
+        return self.logits(stream.hidden[:, -1:]), present, kept
 
-    def _select(
-        self,
-        projected: tuple[Tensor, Tensor, Tensor],
-        rotated: tuple[Tensor, Tensor],
-        query_index: Tensor,
-        feature_index: Tensor,
-        num_kept: Tensor,
-    ) -> Tensor:
-        query, key, value = projected
-        scored_query, scored_key = rotated if self.settings.scored_rotated else (query, key)
+    def start(self, input_ids: Tensor, image_features: Tensor, feature_index: Tensor, position_ids: Tensor) -> Stream:
+        """The input of layer 0; arguments are `forward`'s."""
+        hidden = self.family.embed(self.language_model, input_ids, image_features, feature_index)
+        return Stream(hidden, self.family.rotary(self.language_model, hidden, position_ids), feature_index)
+
+    def project(self, index: int, stream: Stream) -> Projected:
+        """Layer `index`'s projections of its normalised input."""
+        layer = self.language_model.layers[index]
+        query, key, value = self.family.project(layer.self_attn, layer.input_layernorm(stream.hidden))
+        rotated = (torch.onnx.ops.rotary_embedding(x, *stream.rotary) for x in (query, key))
+        return Projected(query, key, value, *rotated)
+
+    def score(
+        self, projected: Projected, query_index: Tensor, feature_index: Tensor, settings: PruningSettings
+    ) -> tuple[Tensor, Tensor]:
+        """What the pruning op gets beside values: importance float32 [1, S], and the keys that similarity compares."""
+        query, key = projected.query, projected.key
+        if settings.scored_rotated:
+            query, key = projected.rotated_query, projected.rotated_key
         importance = token_importance(
             torch,
-            scored_query.index_select(2, query_index).float(),
-            scored_key.float(),
-            value.float(),
+            query.index_select(2, query_index).float(),
+            key.float(),
+            projected.value.float(),
             feature_index,
-            **self.settings.scoring(),
+            **settings.scoring(),
         )
-        compared_key = rotated[1] if self.settings.rope_in_duplication else key
-        return self.select(importance, compared_key, value, feature_index >= 0, num_kept)
+        return importance, projected.rotated_key if settings.rope_in_duplication else projected.key
+
+    def attend(
+        self,
+        index: int,
+        stream: Stream,
+        rotated_query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor,
+        image_features: Tensor,
+    ) -> Stream:
+        """The rest of layer `index`, with its whole key and value [1, Hkv, P + S, d]: the input of the next one."""
+        layer = self.language_model.layers[index]
+        hidden = stream.hidden + attend(layer.self_attn, rotated_query, key, value, mask)
+        hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+        return replace(stream, hidden=self.family.after_layer(index, hidden, image_features, stream.feature_index))
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits float32 [1, S, V] of the last layer's output [1, S, D]."""
+        return self.family.logits(self.head, self.language_model.norm(hidden)).float()
 
 
 def select_in_torch(settings: PruningSettings) -> Select:

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from iwp_export.backends.session import Cache, Features, StepInputs, StepOutput
+from iwp_export.backends.torch.call import DecoderCall, condensed_call, whole_call
 from iwp_export.backends.torch.decoder import PrunedDecoder, select_in_torch
+from iwp_export.backends.torch.seen import Condense, LayerSeen, Seen, SelectFor, TowerSeen
+from iwp_export.backends.torch.tower import look_at_tower
+from iwp_export.errors import SettingsError
 from iwp_export.models.common.family import Family
 from iwp_export.models.common.picture import Array
 from iwp_export.pruning.settings import PruningSettings
-from iwp_export.pruning.torch_select import Select
 
 
 @dataclass(frozen=True)
 class TorchFeatures:
-    """Features of one image, [n, D]."""
+    """Features of one image, [n, D], and the picture's arrays that they were made from."""
 
     values: Tensor
+    inputs: Mapping[str, Array] = field(default_factory=dict)
 
     @property
     def count(self) -> int:
@@ -34,9 +38,13 @@ class TorchFeatures:
 
 @dataclass
 class TorchCache:
-    """Key and value [1, Hkv, P_i, d] of layer 0, 1, ..."""
+    """Key and value [1, Hkv, P_i, d] of layer 0, 1, ...
+
+    `shift` is how many tokens fewer the language model has read than the host counts, where images were condensed.
+    """
 
     values: list[Tensor] = field(default_factory=list)
+    shift: int = 0
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -47,10 +55,6 @@ class TorchCache:
         return sum(value.nbytes for value in self.values)
 
 
-SelectFor = Callable[[Tensor], Select]
-"""From the image features [N, D] of a call to the pruning op that it uses: rivals choose by features."""
-
-
 class TorchSession:
     """A checkpoint's transformers modules run by torch, pruned by the torch selection or by a rival's.
 
@@ -59,53 +63,104 @@ class TorchSession:
         family: its family.
         settings: where and how to prune.
         select_for: the pruning op of each call; IWP's with `settings` if left out.
+        condense: for a rival that works before layer 0: the features that stand for a call's image. The language
+            model then reads a shorter prompt and drops nothing itself.
     """
 
     provider = "torch"
     call_limits = None
 
     def __init__(
-        self, model: Any, family: Family, settings: PruningSettings, select_for: SelectFor | None = None
+        self,
+        model: Any,
+        family: Family,
+        settings: PruningSettings,
+        select_for: SelectFor | None = None,
+        condense: Condense | None = None,
     ) -> None:
-        self.model, self.family = model, family
-        self._select_for = select_for or (lambda features: select_in_torch(settings))
+        self.model, self.family, self._condense = model, family, condense
+        self._select_for = select_for or (lambda seen: select_in_torch(settings))
         self.decoder = PrunedDecoder(model, family, settings, _unset).eval()
         self._encoder = family.vision_graph(model).module.eval()
 
-    def choosing(self, settings: PruningSettings, select_for: SelectFor | None = None) -> TorchSession:
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    def choosing(
+        self, settings: PruningSettings, select_for: SelectFor | None = None, condense: Condense | None = None
+    ) -> TorchSession:
         """This session with another way to choose tokens; the model is shared."""
-        return TorchSession(self.model, self.family, settings, select_for)
+        return TorchSession(self.model, self.family, settings, select_for, condense)
 
     def encode(self, inputs: Mapping[str, Array]) -> Features:
+        tensors = {name: torch.from_numpy(array).to(self.device) for name, array in inputs.items()}
         with torch.no_grad():
-            return TorchFeatures(self._encoder(**{name: torch.from_numpy(array) for name, array in inputs.items()}))
+            values = self._encoder(**tensors)
+        return TorchFeatures(values, inputs)
 
     def new_cache(self) -> Cache:
         return TorchCache()
 
     def step(self, inputs: StepInputs, features: Sequence[Features], cache: Cache) -> StepOutput:
+        """See `Session.step`.
+
+        Raises:
+            SettingsError: the way to choose needs what the model or the call does not have.
+        """
         assert isinstance(cache, TorchCache)
-        values = [image.values for image in features if isinstance(image, TorchFeatures)]
-        size, dtype = self.decoder.language_model.config.hidden_size, self.model.dtype
-        joined = torch.cat(values) if values else torch.zeros(1, size, dtype=dtype)
-        self.decoder.select = self._select_for(joined)
-        arrays = (inputs.feature_index, inputs.query_index, inputs.position_ids)
+        images = [image for image in features if isinstance(image, TorchFeatures)]
+        none = torch.zeros(1, self.decoder.language_model.config.hidden_size, dtype=self.model.dtype).to(self.device)
+        call = whole_call(inputs, [image.values for image in images], none, cache.shift)
         with torch.no_grad():
-            logits, present, kept = self.decoder(
-                torch.from_numpy(inputs.input_ids),
-                joined,
-                *(torch.from_numpy(array) for array in arrays),
-                torch.tensor([inputs.num_kept]),
-                cache.values or self._empty_cache(),
-            )
+            before, left = self._see(call, images), None
+            if self._condense is not None and call.num_kept < call.tokens:
+                if len(images) != 1:
+                    raise SettingsError(f"methods that work before layer 0 take one image a call, got {len(images)}")
+                count = int(call.visual.sum()) - (call.tokens - call.num_kept)
+                call, left = condensed_call(call, self._condense(before, count))
+            self._watch(before)
+            logits, present, kept = self.decoder(*call.inputs(), cache.values or self._empty_cache())
         cache.values = present
-        return StepOutput(logits[0, 0].numpy(), kept[0].numpy())
+        cache.shift += inputs.input_ids.shape[1] - call.tokens
+        return StepOutput(logits[0, 0].cpu().numpy(), (kept[0] if left is None else left).cpu().numpy())
+
+    def _see(self, call: DecoderCall, images: Sequence[TorchFeatures]) -> Seen:
+        """What can be seen of a call before the language model runs."""
+        visual = call.visual
+        text = torch.nonzero(~visual)[:, 0]
+        after = text[text > torch.nonzero(visual).max()] if visual.any() else text
+        words = self.decoder.language_model.embed_tokens(call.input_ids[0, after if len(after) else text])
+        pixels = [image.inputs.get("pixel_values") for image in images]
+
+        def towers() -> tuple[TowerSeen, ...]:
+            return tuple(
+                look_at_tower(self.model, torch.from_numpy(each).to(self.device)) for each in pixels if each is not None
+            )
+
+        return Seen(call.image_features, visual, words, towers)
+
+    def _watch(self, before: Seen) -> None:
+        """Let the next call's pruning op see the layers that it may look at."""
+        layer = self.decoder.settings.layer
+        layers: dict[int, LayerSeen] = {}
+
+        def watch(index: int, computed: LayerSeen) -> None:
+            if index in (layer - 1, layer):
+                layers[index] = computed
+
+        def select(*inputs: Tensor) -> Tensor:
+            return self._select_for(replace(before, below=layers.get(layer - 1), at=layers[layer]))(*inputs)
+
+        self.decoder.watch, self.decoder.select = watch, select
 
     def _empty_cache(self) -> list[Tensor]:
         layers = self.decoder.language_model.layers
         attention = layers[0].self_attn
         heads = attention.k_proj.out_features // attention.head_dim
-        return [torch.zeros(1, heads, 0, attention.head_dim, dtype=self.model.dtype) for _ in range(2 * len(layers))]
+        empty = torch.zeros(1, heads, 0, attention.head_dim, dtype=self.model.dtype, device=self.device)
+        return [empty] * (2 * len(layers))
 
 
 def _unset(*inputs: Tensor) -> Tensor:

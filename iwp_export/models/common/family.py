@@ -101,7 +101,7 @@ class Family:
         return model.lm_head
 
     def logits(self, head: Any, hidden: Tensor) -> Tensor:
-        """Logits [1, 1, V] of the last token's output after the final norm."""
+        """Logits [1, S, V] of the outputs [1, S, D] after the final norm."""
         return head(hidden)
 
     # Pictures and positions, for the run: numpy alone.

@@ -1,0 +1,1 @@
+"""Pruning settings found on the user's own images."""

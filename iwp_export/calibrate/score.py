@@ -1,0 +1,236 @@
+"""How much a pruning setting changes what a model answers to one question.
+
+The unpruned model answers greedily. Then the same tokens are run once more in one pass, teacher-forced, and the states
+at the input of each candidate layer are kept: what lies below a pruning layer is the same for every setting, and is
+computed once. A setting runs the layers from its own on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from iwp_export.backends.session import Ints
+from iwp_export.backends.torch.decoder import Projected, Stream
+from iwp_export.backends.torch.session import TorchFeatures, TorchSession
+from iwp_export.bundle.manifest import Manifest
+from iwp_export.models.common.picture import Picture
+from iwp_export.pruning.settings import PruningSettings
+from iwp_export.pruning.torch_select import kept_index
+from iwp_export.runtime.model import LoadedModel
+from iwp_export.runtime.pipeline import Pipeline
+from iwp_export.runtime.processor import Processor, user_message
+from iwp_export.runtime.request import query_index
+from iwp_export.validate.questions import MAX_NEW_TOKENS, Question
+
+
+@dataclass(frozen=True)
+class Score:
+    """One setting on one question.
+
+    Attributes:
+        kl: divergence of the next token's distribution from the unpruned model's, nats, mean over the answer's tokens.
+        agrees: whether the greedy answer is the unpruned model's.
+        right: whether the answer is the data's; None where it has none or it was not asked for.
+    """
+
+    kl: float
+    agrees: bool
+    right: bool | None = None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A question after the unpruned pass over its prompt of S tokens and its answer of T.
+
+    Attributes:
+        question: what was asked.
+        pictures: its images.
+        token_ids: int64 [S].
+        visual: bool [S].
+        answer: text of the unpruned model.
+        log_probs: float32 [T, V], of each token of the answer.
+        best: int64 [T], the likeliest tokens.
+        confidence: mean probability of the likeliest tokens.
+        features: [n, D], of the visual tokens.
+        layers: for each candidate layer, its input and its projections of the S + T - 1 tokens that are run.
+    """
+
+    question: Question
+    pictures: tuple[Picture, ...]
+    token_ids: Ints
+    visual: npt.NDArray[np.bool_]
+    answer: str
+    log_probs: Tensor
+    best: Tensor
+    confidence: float
+    features: Tensor
+    layers: Mapping[int, tuple[Stream, Projected]]
+
+    @property
+    def right(self) -> bool | None:
+        """Whether the unpruned model is right; None without an answer to compare with."""
+        return None if self.question.answer is None else self.answer == self.question.answer
+
+
+class Scorer:
+    """Scores settings by a model in torch.
+
+    Args:
+        session: the model.
+        manifest: what an export of it would say.
+        processor: its processor.
+        layers: the candidate layers.
+        max_new_tokens: of an answer, at most.
+    """
+
+    def __init__(
+        self,
+        session: TorchSession,
+        manifest: Manifest,
+        processor: Processor,
+        layers: Sequence[int],
+        max_new_tokens: int = MAX_NEW_TOKENS,
+    ) -> None:
+        self._session, self._manifest, self._processor = session, manifest, processor
+        self._layers, self._max_new_tokens = frozenset(layers), max_new_tokens
+        self._decoder, self._family = session.decoder, session.family
+
+    def prepare(self, question: Question) -> Prepared:
+        """Answer a question with every visual token, and keep what settings need.
+
+        Raises:
+            RequestError: the question cannot be asked.
+        """
+        pictures = tuple(self._processor.image(image) for image in question.images)
+        text = self._processor.render([user_message(question.prompt, len(pictures))])
+        token_ids = self._processor.token_ids(text, pictures)
+        pipeline = self._pipeline(self._manifest.pruning)
+        result = pipeline.generate_ids(token_ids, pictures, keep=1.0, max_new_tokens=self._max_new_tokens)
+        visual = token_ids == self._manifest.vision.image_token_id
+        with torch.no_grad():
+            features = self._features(pictures)
+            layers, logits = self._unpruned(token_ids, visual, pictures, features, result.token_ids)
+        log_probs = torch.log_softmax(logits, -1)
+        top = log_probs.max(-1)
+        return Prepared(
+            question,
+            pictures,
+            token_ids,
+            visual,
+            result.text,
+            log_probs,
+            top.indices,
+            float(top.values.exp().mean()),
+            features,
+            layers,
+        )
+
+    def score(self, prepared: Prepared, settings: PruningSettings, with_answer: bool = False) -> Score:
+        """Score a setting, at its keep ratio.
+
+        Args:
+            prepared: the question.
+            settings: whose layer is one of the candidate layers.
+            with_answer: also compare with the data's answer; costs a generation where the answer changes.
+        """
+        with torch.no_grad():
+            logits = self._pruned(prepared, settings)
+        log_probs = torch.log_softmax(logits, -1)
+        base = prepared.log_probs
+        kl = float((base.exp() * (base - log_probs)).sum(-1).mean())
+        agrees = bool((logits.argmax(-1) == prepared.best).all())
+        right = None
+        if with_answer and prepared.question.answer is not None:
+            answer = prepared.answer if agrees else self.answer(prepared, settings)
+            right = answer == prepared.question.answer
+        return Score(max(kl, 0.0), agrees, right)
+
+    def answer(self, prepared: Prepared, settings: PruningSettings) -> str:
+        """The greedy answer with a setting."""
+        pipeline = self._pipeline(settings)
+        ids, pictures = prepared.token_ids, prepared.pictures
+        return pipeline.generate_ids(ids, pictures, max_new_tokens=self._max_new_tokens).text
+
+    def kept(self, prepared: Prepared, settings: PruningSettings) -> list[list[int]]:
+        """For each image, the visual tokens that a setting keeps, ascending."""
+        with torch.no_grad():
+            row = self._kept_index(prepared, settings).cpu().numpy()
+        numbers = np.cumsum(prepared.visual) - 1
+        kept = numbers[row[prepared.visual[row]]]
+        starts = np.cumsum([0, *(picture.num_tokens for picture in prepared.pictures)])
+        return [
+            (kept[(kept >= start) & (kept < end)] - start).tolist()
+            for start, end in zip(starts[:-1], starts[1:], strict=True)
+        ]
+
+    def _pipeline(self, settings: PruningSettings) -> Pipeline:
+        manifest = replace(self._manifest, pruning=settings)
+        return Pipeline(LoadedModel(manifest, self._processor, self._session.choosing(settings)))
+
+    def _features(self, pictures: Sequence[Picture]) -> Tensor:
+        encoded = [self._session.encode(picture.inputs) for picture in pictures]
+        return torch.cat([each.values for each in encoded if isinstance(each, TorchFeatures)])
+
+    def _unpruned(
+        self,
+        token_ids: Ints,
+        visual: npt.NDArray[np.bool_],
+        pictures: Sequence[Picture],
+        features: Tensor,
+        answer: Sequence[int],
+    ) -> tuple[dict[int, tuple[Stream, Projected]], Tensor]:
+        """One pass over prompt and answer: states of the candidate layers, and the answer's logits [T, V]."""
+        prompt, after = self._family.positions(visual, pictures, 0)
+        rest = np.zeros(len(answer) - 1, bool)
+        further, _ = self._family.positions(rest, (), after)
+        ids = np.concatenate([token_ids, np.array(answer[:-1], np.int64)])
+        index = np.where(visual, np.cumsum(visual) - 1, -1)
+        index = np.concatenate([index, np.full(len(rest), -1)])
+        position_ids = np.concatenate([prompt, further], axis=-1)
+        stream = self._decoder.start(self._tensor(ids[None]), features, self._tensor(index[None]), self._tensor(position_ids))
+        mask = self._family.mask(len(ids), 0, stream.hidden)
+        layers = {}
+        for number in range(len(self._decoder.language_model.layers)):
+            projected = self._decoder.project(number, stream)
+            if number in self._layers:
+                layers[number] = stream, projected
+            key, value = projected.rotated_key, projected.value
+            stream = self._decoder.attend(number, stream, projected.rotated_query, key, value, mask, features)
+        return layers, self._decoder.logits(stream.hidden[:, -len(answer) :])[0]
+
+    def _kept_index(self, prepared: Prepared, settings: PruningSettings) -> Tensor:
+        """Which tokens of the prompt go on, int64 [K]."""
+        stream, projected = prepared.layers[settings.layer]
+        size = len(prepared.token_ids)
+        prompt = Projected(*(getattr(projected, name)[:, :, :size] for name in vars(projected)))
+        feature_index = stream.feature_index[:, :size]
+        rows = self._tensor(query_index(prepared.visual, settings.scoring_query))
+        importance, compared = self._decoder.score(prompt, rows, feature_index, settings)
+        num_visual = int(prepared.visual.sum())
+        num_kept = size - num_visual + settings.num_keep(num_visual)
+        return kept_index(importance, compared, prompt.value, feature_index >= 0, num_kept, settings)[0]
+
+    def _pruned(self, prepared: Prepared, settings: PruningSettings) -> Tensor:
+        """The answer's logits [T, V], teacher-forced, with a setting."""
+        stream, projected = prepared.layers[settings.layer]
+        size, total = len(prepared.token_ids), stream.hidden.shape[1]
+        row = torch.cat([self._kept_index(prepared, settings), torch.arange(size, total, device=stream.hidden.device)])
+        stream, projected = stream.only(row), projected.only(row)
+        mask = self._family.mask(len(row), 0, stream.hidden)
+        for number in range(settings.layer, len(self._decoder.language_model.layers)):
+            if number > settings.layer:
+                projected = self._decoder.project(number, stream)
+            key, value = projected.rotated_key, projected.value
+            stream = self._decoder.attend(
+                number, stream, projected.rotated_query, key, value, mask, prepared.features
+            )
+        return self._decoder.logits(stream.hidden[:, -len(prepared.best) :])[0]
+
+    def _tensor(self, array: npt.NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self._session.device)
