@@ -18,13 +18,14 @@ MAX_BATCH, MAX_KV_HEADS, MAX_TOKENS, MAX_HEAD_DIM = 65535, 4096, 1 << 20, 256
 DATA_TYPES = {"float32": 0, "float16": 1, "bfloat16": 2}
 SIMILARITIES = {"dual_weight": 0, "value": 1, "key": 2, "kernel": 3}
 DUPLICATION_NORMS = {"none": 0, "minmax": 1}
+SELECTS = {"mmr": 0, "coverage": 1}
 """Numbers of the enumerations in plugins/cuda/include/iwp_select_tokens.h."""
 
 ALIGNMENT = 256
 """Bytes to whose multiples the workspace and each array in it are aligned."""
 MATRIX_TOKENS = 4096
-PARTIAL_TILES, TILE_PAIRS = 288, 128 * 64
-"""kMatrixTokens, kMaxPartialTiles, kTileRows * kTileColumns in plugins/cuda/src/problem.h."""
+PARTIAL_TILES, TILE_PAIRS, PANEL = 288, 128 * 64, 32
+"""kMatrixTokens, kMaxPartialTiles, kTileRows * kTileColumns, kPanel in plugins/cuda/src/problem.h."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class SelectionOptions:
     penalty: float
     similarity: str
     duplication_norm: str
+    select: str
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,8 @@ class KernelLibrary(Protocol):
 class _Params(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int32) for name in ("batch", "kv_heads", "tokens", "head_dim", "num_kept")),
-        *((name, ctypes.c_int32) for name in ("data_type", "similarity", "duplication_norm", "chunk", "growth")),
+        *((name, ctypes.c_int32) for name in ("data_type", "similarity", "duplication_norm")),
+        *((name, ctypes.c_int32) for name in ("select", "chunk", "growth")),
         ("penalty", ctypes.c_float),
     )
 
@@ -171,15 +174,22 @@ class NoKernels:
 
 def _laid_out(shape: SelectionShape, options: SelectionOptions, tokens: int) -> int:
     """`LayOutWorkspace` in plugins/cuda/src/select_tokens.cu: arrays of 4-byte words, each from an aligned place on."""
-    compares = options.penalty > 0
+    covers = options.select == "coverage"
+    compares = covers or options.penalty > 0
+    rows = tokens if compares and tokens <= MATRIX_TOKENS else 0
+    if covers and tokens > MATRIX_TOKENS:
+        rows = shape.num_kept
     words = [
         shape.batch,  # num_visual
         *[shape.batch * tokens] * 2,  # visual_index, chunk
         *[shape.batch * shape.kv_heads * tokens] * 2,  # square, inverse_norm
         *[shape.batch * 2 * tokens] * 3,  # priority, likeness_max, likeness_min
-        shape.batch * tokens * _up(tokens, 4) if compares and tokens <= MATRIX_TOKENS else 0,  # matrix
+        shape.batch * rows * _up(tokens, 4),  # matrix
         PARTIAL_TILES * TILE_PAIRS if compares and shape.kv_heads > 1 else 0,  # partial
         PARTIAL_TILES,  # tiles_done
+        shape.batch,  # arrived
+        shape.batch * 2 * PANEL * _up(tokens, 4) if covers else 0,  # residual
+        shape.batch * PANEL * shape.num_kept if covers else 0,  # panel_factor
     ]
     return sum(_up(4 * count, ALIGNMENT) for count in words)
 
@@ -198,6 +208,7 @@ def _params(shape: SelectionShape, options: SelectionOptions) -> _Params:
         data_type=DATA_TYPES[shape.data_type],
         similarity=SIMILARITIES[options.similarity],
         duplication_norm=DUPLICATION_NORMS[options.duplication_norm],
+        select=SELECTS[options.select],
         chunk=options.chunk,
         growth=options.growth,
         penalty=options.penalty,

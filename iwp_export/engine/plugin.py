@@ -15,6 +15,7 @@ from iwp_export.engine.kernels import (
     MAX_HEAD_DIM,
     MAX_KV_HEADS,
     MAX_TOKENS,
+    SELECTS,
     SIMILARITIES,
     KernelLibrary,
     SelectionAddresses,
@@ -30,11 +31,15 @@ ATTRIBUTES: dict[str, type] = {
     "penalty": np.float32,
     "similarity": str,
     "duplication_norm": str,
+    "select": str,
 }
 """The node's attributes as plugin fields: int32, float32 or text (CHAR), one value each."""
 
 FIELDS: dict[str, type] = {**ATTRIBUTES, "workspace": np.int64}
 """What an engine stores: also the bytes of scratch memory that TensorRT was asked for when the engine was built."""
+
+KNOWN = {"similarity": SIMILARITIES, "duplication_norm": DUPLICATION_NORMS, "select": SELECTS}
+"""The values that the kernels compute."""
 
 ADDRESSES = tuple(field.name for field in dataclasses.fields(SelectionAddresses))
 
@@ -50,7 +55,7 @@ def options_from_fields(fields: Mapping[str, Any]) -> SelectionOptions:
     """
     if missing := sorted(ATTRIBUTES.keys() - fields.keys()):
         raise BackendError(f"the {OP_TYPE} node lacks the attributes {', '.join(missing)}; export the bundle again")
-    for name, known in (("similarity", SIMILARITIES), ("duplication_norm", DUPLICATION_NORMS)):
+    for name, known in KNOWN.items():
         if fields[name] not in known:
             raise BackendError(f"{name} must be one of {', '.join(known)}, the {OP_TYPE} node has {fields[name]!r}")
     options = SelectionOptions(**{name: fields[name] for name in ATTRIBUTES})

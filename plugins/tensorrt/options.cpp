@@ -16,7 +16,7 @@ struct FieldSpec {
   PluginFieldType type;
 };
 
-enum Field { kChunk, kGrowth, kPenalty, kSimilarity, kDuplicationNorm, kWorkspace, kNumFields };
+enum Field { kChunk, kGrowth, kPenalty, kSimilarity, kDuplicationNorm, kSelect, kWorkspace, kNumFields };
 constexpr int kNumAttributes = kWorkspace;  // the node has those before it
 
 // Names, types and order of the Python plugin's fields: an engine built with either loads with the other.
@@ -26,6 +26,7 @@ constexpr FieldSpec kFields[] = {
     {"penalty", PluginFieldType::kFLOAT32},
     {"similarity", PluginFieldType::kCHAR},
     {"duplication_norm", PluginFieldType::kCHAR},
+    {"select", PluginFieldType::kCHAR},
     {"workspace", PluginFieldType::kINT64},
 };
 static_assert(std::size(kFields) == kNumFields);
@@ -33,6 +34,7 @@ static_assert(std::size(kFields) == kNumFields);
 // Values by the number of their enumeration in iwp_select_tokens.h.
 constexpr const char* kSimilarityNames[] = {"dual_weight", "value", "key", "kernel"};
 constexpr const char* kDuplicationNormNames[] = {"none", "minmax"};
+constexpr const char* kSelectNames[] = {"mmr", "coverage"};
 
 // A number, whichever type carries it: a graph built by hand may use 64 bits.
 std::optional<double> NumberOf(const PluginField& field) {
@@ -104,6 +106,8 @@ std::string ReadField(int index, const PluginField& field, Options* options) {
       return ReadName(field, kSimilarityNames, &options->similarity);
     case kDuplicationNorm:
       return ReadName(field, kDuplicationNormNames, &options->duplication_norm);
+    case kSelect:
+      return ReadName(field, kSelectNames, &options->select);
     default:
       return ReadWhole(field, kMaxBytes, &options->workspace);
   }
@@ -128,6 +132,7 @@ std::vector<PluginField> FieldsOf(const Options& options) {
       {kFields[kPenalty].name, &options.penalty, kFields[kPenalty].type, 1},
       TextField(kSimilarity, kSimilarityNames[options.similarity]),
       TextField(kDuplicationNorm, kDuplicationNormNames[options.duplication_norm]),
+      TextField(kSelect, kSelectNames[options.select]),
       {kFields[kWorkspace].name, &options.workspace, kFields[kWorkspace].type, 1},
   };
 }

@@ -17,6 +17,7 @@ struct Options {
   float penalty;
   int32_t similarity;        // IwpSimilarity
   int32_t duplication_norm;  // IwpDuplicationNorm
+  int32_t select;            // IwpSelect
   int64_t workspace;         // bytes that TensorRT was asked for when the engine was built; 0 before that
 };
 

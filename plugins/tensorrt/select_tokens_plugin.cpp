@@ -80,6 +80,7 @@ std::optional<IwpSelectTokensParams> MakeParams(const Shapes& shapes, const Opti
   params.data_type = *type;
   params.similarity = options.similarity;
   params.duplication_norm = options.duplication_norm;
+  params.select = options.select;
   params.chunk = options.chunk;
   params.growth = options.growth;
   params.penalty = options.penalty;

@@ -10,7 +10,7 @@
 namespace iwp {
 
 constexpr const char* kPluginName = "SelectTokens";
-constexpr const char* kPluginVersion = "2";
+constexpr const char* kPluginVersion = "3";
 constexpr const char* kPluginNamespace = "iwp";
 
 // kept_index [B, K] int64 = SelectTokens(importance float32 [B, S], key, value [B, Hkv, S, d], is_visual int32 [B, S]),

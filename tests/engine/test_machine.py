@@ -26,7 +26,7 @@ from iwp_export.engine.target import RTX, TENSORRT_10_3, TENSORRT_10_14, TENSORR
 from iwp_export.errors import BackendError
 
 SHAPE = SelectionShape(1, 8, 600, 128, 200, "float16")
-OPTIONS = SelectionOptions(2, 2, 5.0, "dual_weight", "none")
+OPTIONS = SelectionOptions(2, 2, 5.0, "dual_weight", "none", "mmr")
 
 
 @pytest.mark.parametrize(

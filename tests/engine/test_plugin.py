@@ -123,14 +123,16 @@ def test_sizes_that_the_kernels_refuse_fail_the_build(rtx: Flavour, tmp_path: Pa
 
 
 def test_fields_of_an_engine_are_those_of_the_graph_and_its_scratch_memory(rtx: Flavour) -> None:
-    settings = PruningSettings(chunk=3, growth=4, penalty=2.5, similarity="key", duplication_norm="minmax")
+    settings = PruningSettings(
+        chunk=3, growth=4, penalty=2.5, similarity="key", duplication_norm="minmax", select="coverage"
+    )
     plugin = made_plugin(rtx, settings, RecordingKernels())
     plugin.configure_plugin(*profile_of(rtx, TOKENS))
     plugin.configure_plugin(*profile_of(rtx, TOKENS - 1))
     fields = plugin.get_fields_to_serialize()
     assert [entry.name for entry in fields] == list(FIELDS)
     again = loaded_plugin(rtx, fields, RecordingKernels())
-    assert again.options == plugin.options == SelectionOptions(3, 4, 2.5, "key", "minmax")
+    assert again.options == plugin.options == SelectionOptions(3, 4, 2.5, "key", "minmax", "coverage")
     assert again.workspace == plugin.workspace == TOKENS
     for copy in (again.clone(), again.attach_to_context(None)):
         assert (copy.options, copy.workspace) == (plugin.options, TOKENS)
@@ -152,7 +154,7 @@ def test_enqueue_hands_shapes_addresses_and_scratch_memory_to_the_kernels(rtx: F
     plugin.enqueue(inputs, outputs, [11, 12, 13, 14], [15], 16, 17)
     shape, options, addresses, granted, stream = kernels.calls[0]
     assert shape == SelectionShape(1, KV_HEADS, TOKENS, SIZE, 12, "float16")
-    assert options == SelectionOptions(2, 2, 5.0, "dual_weight", "none")
+    assert options == SelectionOptions(2, 2, 5.0, "dual_weight", "none", "mmr")
     assert addresses == SelectionAddresses(11, 12, 13, 14, 15, 16)
     assert (granted, stream) == (LONGEST, 17)  # what the engine reserves, not what this call needs
     plugin.enqueue(*call_of(rtx, TOKENS, TOKENS + 1), [1] * 4, [1], 1, 1)
@@ -205,6 +207,7 @@ def test_a_failing_kernel_is_reported(rtx: Flavour) -> None:
     ("change", "message"),
     [
         ({"similarity": "mean"}, "similarity must be one of dual_weight, value, key, kernel"),
+        ({"select": "best"}, "select must be one of mmr, coverage"),
         ({"chunk": 0}, "out of range"),
         ({"penalty": float("inf")}, "out of range"),
     ],

@@ -1,8 +1,8 @@
 // iwp::SelectTokens on CUDA: which tokens of a vision-language model's sequence go on past its pruning layer.
 //
 // Method: arXiv:2604.00757, Algorithm 1, over an importance that the caller computes, with the similarity of Eq. 12 or one
-// of its ablations, squared and averaged over the key/value heads. No CUDA header is needed to include this file:
-// CUstream_st* is cudaStream_t.
+// of its ablations, squared and averaged over the key/value heads; or `coverage`, a greedy pivoted Cholesky factorisation
+// of that similarity, not squared. No CUDA header is needed to include this file: CUstream_st* is cudaStream_t.
 #ifndef IWP_SELECT_TOKENS_H_
 #define IWP_SELECT_TOKENS_H_
 
@@ -35,6 +35,10 @@ enum IwpSimilarity {
 // Whether duplication is brought to [0, 1] over each round's matrix of (remaining x new) tokens.
 enum IwpDuplicationNorm { IWP_DUPLICATION_NONE = 0, IWP_DUPLICATION_MINMAX = 1 };
 
+// How tokens are chosen. MMR: in rounds, by importance less duplication (Algorithm 1). Coverage: one by one, the token
+// of which those chosen so far explain the least; importance, chunk, growth, penalty and duplication_norm play no part.
+enum IwpSelect { IWP_SELECT_MMR = 0, IWP_SELECT_COVERAGE = 1 };
+
 enum IwpError {
   IWP_OK = 0,
   IWP_BAD_SHAPE = 1,
@@ -55,13 +59,15 @@ typedef struct IwpSelectTokensParams {
   int32_t data_type;         // IwpDataType of key and value
   int32_t similarity;        // IwpSimilarity
   int32_t duplication_norm;  // IwpDuplicationNorm
+  int32_t select;            // IwpSelect
   int32_t chunk;             // tokens chosen in the first round, 1 or more
   int32_t growth;            // factor from one round's size to the next, 1 or more
   float penalty;             // weight of duplication, 0 or more; 0 ranks by importance alone
 } IwpSelectTokensParams;
 
 // Bytes of device memory that suffice for these parameters and for any smaller batch, tokens and num_kept, the same on
-// every GPU; 0 if they are invalid. A call may need less: beyond 4,096 tokens the largest array is not used.
+// every GPU; 0 if they are invalid. A call may need less: beyond 4,096 tokens the matrix of pairs is not used. There
+// coverage holds 4 bytes for each of num_kept x tokens, 322 MB for 4,916 of 16,384.
 IWP_API size_t iwp_select_tokens_workspace(const IwpSelectTokensParams* params);
 
 // Enqueues the selection on `stream`; allocates nothing, synchronises nothing, can be captured in a CUDA graph (call it

@@ -60,6 +60,13 @@ __device__ __forceinline__ void CopyAsync16(void* shared, const void* global, bo
 #endif
 }
 
+// What an atomicAdd of any block made of a counter, read anew at each call, and a moment's rest between two reads. A
+// __threadfence after it orders what this thread and, past a barrier, its block read next.
+__device__ __forceinline__ unsigned LoadCounter(const unsigned* counter) {
+  return *static_cast<const volatile unsigned*>(counter);
+}
+__device__ __forceinline__ void SpinWait() { __nanosleep(20); }
+
 // Closes a group of copies.
 __device__ __forceinline__ void CopyCommit() {
 #if __CUDA_ARCH__ >= 800
@@ -142,6 +149,12 @@ __device__ __forceinline__ float WarpSum(float x, int width = kWarp) {
 
 __device__ __forceinline__ float WarpMax(float x, int width = kWarp) {
   for (int offset = width / 2; offset > 0; offset /= 2) x = fmaxf(x, __shfl_xor_sync(kFullWarp, x, offset));
+  return x;
+}
+
+template <typename Integer, typename = std::enable_if_t<std::is_integral_v<Integer>>>
+__device__ __forceinline__ Integer WarpMax(Integer x) {
+  for (int offset = kWarp / 2; offset > 0; offset /= 2) x = max(x, __shfl_xor_sync(kFullWarp, x, offset));
   return x;
 }
 

@@ -26,6 +26,17 @@ IWP_THRESHOLD(kOneBlockTokens, 1536);
 // it up; beyond, 4 bytes a pair is too much memory (64 MiB here) and each round computes its own columns.
 IWP_THRESHOLD(kMatrixTokens, 4096);
 
+// Up to this many tokens one launch runs all rounds where they stay small: blocks then hold a priority for each token in
+// shared memory. 16,384 visual tokens and a prompt fit into the 99 KiB of every GPU but Turing's.
+IWP_THRESHOLD(kSmallRoundsTokens, 20480);
+constexpr int kSmallChunk = 32;
+
+// Blocks that wait for each other share out the tokens: this many for each at least.
+IWP_THRESHOLD(kTeamSlice, 64);
+
+// Candidates of which coverage finds out at once which are chosen next: one for each lane of a warp.
+constexpr int kPanel = 32;
+
 // One block of the similarity kernel: rows x columns of pairs.
 constexpr int kTileRows = 128;
 constexpr int kTileColumns = 64;
@@ -45,6 +56,7 @@ struct Problem {
   int pitch;  // row length of the pair matrix, a multiple of 4 so that rows are read 16 bytes at a time
   float penalty;
   bool minmax;
+  bool coverage;  // instead of Algorithm 1
   bool aligned;  // rows of the inputs may be read 16 bytes at a time
   IwpDataType data_type;
 };
@@ -58,7 +70,8 @@ struct Inputs {
 
 struct Gpu {
   int multiprocessors;
-  int major;  // of its compute capability
+  int major;            // of its compute capability
+  size_t shared_bytes;  // that a block may have
 };
 
 // Scratch memory; each array is [batch, ...].
@@ -71,9 +84,14 @@ struct Workspace {
   unsigned* likeness_max;     // [2, S] s_i of the last round as bits of a float >= 0, which order like integers
   unsigned* likeness_min;     // [2, S] the smallest duplication instead of the largest, for minmax
   int* chunk;                 // [S] visual ranks that a round chose
-  float* matrix;              // [S, pitch] mean squared similarity by visual rank
+  float* matrix;              // [S, pitch] mean similarity by visual rank, squared but for coverage; with more than
+                              // kMatrixTokens [num_kept, pitch] the columns of coverage's factor, else nothing
   float* partial;             // [kMaxPartialTiles, kTileRows * kTileColumns], of all samples together
   unsigned* tiles_done;       // [kMaxPartialTiles] blocks that parked their share of a tile
+  unsigned* arrived;          // [1] blocks that reached a barrier of their team, since the launch
+  float* residual;            // [2, kPanel, pitch] what is left of candidates' similarity to all tokens; for coverage,
+                              // as the next
+  float* panel_factor;        // [num_kept, kPanel] the columns of the factor at candidates
 };
 
 // One round of Algorithm 1 as the host knows it: it cannot know the number of visual tokens, so a round may turn out
@@ -94,6 +112,9 @@ __host__ __device__ inline int Budget(const Problem& problem, int num_visual) {
   return wanted < 0 ? 0 : (wanted < num_visual ? wanted : num_visual);
 }
 
+// Whether LaunchSmallRounds takes a schedule.
+bool TakesSmallRounds(const Problem& problem, const Gpu& gpu, int chunk, int growth);
+
 // Launchers, in the order of the work. Each returns the launch's error.
 cudaError_t LaunchTokenStats(const Problem& problem, const Inputs& inputs, const Workspace& workspace,
                              cudaStream_t stream);
@@ -103,6 +124,10 @@ cudaError_t LaunchSimilarityRound(const Problem& problem, const Inputs& inputs, 
                                   const Round& round, const Gpu& gpu, cudaStream_t stream);
 cudaError_t LaunchAllRounds(const Problem& problem, const Inputs& inputs, const Workspace& workspace, int chunk,
                             int growth, int64_t* kept_index, cudaStream_t stream);
+cudaError_t LaunchSmallRounds(const Problem& problem, const Inputs& inputs, const Workspace& workspace, int chunk,
+                              const Gpu& gpu, int64_t* kept_index, cudaStream_t stream);
+cudaError_t LaunchCoverage(const Problem& problem, const Inputs& inputs, const Workspace& workspace, const Gpu& gpu,
+                           int64_t* kept_index, cudaStream_t stream);
 cudaError_t LaunchRound(const Problem& problem, const Inputs& inputs, const Workspace& workspace, const Round& round,
                         const Gpu& gpu, int64_t* kept_index, cudaStream_t stream);
 cudaError_t LaunchKeepAll(const Problem& problem, int64_t* kept_index, cudaStream_t stream);

@@ -9,6 +9,33 @@ namespace iwp {
 
 constexpr float kPenaltyFloor = 0.01f;  // a duplicate keeps this share of its priority at least (Algorithm 1)
 
+struct SampleViews {
+  const int32_t* is_visual;
+  float* priority;  // the first of two buffers, `tokens` apart, as the next two
+  unsigned* likeness_max;
+  unsigned* likeness_min;
+  int* chunk;
+  const float* matrix;
+  int64_t* kept_index;
+  int num_visual;
+  int budget;
+};
+
+__device__ inline SampleViews ViewsOf(const Problem& problem, const Workspace& workspace, const int32_t* is_visual,
+                                      int64_t* kept_index, size_t sample) {
+  const size_t tokens = problem.tokens;
+  const int num_visual = workspace.num_visual[sample];
+  return {is_visual + sample * tokens,
+          workspace.priority + sample * 2 * tokens,
+          workspace.likeness_max + sample * 2 * tokens,
+          workspace.likeness_min + sample * 2 * tokens,
+          workspace.chunk + sample * tokens,
+          workspace.matrix + sample * tokens * problem.pitch,
+          kept_index + sample * problem.num_kept,
+          num_visual,
+          Budget(problem, num_visual)};
+}
+
 struct RoundsShared {
   TopKScratch top;
   float extremes[2 * kMaxWarps];

@@ -10,34 +10,6 @@ namespace {
 constexpr int kSliceTokens = 64;  // of one block in a round that several blocks share
 constexpr unsigned kInfinityBits = 0x7f800000u;
 
-struct SampleViews {
-  const int32_t* is_visual;
-  float* priority;  // the first of two buffers, `tokens` apart, as the next two
-  unsigned* likeness_max;
-  unsigned* likeness_min;
-  int* chunk;
-  const float* matrix;
-  int64_t* kept_index;
-  int num_visual;
-  int budget;
-};
-
-__device__ SampleViews ViewsOf(const Problem& problem, const Workspace& workspace, const int32_t* is_visual,
-                               int64_t* kept_index) {
-  const size_t sample = blockIdx.z;
-  const size_t tokens = problem.tokens;
-  const int num_visual = workspace.num_visual[sample];
-  return {is_visual + sample * tokens,
-          workspace.priority + sample * 2 * tokens,
-          workspace.likeness_max + sample * 2 * tokens,
-          workspace.likeness_min + sample * 2 * tokens,
-          workspace.chunk + sample * tokens,
-          workspace.matrix + sample * tokens * problem.pitch,
-          kept_index + sample * problem.num_kept,
-          num_visual,
-          Budget(problem, num_visual)};
-}
-
 // Every round in one block, priorities in shared memory.
 __global__ void __launch_bounds__(kSelectThreads, 1)
     AllRoundsKernel(Problem problem, Workspace workspace, const int32_t* is_visual, int chunk_size, int growth,
@@ -47,7 +19,7 @@ __global__ void __launch_bounds__(kSelectThreads, 1)
   int* const chunk = reinterpret_cast<int*>(priority + problem.tokens);                          // [S]
   unsigned* const likeness_max = reinterpret_cast<unsigned*>(chunk + problem.tokens);            // [pitch]
   unsigned* const likeness_min = likeness_max + problem.pitch;                                   // [pitch]
-  const SampleViews views = ViewsOf(problem, workspace, is_visual, kept_index);
+  const SampleViews views = ViewsOf(problem, workspace, is_visual, kept_index, blockIdx.z);
   const int size = views.num_visual;
   const int width = DivUp(size, 4) * 4;
 
@@ -57,7 +29,7 @@ __global__ void __launch_bounds__(kSelectThreads, 1)
   int next = chunk_size;
   while (chosen < views.budget) {
     const int count = min(next, views.budget - chosen);
-    TakeTop(priority, size, count, chunk, shared.top);
+    Take(priority, size, count, chunk, shared.top);
     chosen += count;
     if (chosen == views.budget) break;
     for (int i = threadIdx.x; i < width; i += kSelectThreads) {
@@ -84,7 +56,7 @@ __global__ void __launch_bounds__(kSelectThreads, 1)
   unsigned* const likeness_min = likeness_max + kSliceTokens;               // [kSliceTokens]
   float* const priority = reinterpret_cast<float*>(likeness_min + kSliceTokens);  // [S]
   int* const chunk = reinterpret_cast<int*>(priority + problem.tokens);           // [S]
-  const SampleViews views = ViewsOf(problem, workspace, is_visual, kept_index);
+  const SampleViews views = ViewsOf(problem, workspace, is_visual, kept_index, blockIdx.z);
   const int size = views.num_visual;
   const size_t from = static_cast<size_t>(round.index % 2) * problem.tokens;
   const size_t to = static_cast<size_t>((round.index + 1) % 2) * problem.tokens;
@@ -99,7 +71,7 @@ __global__ void __launch_bounds__(kSelectThreads, 1)
     } else {
       Penalise(problem, priority, size, views.likeness_max + from, views.likeness_min + from, shared);
     }
-    TakeTop(priority, size, count, chunk, shared.top);
+    Take(priority, size, count, chunk, shared.top);
   }
   if (round.last) {
     WriteKept(problem, views.is_visual, priority, views.kept_index, shared);
@@ -133,7 +105,7 @@ __global__ void __launch_bounds__(kSelectThreads, 1)
     LargeRoundKernel(Problem problem, Workspace workspace, const int32_t* is_visual, Round round,
                      int64_t* kept_index) {
   RoundsShared& shared = *reinterpret_cast<RoundsShared*>(DynamicShared());
-  const SampleViews views = ViewsOf(problem, workspace, is_visual, kept_index);
+  const SampleViews views = ViewsOf(problem, workspace, is_visual, kept_index, blockIdx.z);
   const int size = views.num_visual;
   const int count = max(0, min(round.size, views.budget - round.chosen_before));
   if (count > 0) {
@@ -142,7 +114,7 @@ __global__ void __launch_bounds__(kSelectThreads, 1)
     } else {
       Penalise(problem, views.priority, size, views.likeness_max, views.likeness_min, shared);
     }
-    TakeTop(views.priority, size, count, views.chunk, shared.top);
+    Take(views.priority, size, count, views.chunk, shared.top);
     for (int i = threadIdx.x; i < size; i += kSelectThreads) {
       views.likeness_max[i] = 0;
       views.likeness_min[i] = kInfinityBits;

@@ -21,7 +21,7 @@ int Check(const IwpSelectTokensParams& p) {
   const bool options = p.data_type >= IWP_FLOAT32 && p.data_type <= IWP_BFLOAT16 &&
                        p.similarity >= IWP_SIMILARITY_DUAL_WEIGHT && p.similarity <= IWP_SIMILARITY_KERNEL &&
                        (p.duplication_norm == IWP_DUPLICATION_NONE || p.duplication_norm == IWP_DUPLICATION_MINMAX) &&
-                       p.chunk >= 1 && p.growth >= 1 && std::isfinite(p.penalty) && p.penalty >= 0.0f;
+                       (p.select == IWP_SELECT_MMR || p.select == IWP_SELECT_COVERAGE) && p.chunk >= 1 && p.growth >= 1 && std::isfinite(p.penalty) && p.penalty >= 0.0f;
   return options ? IWP_OK : IWP_BAD_OPTION;
 }
 
@@ -35,6 +35,7 @@ Problem MakeProblem(const IwpSelectTokensParams& p) {
   problem.pitch = DivUp(p.tokens, 4) * 4;
   problem.penalty = p.penalty;
   problem.minmax = p.duplication_norm == IWP_DUPLICATION_MINMAX;
+  problem.coverage = p.select == IWP_SELECT_COVERAGE;
   problem.data_type = static_cast<IwpDataType>(p.data_type);
   return problem;
 }
@@ -44,7 +45,12 @@ bool IsAligned(const void* pointer, size_t alignment) { return reinterpret_cast<
 int ErrorOf(cudaError_t error) { return error == cudaSuccess ? IWP_OK : IWP_CUDA_ERROR + static_cast<int>(error); }
 
 // Importance alone ranks the tokens when duplication weighs nothing: then one round chooses them all.
-bool NeedsDuplication(const Problem& problem) { return problem.penalty > 0.0f; }
+bool NeedsDuplication(const Problem& problem) { return problem.coverage || problem.penalty > 0.0f; }
+
+size_t MatrixRows(const Problem& problem) {
+  if (problem.tokens <= kMatrixTokens) return NeedsDuplication(problem) ? problem.tokens : 0;
+  return problem.coverage ? problem.num_kept : 0;
+}
 
 // Which input each factor of the similarity compares: null for one that it lacks, so that nothing reads it.
 Inputs MakeInputs(const Problem& problem, int similarity, const float* importance, const void* key, const void* value,
@@ -69,6 +75,11 @@ cudaError_t FindGpu(Gpu* gpu) {
     error = cudaDeviceGetAttribute(&gpu->multiprocessors, cudaDevAttrMultiProcessorCount, device);
   }
   if (error == cudaSuccess) error = cudaDeviceGetAttribute(&gpu->major, cudaDevAttrComputeCapabilityMajor, device);
+  int shared_bytes = 0;
+  if (error == cudaSuccess) {
+    error = cudaDeviceGetAttribute(&shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  }
+  gpu->shared_bytes = shared_bytes;
   return error;
 }
 
@@ -102,9 +113,13 @@ cudaError_t Enqueue(const Problem& problem, const Inputs& inputs, const Workspac
   }
   if (error != cudaSuccess) return error;
 
+  if (problem.coverage) return LaunchCoverage(problem, inputs, workspace, gpu, kept_index, stream);
   const int first_chunk = NeedsDuplication(problem) && chunk < problem.tokens ? chunk : problem.tokens;
   if (problem.tokens <= kOneBlockTokens) {
     return LaunchAllRounds(problem, inputs, workspace, first_chunk, growth, kept_index, stream);
+  }
+  if (TakesSmallRounds(problem, gpu, first_chunk, growth)) {
+    return LaunchSmallRounds(problem, inputs, workspace, first_chunk, gpu, kept_index, stream);
   }
   return LaunchRounds(problem, inputs, workspace, first_chunk, growth, gpu, kept_index, stream);
 }
@@ -130,11 +145,13 @@ size_t LayOutWorkspace(const Problem& problem, void* base, Workspace* workspace)
   take(workspace->likeness_max, batch * 2 * tokens);
   take(workspace->likeness_min, batch * 2 * tokens);
   take(workspace->chunk, batch * tokens);
-  const bool with_matrix = NeedsDuplication(problem) && problem.tokens <= kMatrixTokens;
-  take(workspace->matrix, with_matrix ? batch * tokens * problem.pitch : 0);
+  take(workspace->matrix, batch * MatrixRows(problem) * problem.pitch);
   const size_t partial_tiles = NeedsDuplication(problem) && problem.kv_heads > 1 ? kMaxPartialTiles : 0;
   take(workspace->partial, partial_tiles * kTileRows * kTileColumns);
   take(workspace->tiles_done, kMaxPartialTiles);
+  take(workspace->arrived, batch);
+  take(workspace->residual, problem.coverage ? batch * 2 * kPanel * problem.pitch : 0);
+  take(workspace->panel_factor, problem.coverage ? batch * kPanel * problem.num_kept : 0);
   return used;
 }
 
@@ -182,7 +199,7 @@ extern "C" const char* iwp_select_tokens_error_string(int error) {
              "2^20, num_kept within 0 and tokens, batch within 0 and 65535";
     case IWP_BAD_OPTION:
       return "an option is out of range: chunk and growth must be 1 or more, penalty finite and 0 or more, data_type, "
-             "similarity and duplication_norm one of their enumerations";
+             "similarity, duplication_norm and select one of their enumerations";
     case IWP_NULL_POINTER:
       return "a pointer is null";
     case IWP_MISALIGNED:

@@ -13,7 +13,8 @@ constexpr int kCopies = kStageRows * kStageBytes / 16 / kTileThreads;  // 16-byt
 constexpr int kPieces = kStageBytes / 16;  // of one row
 static_assert(kCopies * kTileThreads * 16 == kStageRows * kStageBytes, "threads share a stage evenly");
 
-enum class Target { kMatrix, kRound };
+// Squared similarity of all pairs or of a round's new tokens with all; of all pairs without the square, for coverage.
+enum class Target { kMatrix, kRound, kPlainMatrix };
 
 // Two blocks must fit into a multiprocessor's shared memory: 64 KiB on Turing, 100 KiB on Ampere, Ada and Blackwell
 // cards. The host asks by the GPU, a kernel knows what it was compiled for, which is never the newer of the two.
@@ -184,7 +185,7 @@ __global__ void __launch_bounds__(kTileThreads, 2)
   const int num_visual = workspace.num_visual[sample];
   int num_columns = num_visual;
   TilePlace place;
-  if constexpr (kTarget == Target::kMatrix) {
+  if constexpr (kTarget != Target::kRound) {
     place = PlaceInMatrix(blockIdx.x, tokens);
   } else {
     const int budget = Budget(problem, num_visual);
@@ -200,7 +201,7 @@ __global__ void __launch_bounds__(kTileThreads, 2)
     if (row < kTileRows) return place.row + row < num_visual ? visual_index[place.row + row] : -1;
     const int column = place.column + row - kTileRows;
     if (column >= num_columns) return -1;
-    return visual_index[kTarget == Target::kMatrix ? column : chunk[column]];
+    return visual_index[kTarget == Target::kRound ? chunk[column] : column];
   };
   const StageCopier<T> copier(problem, token_of_row);
   const int thread = static_cast<int>(threadIdx.x);
@@ -243,7 +244,10 @@ __global__ void __launch_bounds__(kTileThreads, 2)
   TileType tile;
   float gaussian[TileType::kRows][TileType::kColumns];  // of a head, between its two phases
   float total[TileType::kRows][TileType::kColumns] = {};
-  const float gaussian_scale = -1.4426950408889634f / sqrtf(static_cast<float>(dim));  // exp2(this * distance^2)
+  constexpr bool kSquared = kTarget != Target::kPlainMatrix;
+  constexpr float kLog2E = 1.4426950408889634f;
+  // exp2(this * distance^2)
+  const float gaussian_scale = (kSquared ? -kLog2E : -0.5f * kLog2E) / sqrtf(static_cast<float>(dim));
 
   load_norm(0);
   for (int s = 0; s < kStages - 1; ++s) copy_next(s);
@@ -272,10 +276,11 @@ __global__ void __launch_bounds__(kTileThreads, 2)
           if constexpr (!kBoth) total[r][c] += gaussian[r][c];
         } else {
           const float cosine = tile.sum[r][c] * (row_norm * column_norm);
+          const float factor = kSquared ? cosine * cosine : cosine;
           if constexpr (kBoth) {
-            total[r][c] += cosine * cosine * gaussian[r][c];
+            total[r][c] += factor * gaussian[r][c];
           } else {
-            total[r][c] += cosine * cosine;
+            total[r][c] += factor;
           }
         }
         tile.sum[r][c] = 0.0f;
@@ -296,7 +301,7 @@ __global__ void __launch_bounds__(kTileThreads, 2)
 #pragma unroll
   for (int e = 0; e < kResults; ++e) total[e / TileType::kColumns][e % TileType::kColumns] /= heads;
 
-  if constexpr (kTarget == Target::kMatrix) {
+  if constexpr (kTarget != Target::kRound) {
     WriteMatrix(tile, total, place, num_visual, problem.pitch,
                 workspace.matrix + static_cast<size_t>(sample) * tokens * problem.pitch);
   } else {
@@ -352,7 +357,8 @@ cudaError_t LaunchSimilarityMatrix(const Problem& problem, const Inputs& inputs,
   const int columns = DivUp(problem.tokens, kTileColumns);
   int tiles = 0;
   for (int column = 0; column < columns; column += kTileRows / kTileColumns) tiles += columns - column;
-  return LaunchAnyType<Target::kMatrix>(problem, inputs, workspace, Round{}, tiles, gpu, stream);
+  const auto launch = problem.coverage ? LaunchAnyType<Target::kPlainMatrix> : LaunchAnyType<Target::kMatrix>;
+  return launch(problem, inputs, workspace, Round{}, tiles, gpu, stream);
 }
 
 cudaError_t LaunchSimilarityRound(const Problem& problem, const Inputs& inputs, const Workspace& workspace,

@@ -68,6 +68,7 @@ __global__ void __launch_bounds__(kThreads)
     ListVisual(tokens, is_visual + sample * tokens, importance + sample * tokens,
                workspace.visual_index + sample * tokens, workspace.priority + sample * 2 * tokens,
                workspace.num_visual + sample, reinterpret_cast<int*>(DynamicShared()));
+    if (thread == 0) workspace.arrived[sample] = 0;
     if (sample == 0) {
       for (int i = thread; i < kMaxPartialTiles; i += kThreads) workspace.tiles_done[i] = 0;
     }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "block_ops.cuh"
+#include "problem.h"
 
 namespace iwp {
 
@@ -12,7 +13,12 @@ static_assert(kDigits == kSelectThreads, "each thread owns one bin of the histog
 
 constexpr float kChosen = -1.0f;  // the priority of a token that is out of the list; others are 0 or more
 
+// A token and its priority, of which the larger is to be chosen first: ties go to the lower index.
+using Ranked = unsigned long long;
+constexpr Ranked kNobody = 0;
+
 struct TopKScratch {
+  Ranked best[kMaxWarps];
   int histogram[kDigits];
   int warp_sums[kMaxWarps];
   int digit;
@@ -27,10 +33,32 @@ __device__ __forceinline__ unsigned PriorityKey(float priority) {
   return bits < kLargest ? bits : kLargest;
 }
 
+__device__ __forceinline__ Ranked Rank(float priority, int index) {
+  return static_cast<Ranked>(PriorityKey(priority) + 1) << 32 | (0xffffffffu - static_cast<unsigned>(index));
+}
+__device__ __forceinline__ int IndexOf(Ranked ranked) {
+  return static_cast<int>(0xffffffffu - static_cast<unsigned>(ranked));
+}
+__device__ __forceinline__ float PriorityOf(Ranked ranked) {
+  return __uint_as_float(static_cast<unsigned>(ranked >> 32) - 1);
+}
+
+// The largest of the block's, in all of its threads. `scratch` [kMaxWarps] is free again when the call returns.
+__device__ inline Ranked BlockBest(Ranked mine, Ranked* scratch) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  mine = WarpMax(mine);
+  if (lane == 0) scratch[threadIdx.x / kWarp] = mine;
+  __syncthreads();
+  mine = WarpMax(lane < static_cast<int>(blockDim.x) / kWarp ? scratch[lane] : kNobody);
+  __syncthreads();
+  return mine;
+}
+
 // Chooses `count` of the entries of `priority` [size] that are not kChosen, of which there are as many: writes their
-// indices to `chosen`, ascending, and marks them kChosen. Entry i is touched by thread i % kSelectThreads alone, so
+// indices to `chosen`, ascending, and with `kMark` marks them kChosen. Entry i is touched by thread i % kSelectThreads alone, so
 // a caller that reads and writes by the same rule needs no barrier; one that reads `chosen` does.
-__device__ inline void TakeTop(float* priority, int size, int count, int* chosen, TopKScratch& scratch) {
+template <bool kMark = true>
+__device__ void TakeTop(float* priority, int size, int count, int* chosen, TopKScratch& scratch) {
   const int thread = static_cast<int>(threadIdx.x);
   const int lane = thread % kWarp;
   unsigned prefix = 0;  // the digits of the count-th largest key that are known
@@ -80,10 +108,34 @@ __device__ inline void TakeTop(float* priority, int size, int count, int* chosen
     const int equals_to_take = max(0, needed - equals);
     if (greater || (equal && equal_before < equals_to_take)) {
       chosen[taken + greater_before + min(equal_before, equals_to_take)] = i;
-      priority[i] = kChosen;
+      if (kMark) priority[i] = kChosen;
     }
     taken += (total >> 16) + min(total & 0xffff, equals_to_take);
     equals += total & 0xffff;
+  }
+}
+
+// The same for few entries, one after the other: what it writes to `chosen` is in the order of their priority.
+__device__ inline void TakeFew(float* priority, int size, int count, int* chosen, TopKScratch& scratch) {
+  const int thread = static_cast<int>(threadIdx.x);
+  for (int c = 0; c < count; ++c) {
+    Ranked mine = kNobody;
+    for (int i = thread; i < size; i += kSelectThreads) {
+      if (!(priority[i] < 0.0f)) mine = max(mine, Rank(priority[i], i));
+    }
+    const int best = IndexOf(BlockBest(mine, scratch.best));
+    if (best % kSelectThreads == thread) priority[best] = kChosen;
+    if (thread == 0) chosen[c] = best;
+  }
+}
+
+// Either of the two: a choice of one costs two barriers, a radix select about twenty.
+__device__ inline void Take(float* priority, int size, int count, int* chosen, TopKScratch& scratch) {
+  constexpr int kFew = 8;
+  if (count <= kFew) {
+    TakeFew(priority, size, count, chosen, scratch);
+  } else {
+    TakeTop(priority, size, count, chosen, scratch);
   }
 }
 

@@ -17,7 +17,9 @@ come from sums of squares, as in the oracle: |k|^2 / sqrt(d) is about 10, so rou
 and the penalty multiplies it by 5."""
 
 
-DEFAULTS = SelectionOptions(chunk=2, growth=2, penalty=5.0, similarity="dual_weight", duplication_norm="none")
+DEFAULTS = SelectionOptions(
+    chunk=2, growth=2, penalty=5.0, similarity="dual_weight", duplication_norm="none", select="mmr"
+)
 
 
 @dataclass
@@ -138,6 +140,11 @@ def make_case(
     # Keys a distance of about sqrt(d) apart make the Gaussian kernel neither 0 nor 1.
     key, value = draw(0.5), draw(1.0)
     return Case(shape, replace(DEFAULTS, **options), importance.astype(np.float32), key, value, is_visual, name)
+
+
+def covering(case: Case) -> Case:
+    """The same inputs for coverage."""
+    return replace(case, options=replace(case.options, select="coverage"))
 
 
 def random_cases(count: int, largest: int, seed: int = 0) -> list[Case]:

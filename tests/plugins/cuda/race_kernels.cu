@@ -1,6 +1,7 @@
 // Small kernels, some of them with a race on purpose, by which test_races.py knows that races are seen.
 #include "block_ops.cuh"
 #include "launch.h"
+#include "team.cuh"
 
 namespace {
 
@@ -36,6 +37,36 @@ void SumInLastBlock(int thread) {
   __threadfence();
   const int sum = memory[Across(thread)] + memory[kThreads + thread];
   memory[kBlocks * kThreads + thread] = sum;
+}
+
+void RunTeam(void (*kernel)(int thread)) {
+  const auto with_index = [](void (*body)(int)) { body(static_cast<int>(threadIdx.x)); };
+  void (*launched)(void (*)(int)) = with_index;
+  const cudaError_t error =
+      iwp::LaunchBlocks(true, launched, dim3(kBlocks), kThreads, kSharedBytes, nullptr, kernel);
+  if (error != cudaSuccess) std::abort();
+}
+
+// Each block writes its part and reads the other's.
+template <typename Wait>
+void ReadOther(int thread, Wait wait) {
+  const int block = static_cast<int>(blockIdx.x);
+  memory[block * kThreads + thread] = thread;
+  wait();
+  memory[(kBlocks + block) * kThreads + thread] = memory[(1 - block) * kThreads + Across(thread)];
+}
+
+// Team::Wait, a fence or both left out.
+template <bool kFirst, bool kSecond>
+void WaitWithFences() {
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    if (kFirst) __threadfence();
+    atomicAdd(&blocks_done, 1u);
+    while (iwp::LoadCounter(&blocks_done) < kBlocks) iwp::SpinWait();
+    if (kSecond) __threadfence();
+  }
+  __syncthreads();
 }
 
 void CopyOwn(int thread) {
@@ -130,6 +161,26 @@ void two_sums() {
     memory[thread] = iwp::BlockExclusiveSum(thread, Shared(), &total);
     memory[thread] += iwp::BlockExclusiveSum(1, Shared(), &total);
   });
+}
+
+void team_reads_after_wait() {
+  RunTeam([](int thread) {
+    iwp::Team team(&blocks_done);
+    ReadOther(thread, [&] { team.Wait(); });
+  });
+}
+void team_writes_what_others_read() {
+  RunTeam([](int thread) {
+    iwp::Team team(&blocks_done);
+    ReadOther(thread, [&] { team.Wait(); });
+    memory[static_cast<int>(blockIdx.x) * kThreads + thread] = 0;
+  });
+}
+void team_waits_without_first_fence() {
+  RunTeam([](int thread) { ReadOther(thread, WaitWithFences<false, true>); });
+}
+void team_waits_without_second_fence() {
+  RunTeam([](int thread) { ReadOther(thread, WaitWithFences<true, false>); });
 }
 
 }  // extern "C"

@@ -11,18 +11,30 @@ from typing import Any
 import numpy as np
 import pytest
 
-from iwp_export.engine.kernels import MATRIX_TOKENS, NoKernels, SelectionAddresses, SelectionShape
+from iwp_export.engine.kernel_library import INCLUDES
+from iwp_export.engine.kernels import (
+    MATRIX_TOKENS,
+    SELECTS,
+    NoKernels,
+    SelectionAddresses,
+    SelectionOptions,
+    SelectionShape,
+)
 from iwp_export.errors import BackendError
 from tests.plugins.conftest import Emulated
-from tests.plugins.cuda.cases import DEFAULTS, adversarial_cases, make_case, random_cases
-from tests.plugins.cuda.runners import EmulatedRunner
+from tests.plugins.cuda.cases import DEFAULTS, adversarial_cases, covering, make_case, random_cases
+from tests.plugins.cuda.runners import EMULATION, EmulatedRunner
 
 FORMS: dict[str, dict[str, int]] = {
     "one block": {},
-    "matrix": {"kOneBlockTokens": 0},
-    "large": {"kOneBlockTokens": 0, "kMatrixTokens": 0},
+    "matrix": {"kOneBlockTokens": 0, "kTeamSlice": 16},
+    "large": {"kOneBlockTokens": 0, "kMatrixTokens": 0, "kTeamSlice": 16},
 }
-"""The form that a size would choose, forced: thresholds are lowered so that small inputs reach each."""
+"""The form that a size would choose, forced: lower thresholds let small inputs reach each form, and share them out to
+several blocks."""
+
+TEAM = 4
+"""Multiprocessors where blocks wait for each other: as many blocks are under way at once."""
 
 WAYS: dict[str, tuple[int, dict[str, int]]] = {
     "one block": (900, FORMS["one block"]),
@@ -50,9 +62,45 @@ def test_indices_equal_the_oracles(runner: EmulatedRunner, seed: int, multiproce
     assert len(ties) <= 1, f"{len(ties)} of {len(cases)} differ in a tie: more than rounding explains"
 
 
+@pytest.mark.parametrize("seed", [2, 3])
+def test_coverage_equals_the_oracles(runner: EmulatedRunner, seed: int) -> None:
+    cases = [covering(case) for case in (random_cases(24, largest=110, seed=seed) if seed % 2 else adversarial_cases())]
+    ties = [gap for case in cases if (gap := case.judge(runner(case, seed=seed, multiprocessors=TEAM)))]
+    assert len(ties) <= 1, f"{len(ties)} of {len(cases)} differ in a tie: more than rounding explains"
+
+
+def test_coverage_of_more_rows_than_threads(emulated: Emulated) -> None:
+    case = covering(make_case(np.random.default_rng(12), visual=1190, text=3, keep=0.05, kv_heads=1, head_dim=16))
+    for settings in FORMS.values():
+        assert case.judge(EmulatedRunner(emulated(900), **settings)(case, multiprocessors=1)) == 0
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 9])
+def test_rounds_that_stay_small_equal_the_oracles(runner: EmulatedRunner, chunk: int) -> None:
+    for case in random_cases(12, largest=110, seed=4):
+        case.options = replace(case.options, growth=1, chunk=chunk, penalty=5.0)
+        assert case.judge(runner(case, seed=chunk, multiprocessors=TEAM)) == 0
+
+
+def test_samples_share_blocks_that_are_too_few_for_them(runner: EmulatedRunner) -> None:
+    case = make_case(np.random.default_rng(13), visual=50, text=4, keep=0.4, batch=5, growth=1, chunk=1)
+    for multiprocessors in (1, 3, 12):
+        for one in (case, covering(case)):
+            assert one.judge(runner(one, multiprocessors=multiprocessors)) == 0
+
+
+def test_importance_schedule_and_penalty_do_not_matter_to_coverage(default: EmulatedRunner) -> None:
+    case = covering(make_case(np.random.default_rng(14), visual=90, text=4, keep=0.4, clusters=9))
+    kept = default(case)
+    case.importance[:] = np.nan
+    case.options = replace(case.options, chunk=7, growth=3, penalty=0.0, duplication_norm="minmax")
+    np.testing.assert_array_equal(kept, default(case))
+
+
 def test_inputs_off_their_alignment(runner: EmulatedRunner) -> None:
     for case in random_cases(8, largest=100, seed=5):
         assert case.judge(runner(case, offset=1)) == 0
+        assert covering(case).judge(runner(covering(case), offset=1, multiprocessors=TEAM)) == 0
 
 
 def test_heads_split_over_blocks_change_nothing(default: EmulatedRunner) -> None:
@@ -64,9 +112,10 @@ def test_heads_split_over_blocks_change_nothing(default: EmulatedRunner) -> None
 
 def test_order_of_threads_and_blocks_changes_nothing(runner: EmulatedRunner) -> None:
     case = make_case(np.random.default_rng(3), visual=140, text=8, keep=0.4, clusters=9, batch=2)
-    kept = runner(case, multiprocessors=132)
-    for seed in range(1, 7):
-        np.testing.assert_array_equal(kept, runner(case, seed=seed, multiprocessors=seed))
+    for one in (case, replace(case, options=replace(case.options, growth=1)), covering(case)):
+        kept = runner(one, multiprocessors=8)
+        for seed in range(1, 5):
+            np.testing.assert_array_equal(kept, runner(one, seed=seed, multiprocessors=seed))
 
 
 def test_sizes_that_choose_the_other_forms(default: EmulatedRunner) -> None:
@@ -74,13 +123,17 @@ def test_sizes_that_choose_the_other_forms(default: EmulatedRunner) -> None:
     for visual, keep in ((1600, 0.2), (4200, 0.05)):
         case = make_case(rng, visual=visual, text=9, keep=keep, kv_heads=1, head_dim=16, clusters=50)
         assert case.judge(default(case, multiprocessors=132)) == 0
+        case.shape = replace(case.shape, num_kept=9 + 60)
+        small_rounds = replace(case, options=replace(case.options, chunk=16, growth=1))
+        for one in (small_rounds, covering(case)):
+            assert one.judge(default(one, multiprocessors=5)) == 0
 
 
 def test_the_stand_in_knows_the_kernels_scratch_memory(default: EmulatedRunner) -> None:
     """An engine that is built without the kernels asks for what the stand-in says, and stores it."""
     rng = np.random.default_rng(9)
     for _ in range(300):
-        shape, options = _drawn_shape(rng), replace(DEFAULTS, penalty=float(rng.choice([0, 5])))
+        shape, options = _drawn_shape(rng), _drawn_options(rng)
         assert 0 < default.kernels.workspace_bytes(shape, options) == NoKernels().workspace_bytes(shape, options)
 
 
@@ -88,8 +141,20 @@ def test_scratch_memory_for_a_shape_suffices_for_smaller_ones(default: EmulatedR
     rng = np.random.default_rng(10)
     for _ in range(300):
         a, b = _drawn_shape(rng), _drawn_shape(rng)
-        b = replace(a, batch=min(a.batch, b.batch), tokens=min(a.tokens, b.tokens), num_kept=0)
-        assert default.kernels.workspace_bytes(b, DEFAULTS) <= default.kernels.workspace_bytes(a, DEFAULTS)
+        tokens = min(a.tokens, b.tokens)
+        b = replace(a, batch=min(a.batch, b.batch), tokens=tokens, num_kept=min(a.num_kept, b.num_kept, tokens))
+        options = _drawn_options(rng)
+        assert default.kernels.workspace_bytes(b, options) <= default.kernels.workspace_bytes(a, options)
+
+
+def test_coverage_beyond_the_matrix_holds_what_the_header_says(default: EmulatedRunner) -> None:
+    shape = SelectionShape(batch=1, kv_heads=4, tokens=16384, head_dim=128, num_kept=4916, data_type="float16")
+    columns = 4 * 16384 * 4916
+    assert columns < default.kernels.workspace_bytes(shape, replace(DEFAULTS, select="coverage")) < 1.05 * columns
+
+
+def _drawn_options(rng: np.random.Generator) -> SelectionOptions:
+    return replace(DEFAULTS, penalty=float(rng.choice([0, 5])), select=str(rng.choice(list(SELECTS))))
 
 
 def _drawn_shape(rng: np.random.Generator) -> SelectionShape:
@@ -112,6 +177,10 @@ def test_values_next_to_nothing_resemble_nothing(runner: EmulatedRunner) -> None
     kept = runner(case)
     case.options = replace(case.options, penalty=0.0)  # ranks by importance alone, as where nothing resembles anything
     assert case.judge(kept) == 0
+    text = np.flatnonzero(~case.is_visual[0])
+    first = np.flatnonzero(case.is_visual[0])[: case.shape.num_kept - text.size]  # there is nothing to explain
+    covered = runner(covering(case), multiprocessors=TEAM)
+    np.testing.assert_array_equal(covered[0], np.sort(np.concatenate([text, first])))
 
 
 def test_more_text_than_num_kept_stays_within_the_output(default: EmulatedRunner) -> None:
@@ -153,21 +222,35 @@ def test_bad_memory_is_refused(default: EmulatedRunner, change: dict[str, int], 
         default.kernels.enqueue(VALID, DEFAULTS, replace(SOMEWHERE, **change), size, stream=0)
 
 
-def test_the_emulator_sees_a_barrier_that_some_threads_miss(default: EmulatedRunner, tmp_path: Path) -> None:
+STUCK = {
+    "threads wait at different places": ("if (threadIdx.x != 3) __syncthreads();", 1, 0),
+    "blocks wait for what no block does": ("while (iwp::LoadCounter(&counter) == 0) iwp::SpinWait();", 2, 1),
+    "a block waits for others": (
+        "atomicAdd(&counter, 1u); while (iwp::LoadCounter(&counter) < 2) iwp::SpinWait();",
+        2,
+        0,
+    ),
+}
+
+
+@pytest.mark.parametrize("message", STUCK)
+def test_the_emulator_sees_threads_that_wait_in_vain(tmp_path: Path, message: str) -> None:
+    body, blocks, together = STUCK[message]
     source = tmp_path / "stuck.cu"
     source.write_text(
-        "#include <cuda_runtime.h>\n"
+        '#include "launch.h"\n'
+        '#include "device.cuh"\n'
+        "unsigned counter = 0;\n"
         'extern "C" void run() {\n'
-        "  cudaLaunchConfig_t config = {dim3(1), dim3(64), 0, nullptr};\n"
-        "  void (*kernel)(int) = [](int) { if (threadIdx.x != 3) __syncthreads(); };\n"
-        "  cudaLaunchKernelEx(&config, kernel, 0);\n"
+        f"  void (*kernel)(int) = [](int) {{ {body} }};\n"
+        f"  iwp::LaunchBlocks({together}, kernel, dim3({blocks}), 64, 0, nullptr, 0);\n"
         "}\n"
     )
-    emulation = Path(__file__).parent / "emulation"
     library = tmp_path / "stuck.so"
-    flags = ["-std=c++17", "-fPIC", "-shared", "-DIWP_EMULATED_ARCH=900", f"-I{emulation}", "-x", "c++"]
-    subprocess.run(["g++", *flags, str(source), str(emulation / "scheduler.cpp"), "-o", str(library)], check=True)
+    includes = [f"-I{path}" for path in (EMULATION, *INCLUDES)]
+    flags = ["-std=c++17", "-fPIC", "-shared", "-DIWP_EMULATION", "-DIWP_EMULATED_ARCH=900", *includes, "-x", "c++"]
+    subprocess.run(["g++", *flags, str(source), str(EMULATION / "scheduler.cpp"), "-o", str(library)], check=True)
     call = f"import ctypes; ctypes.CDLL({str(library)!r}).run()"
     done = subprocess.run([sys.executable, "-c", call], capture_output=True, text=True, check=False)
     assert done.returncode != 0
-    assert "threads wait at different places" in done.stderr
+    assert message in done.stderr

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 
 from iwp_export.device.gpu import find_gpu
 from iwp_export.engine.kernel_library import check_kernels, find_kernels
 from iwp_export.errors import BackendError
-from tests.plugins.cuda.cases import Case, adversarial_cases, make_case, random_cases
+from tests.plugins.cuda.cases import Case, adversarial_cases, covering, make_case, random_cases
 from tests.plugins.cuda.runners import CudaRunner
 
 
@@ -50,18 +53,41 @@ def _large_cases() -> list[Case]:
     ]
 
 
+def _long_cases() -> list[Case]:
+    """Selections of many steps, in which blocks wait for each other."""
+    rng = np.random.default_rng(12)
+    sizes: list[dict[str, Any]] = [
+        {"visual": 576, "text": 32, "keep": 0.3, "kv_heads": 32, "head_dim": 128},
+        {"visual": 2880, "text": 32, "keep": 0.3, "kv_heads": 4, "head_dim": 128},
+        {"visual": 9000, "text": 32, "keep": 0.05, "kv_heads": 2, "head_dim": 64},
+    ]
+    loops = [make_case(rng, **size, clusters=60, chunk=1, growth=1) for size in sizes]
+    return [*loops, *[covering(case) for case in loops]]
+
+
 def test_random_cases_equal_the_oracle(runner: CudaRunner) -> None:
     cases = random_cases(1000, largest=700)
     gaps = [gap for case in cases if (gap := case.judge(runner(case)))]
     assert len(gaps) <= len(cases) // 100, f"{len(gaps)} of {len(cases)} differ in ties, up to {max(gaps):.2g}"
 
 
-@pytest.mark.parametrize("case", [*adversarial_cases(), *_large_cases()], ids=str)
+def test_random_cases_of_many_steps_equal_the_oracle(runner: CudaRunner) -> None:
+    cases = random_cases(300, largest=2500, seed=1)
+    for i, case in enumerate(cases):
+        case.options = replace(case.options, growth=1, select="coverage" if i % 2 else "mmr")
+    gaps = [gap for case in cases if (gap := case.judge(runner(case)))]
+    assert len(gaps) <= len(cases) // 50, f"{len(gaps)} of {len(cases)} differ in ties, up to {max(gaps):.2g}"
+
+
+ADVERSARIAL = [*adversarial_cases(), *map(covering, adversarial_cases())]
+
+
+@pytest.mark.parametrize("case", [*ADVERSARIAL, *_large_cases(), *_long_cases()], ids=str)
 def test_extreme_cases_equal_the_oracle(runner: CudaRunner, case: Case) -> None:
     case.judge(runner(case))
 
 
-@pytest.mark.parametrize("case", _large_cases()[:4], ids=str)
+@pytest.mark.parametrize("case", [*_large_cases()[:4], *_long_cases()], ids=str)
 def test_every_run_and_every_replay_gives_the_same_indices(runner: CudaRunner, case: Case) -> None:
     import torch
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from iwp_export.engine.kernel_library import INCLUDES, SOURCES
-from tests.plugins.cuda.cases import make_case
+from tests.plugins.cuda.cases import covering, make_case
 from tests.plugins.cuda.runners import EMULATION, EmulatedRunner, build_emulated, has_emulator
-from tests.plugins.cuda.test_emulated import FORMS
+from tests.plugins.cuda.test_emulated import FORMS, TEAM
 
 pytestmark = pytest.mark.skipif(not has_emulator(), reason="no g++ to compile the kernels for the CPU")
 
@@ -32,6 +32,7 @@ RIGHT = (
     "last_block_after_fence",
     "copy_after_wait_and_barrier",
     "two_sums",
+    "team_reads_after_wait",
 )
 WRONG = (
     "neighbour_without_barrier",
@@ -42,6 +43,9 @@ WRONG = (
     "copy_without_barrier",
     "copy_without_wait",
     "copy_into_what_is_read",
+    "team_writes_what_others_read",
+    "team_waits_without_first_fence",
+    "team_waits_without_second_fence",
 )
 
 
@@ -67,7 +71,7 @@ def test_kernels_have_no_race_and_stay_right(sanitizer: str, tmp_path: Path) -> 
     library = build_emulated(tmp_path / "races.so", FLAGS)
     done = _run(sanitizer, f"from tests.plugins.cuda.test_races import judge; judge({str(library)!r})")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.split() == ["equal", "equal"] * len(FORMS)
+    assert done.stdout.split() == ["equal"] * 4 * len(FORMS)
 
 
 @pytest.mark.parametrize("name", RIGHT)
@@ -98,11 +102,13 @@ def judge(library: str) -> None:
     """Run cases, in a process under ThreadSanitizer, and print for each whether it equals the oracle's output."""
     rng = np.random.default_rng(11)
     make = partial(make_case, rng, visual=110, text=8, keep=0.4, chunk=8, head_dim=72, clusters=9)
-    cases = (make(), make(data_type="float32", duplication_norm="minmax", similarity="key"))
+    small_rounds = make(chunk=9, growth=1, duplication_norm="minmax")
+    cases = (make(), make(data_type="float32", duplication_norm="minmax", similarity="key"), small_rounds)
     for settings in FORMS.values():
         runner = EmulatedRunner(Path(library), **settings)
-        for case in cases:
-            print("equal" if case.judge(runner(case)) == 0 else "a tie broken differently")
+        for case in (*cases, covering(cases[0])):
+            kept = runner(case, multiprocessors=TEAM)
+            print("equal" if case.judge(kept) == 0 else "a tie broken differently")
 
 
 def _build_small_kernels(output: Path, *first: Path) -> Path:

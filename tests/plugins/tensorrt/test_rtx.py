@@ -74,7 +74,7 @@ from iwp_export.engine.network import register_plugin
 rtx = load_flavour("rtx")
 for library in (Path({str(plugin_library)!r}), None, Path({str(plugin_library)!r})):
     assert register_plugin(rtx, NoKernels(), print, library) is None
-assert rtx.trt.get_plugin_registry().get_creator("SelectTokens", "2", "iwp") is not None
+assert rtx.trt.get_plugin_registry().get_creator("SelectTokens", "3", "iwp") is not None
 """
     _run(sys.executable, "-c", code)
 
@@ -103,6 +103,18 @@ def test_a_plan_stores_what_each_profile_was_granted(
     granted = [struct.pack("<q", NoKernels().workspace_bytes(shape, options)) for shape in shapes]
     owners = [granted.index(size) for field in stored for size in granted if size in field]
     assert len(owners) == len(stored) and set(owners) == {0, 1, 2}
+
+
+@pytest.mark.parametrize("changes", [{"select": "coverage"}, {"chunk": 1, "growth": 1}])
+def test_builds_for_other_selections(plugin_library: Path, build_in_rtx: Build, changes: dict[str, Any]) -> None:
+    plans = []
+    for library in (plugin_library, None):
+        answer, plan = build_in_rtx(library, profiles=(5000,), **changes)
+        assert answer["built"] and answer["errors"] == []
+        plans.append(plan)
+    fields = _fields_of(plans[0])
+    assert fields == _fields_of(plans[1])
+    assert changes.get("select", "mmr").encode() in _part(fields, b"select", b"workspace")
 
 
 def test_stores_in_a_plan_what_the_python_plugin_stores(plugin_library: Path, build_in_rtx: Build) -> None:

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from iwp_export.engine.kernels import ALIGNMENT, MATRIX_TOKENS, NoKernels, SelectionShape
+from iwp_export.engine.kernels import ALIGNMENT, MATRIX_TOKENS, SELECTS, NoKernels, SelectionOptions, SelectionShape
 from iwp_export.engine.kernels import DATA_TYPES as FLOAT_TYPES
 from iwp_export.engine.plugin import ATTRIBUTES, FIELDS
 from iwp_export.pruning.onnx_function import DOMAIN, OP_TYPE, VERSION
-from tests.plugins.cuda.cases import DEFAULTS, Case, make_case
+from tests.plugins.cuda.cases import Case, make_case
 from tests.plugins.cuda.runners import CANARY
 from tests.plugins.tensorrt.harness import DATA_TYPES, FIELD_TYPES, LINEAR, VECTORISED, Harness, tensors
 
@@ -24,6 +24,7 @@ GIVEN: dict[str, Any] = {
     "penalty": 2.5,
     "similarity": "key",
     "duplication_norm": "minmax",
+    "select": "coverage",
 }
 STORED = {**GIVEN, "workspace": 5 << 30}
 """What an engine stores; more bytes than 32 bits can say."""
@@ -66,6 +67,7 @@ def test_refuses_a_missing_field(shell: Harness, name: str) -> None:
         ("similarity", "mean", "similarity must be one of dual_weight, value, key, kernel, the node has 'mean'"),
         ("similarity", 1, "similarity must be one of"),
         ("duplication_norm", "", "duplication_norm must be one of none, minmax"),
+        ("select", "best", "select must be one of mmr, coverage, the node has 'best'"),
         ("chunk", 0, "chunk must be a whole number, 1 or more"),
         ("chunk", 1.5, "chunk must be a whole number"),
         ("growth", "2", "growth must be a whole number"),
@@ -129,7 +131,8 @@ def test_stores_what_it_asks_for(shell: Harness) -> None:
         profile = tensors(_shapes(1, 2, tokens, 16, tokens), "float16")
         assert shell.calls.configure(plugin, profile) == 0
         asked = shell.calls.workspace_size(plugin, profile)
-        assert asked == NoKernels().workspace_bytes(SelectionShape(1, 2, tokens, 16, tokens, "float16"), DEFAULTS)
+        shape = SelectionShape(1, 2, tokens, 16, tokens, "float16")
+        assert asked == NoKernels().workspace_bytes(shape, SelectionOptions(**GIVEN))
         largest = max(largest, asked)
         assert shell.serialized(plugin)["workspace"] == largest
 
@@ -167,8 +170,11 @@ def test_building_fails_for_values_of_another_head_size(shell: Harness) -> None:
 
 
 @pytest.mark.parametrize("data_type", FLOAT_TYPES)
+@pytest.mark.parametrize("select", SELECTS)
 @pytest.mark.parametrize(("similarity", "norm"), [("dual_weight", "none"), ("key", "minmax")])
-def test_enqueue_selects_what_the_oracle_selects(shell: Harness, data_type: str, similarity: str, norm: str) -> None:
+def test_enqueue_selects_what_the_oracle_selects(
+    shell: Harness, data_type: str, similarity: str, norm: str, select: str
+) -> None:
     case = make_case(
         np.random.default_rng(7),
         visual=60,
@@ -179,6 +185,7 @@ def test_enqueue_selects_what_the_oracle_selects(shell: Harness, data_type: str,
         clusters=6,
         similarity=similarity,
         duplication_norm=norm,
+        select=select,
         chunk=3,
         penalty=2.5,
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from iwp_export.engine.kernels import DUPLICATION_NORMS, SIMILARITIES
+from iwp_export.engine.kernels import DUPLICATION_NORMS, SELECTS, SIMILARITIES
 from iwp_export.engine.plugin import ATTRIBUTES, FIELDS
 from iwp_export.pruning.onnx_function import DOMAIN, INPUTS, OP_TYPE, VERSION
 from iwp_export.pruning.settings import PruningSettings
@@ -36,7 +36,11 @@ def test_fields_are_the_nodes_attributes() -> None:
 def test_names_are_the_python_plugins() -> None:
     for constant, value in (("kPluginName", OP_TYPE), ("kPluginVersion", str(VERSION)), ("kPluginNamespace", DOMAIN)):
         assert f'{constant} = "{value}";' in PLUGIN
-    for constant, names in (("kSimilarityNames", SIMILARITIES), ("kDuplicationNormNames", DUPLICATION_NORMS)):
+    for constant, names in (
+        ("kSimilarityNames", SIMILARITIES),
+        ("kDuplicationNormNames", DUPLICATION_NORMS),
+        ("kSelectNames", SELECTS),
+    ):
         listed = ", ".join(f'"{name}"' for name, _ in sorted(names.items(), key=lambda item: item[1]))
         assert f"{constant}[] = {{{listed}}};" in OPTIONS
 

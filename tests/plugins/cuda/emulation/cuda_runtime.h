@@ -31,19 +31,32 @@ using std::min;
 struct CUstream_st;
 using cudaStream_t = CUstream_st*;
 
-enum cudaError_t { cudaSuccess = 0, cudaErrorLaunchFailure = 719 };
-enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount = 16, cudaDevAttrComputeCapabilityMajor = 75 };
+enum cudaError_t { cudaSuccess = 0, cudaErrorLaunchFailure = 719, cudaErrorCooperativeLaunchTooLarge = 720 };
+enum cudaDeviceAttr {
+  cudaDevAttrMultiProcessorCount = 16,
+  cudaDevAttrComputeCapabilityMajor = 75,
+  cudaDevAttrMaxSharedMemoryPerBlockOptin = 97
+};
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
 
 struct dim3 : emulation::Dim3 {
   dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : emulation::Dim3{x, y, z} {}
 };
 
+enum cudaLaunchAttributeID { cudaLaunchAttributeCooperative = 2 };
+struct cudaLaunchAttribute {
+  cudaLaunchAttributeID id;
+  struct {
+    int cooperative;
+  } val;
+};
 struct cudaLaunchConfig_t {
   dim3 gridDim;
   dim3 blockDim;
   size_t dynamicSmemBytes;
   cudaStream_t stream;
+  cudaLaunchAttribute* attrs;
+  unsigned numAttrs;
 };
 
 inline cudaError_t cudaGetDevice(int* device) {
@@ -53,8 +66,16 @@ inline cudaError_t cudaGetDevice(int* device) {
 
 // The number of multiprocessors decides how heads and slices are split over blocks, so tests vary it.
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
-  const bool asks_major = attribute == cudaDevAttrComputeCapabilityMajor;
-  *value = asks_major ? IWP_EMULATED_ARCH / 100 : emulation::Setting("MULTIPROCESSORS", 16);
+  switch (attribute) {
+    case cudaDevAttrComputeCapabilityMajor:
+      *value = IWP_EMULATED_ARCH / 100;
+      break;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin:
+      *value = (IWP_EMULATED_ARCH < 800 ? 64 : 99) * 1024;
+      break;
+    default:
+      *value = emulation::Setting("MULTIPROCESSORS", 16);
+  }
   return cudaSuccess;
 }
 
@@ -65,7 +86,13 @@ inline const char* cudaGetErrorString(cudaError_t) { return "an emulated launch 
 template <typename... Parameters, typename... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
                                Arguments&&... arguments) {
-  const bool done = emulation::RunGrid(config->gridDim, config->blockDim, config->dynamicSmemBytes,
+  const dim3& grid = config->gridDim;
+  const bool together = config->numAttrs > 0 && config->attrs->val.cooperative != 0;
+  // One block for each multiprocessor: blocks that wait for each other are large here.
+  if (together && grid.x * grid.y * grid.z > static_cast<unsigned>(emulation::Setting("MULTIPROCESSORS", 16))) {
+    return cudaErrorCooperativeLaunchTooLarge;
+  }
+  const bool done = emulation::RunGrid(grid, config->blockDim, config->dynamicSmemBytes, together,
                                        [&] { kernel(Parameters(arguments)...); });
   return done ? cudaSuccess : cudaErrorLaunchFailure;
 }
@@ -121,7 +148,7 @@ inline unsigned atomicMin(unsigned* at, unsigned value) {
 
 namespace emulation {
 
-enum Operation { kShuffleXor = 1, kShuffleUp, kMatchAny, kLoadMatrices, kMultiplyAdd };
+enum Operation { kBallot, kShuffle, kShuffleXor, kShuffleUp, kMatchAny, kLoadMatrices, kMultiplyAdd };
 
 template <typename T>
 T ReadPayload(const Payload& payload, size_t index = 0) {
@@ -133,6 +160,11 @@ T ReadPayload(const Payload& payload, size_t index = 0) {
 }  // namespace emulation
 
 template <typename T>
+T __shfl_sync(unsigned, T value, int lane) {
+  const auto* payloads = emulation::WarpCollective(emulation::kShuffle, &value, sizeof(value));
+  return emulation::ReadPayload<T>(payloads[lane]);
+}
+template <typename T>
 T __shfl_xor_sync(unsigned, T value, int mask) {
   const auto* payloads = emulation::WarpCollective(emulation::kShuffleXor, &value, sizeof(value));
   return emulation::ReadPayload<T>(payloads[emulation::Lane() ^ mask]);
@@ -142,6 +174,14 @@ T __shfl_up_sync(unsigned, T value, int offset) {
   const auto* payloads = emulation::WarpCollective(emulation::kShuffleUp, &value, sizeof(value));
   const int source = emulation::Lane() - offset;
   return source < 0 ? value : emulation::ReadPayload<T>(payloads[source]);
+}
+inline unsigned __ballot_sync(unsigned, bool value) {
+  const auto* payloads = emulation::WarpCollective(emulation::kBallot, &value, sizeof(value));
+  unsigned lanes = 0;
+  for (int lane = 0; lane < emulation::kLanes; ++lane) {
+    if (emulation::ReadPayload<bool>(payloads[lane])) lanes |= 1u << lane;
+  }
+  return lanes;
 }
 inline unsigned __match_any_sync(unsigned, unsigned value) {
   const auto* payloads = emulation::WarpCollective(emulation::kMatchAny, &value, sizeof(value));

@@ -16,6 +16,9 @@ inline float ToFloat(__nv_bfloat16 x);
 
 inline unsigned char* DynamicShared() { return emulation::DynamicSharedMemory(); }
 
+inline unsigned LoadCounter(const unsigned* counter) { return emulation::ReadCounter(counter); }
+inline void SpinWait() { emulation::SpinWait(); }
+
 inline void CopyAsync16(void* shared, const void* global, bool valid) {
   if ((reinterpret_cast<uintptr_t>(shared) | reinterpret_cast<uintptr_t>(global)) % 16 != 0) std::abort();
   emulation::QueueCopy(shared, valid ? global : nullptr);

@@ -1,7 +1,7 @@
 // What the emulator tells ThreadSanitizer (-fsanitize=thread); in other builds, nothing.
 //
 // Each emulated thread is a thread to it, and what orders them is what orders a GPU's: a barrier of their block, the
-// end of a launch, an atomicAdd after a __threadfence. Two that touch the same memory without such an order are
+// end of a launch, an atomicAdd after a __threadfence, a counter read before a __threadfence. Two that touch the same memory without such an order are
 // reported, in whatever order they ran here. A shuffle orders no memory, and blocks of one launch have no order.
 #pragma once
 
@@ -84,6 +84,9 @@ class Barrier {
   unsigned passed_ = 0;
 };
 
+// What was released at `token` comes before what this thread does next.
+inline void Acquire(const void* token) { __tsan_acquire(const_cast<void*>(token)); }
+
 inline void NoteRead(const void* at, size_t size) { __tsan_read_range(const_cast<void*>(at), size); }
 inline void NoteWrite(void* at, size_t size) { __tsan_write_range(at, size); }
 
@@ -109,6 +112,7 @@ struct Barrier {
   void Leave(char*) {}
   void AllArrived() {}
 };
+inline void Acquire(const void*) {}
 inline void NoteRead(const void*, size_t) {}
 inline void NoteWrite(void*, size_t) {}
 

@@ -29,7 +29,7 @@ constexpr size_t kStackBytes = 64 * 1024;
 constexpr size_t kCanaryBytes = 256;
 constexpr unsigned char kPoison = 0xff;  // four of them are a NaN, two are one in half precision
 
-enum class State { kReady, kAtBlockBarrier, kAtWarp, kDone };
+enum class State { kReady, kAtBlockBarrier, kAtWarp, kSpinning, kDone };
 
 struct Copy {
   void* to;
@@ -44,6 +44,7 @@ struct Fiber {
   jmp_buf resume;
   bool started = false;
   bool fenced = false;
+  const unsigned* counter = nullptr;  // read since the last fence
   void* checked = nullptr;  // this thread to race_checks
   std::vector<Copy> open_group;
   std::deque<std::vector<Copy>> groups;
@@ -56,19 +57,32 @@ struct Warp {
   unsigned generation = 0;
 };
 
-std::vector<Fiber> fibers;
-std::vector<Warp> warps;
-std::unique_ptr<unsigned char[]> stacks;
-size_t stacks_bytes = 0;
-std::vector<unsigned char> shared_memory;
+// The stacks of a block's threads, for the next block when it is done.
+struct Stacks {
+  std::unique_ptr<unsigned char[]> memory;
+  size_t bytes = 0;
+};
+
+struct Block {
+  Dim3 index;
+  std::vector<Fiber> fibers;
+  std::vector<Warp> warps;
+  std::vector<unsigned char> shared_memory;
+  Stacks stacks;
+  race_checks::Barrier barrier;
+};
+
+Block* block = nullptr;  // the one at work
 const std::function<void()>* body = nullptr;
 jmp_buf scheduler;
 void* checked_scheduler = nullptr;
 race_checks::Launch launch;
-race_checks::Barrier barrier;
 std::mt19937 random_order(0);
 bool late_copies = false;
 Fiber* running = nullptr;
+// Threads that went on since all blocks were last looked at, and those that found nothing to go on for.
+size_t resumed = 0;
+size_t spun = 0;
 
 void Yield(State state) {
   Fiber* self = running;
@@ -91,6 +105,7 @@ void Enter() {
 }
 
 void Resume(Fiber& fiber) {
+  ++resumed;
   running = &fiber;
   thread_index = fiber.index;
   if (_setjmp(scheduler) != 0) return;
@@ -106,27 +121,37 @@ void Resume(Fiber& fiber) {
   std::abort();
 }
 
-void PrepareBlock(int threads, size_t shared_bytes) {
-  // New memory for each block: ThreadSanitizer would take what is used again for shared by blocks.
-  fibers = std::vector<Fiber>(threads);
-  warps.assign((threads + kLanes - 1) / kLanes, Warp{});
-  shared_memory = std::vector<unsigned char>(shared_bytes + kCanaryBytes, kPoison);
-  barrier = race_checks::Barrier();
-  if (race_checks::kEnabled || stacks_bytes < threads * kStackBytes) {
-    stacks_bytes = threads * kStackBytes;
-    stacks.reset(new unsigned char[stacks_bytes]);
+void PrepareToStart(ucontext_t* start) {
+  void* const stack = start->uc_stack.ss_sp;
+  getcontext(start);
+  start->uc_stack.ss_sp = stack;
+  start->uc_stack.ss_size = kStackBytes;
+  start->uc_link = nullptr;
+  makecontext(start, Enter, 0);
+}
+
+// New memory for each block, but for the stacks where no races are looked for: ThreadSanitizer would take what is used
+// again for shared by blocks.
+std::unique_ptr<Block> MakeBlock(unsigned number, int threads, size_t shared_bytes, Stacks stacks) {
+  auto made = std::make_unique<Block>();
+  made->index = {number % grid_size.x, number / grid_size.x % grid_size.y, number / (grid_size.x * grid_size.y)};
+  made->fibers = std::vector<Fiber>(threads);
+  made->warps.assign((threads + kLanes - 1) / kLanes, Warp{});
+  made->shared_memory = std::vector<unsigned char>(shared_bytes + kCanaryBytes, kPoison);
+  if (race_checks::kEnabled || stacks.bytes < threads * kStackBytes) {
+    stacks.bytes = threads * kStackBytes;
+    stacks.memory.reset(new unsigned char[stacks.bytes]);
   }
+  made->stacks = std::move(stacks);
   for (int t = 0; t < threads; ++t) {
-    Fiber& fiber = fibers[t];
+    Fiber& fiber = made->fibers[t];
     fiber.linear = t;
     fiber.index = {t % block_size.x, t / block_size.x % block_size.y, t / (block_size.x * block_size.y)};
-    getcontext(&fiber.start);
-    fiber.start.uc_stack.ss_sp = stacks.get() + t * kStackBytes;
-    fiber.start.uc_stack.ss_size = kStackBytes;
-    fiber.start.uc_link = nullptr;
-    makecontext(&fiber.start, Enter, 0);
+    fiber.start.uc_stack.ss_sp = made->stacks.memory.get() + t * kStackBytes;
+    PrepareToStart(&fiber.start);
     fiber.checked = launch.NewThread();
   }
+  return made;
 }
 
 // Runs the lanes of a warp, in random order, until each has returned or waits for other warps. Returns whether any ran.
@@ -139,7 +164,7 @@ bool RunWarp(int warp) {
   while (progress) {
     progress = false;
     for (int lane : order) {
-      Fiber& fiber = fibers[warp * kLanes + lane];
+      Fiber& fiber = block->fibers[warp * kLanes + lane];
       if (fiber.state != State::kReady) continue;
       Resume(fiber);
       progress = ran = true;
@@ -148,25 +173,69 @@ bool RunWarp(int warp) {
   return ran;
 }
 
-// Lets threads run until all are done. A warp runs as far ahead of the others as barriers allow, in an order that
-// changes at each barrier: that is what shows a barrier to be missing.
-void RunBlock() {
-  std::vector<int> order(warps.size());
+// Lets a block's threads run until all are done, or all that can run wait for another block. A warp runs as far ahead of
+// the others as barriers allow, in an order that changes at each barrier: that is what shows a barrier to be missing.
+// Other blocks have their turn after so many barriers. Returns whether the block is done.
+bool RunBlock(Block& at_work, size_t barriers) {
+  block = &at_work;
+  block_index = block->index;
+  std::vector<Fiber>& fibers = block->fibers;
+  std::vector<int> order(block->warps.size());
   std::iota(order.begin(), order.end(), 0);
-  const auto all = [](State state) {
-    return std::all_of(fibers.begin(), fibers.end(), [&](const Fiber& fiber) { return fiber.state == state; });
-  };
+  const auto is_in = [](State state) { return [state](const Fiber& fiber) { return fiber.state == state; }; };
+  for (Fiber& fiber : fibers) {
+    if (fiber.state == State::kSpinning) fiber.state = State::kReady;
+  }
   while (true) {
     std::shuffle(order.begin(), order.end(), random_order);
-    bool progress = false;
-    for (int warp : order) progress = RunWarp(warp) || progress;
-    if (all(State::kDone)) return;
-    if (all(State::kAtBlockBarrier)) {
+    bool ran = false;
+    for (int warp : order) ran = RunWarp(warp) || ran;
+    if (std::all_of(fibers.begin(), fibers.end(), is_in(State::kDone))) return true;
+    if (std::all_of(fibers.begin(), fibers.end(), is_in(State::kAtBlockBarrier))) {
       for (Fiber& fiber : fibers) fiber.state = State::kReady;
-      barrier.AllArrived();
-    } else if (!progress) {
+      block->barrier.AllArrived();
+      if (--barriers == 0) return false;
+    } else if (!ran) {
+      if (std::any_of(fibers.begin(), fibers.end(), is_in(State::kSpinning))) return false;
       Fail("threads wait at different places, or for threads that returned");
     }
+  }
+}
+
+void CheckCanary(const Block& done, size_t shared_bytes) {
+  for (size_t i = shared_bytes; i < done.shared_memory.size(); ++i) {
+    if (done.shared_memory[i] != kPoison) Fail("a write beyond the dynamic shared memory");
+  }
+}
+
+void RunApart(const std::vector<unsigned>& numbers, int threads, size_t shared_bytes) {
+  Stacks stacks;
+  for (unsigned number : numbers) {
+    const std::unique_ptr<Block> made = MakeBlock(number, threads, shared_bytes, std::move(stacks));
+    if (!RunBlock(*made, ~size_t{0})) Fail("a block waits for others in a launch that need not run them together");
+    CheckCanary(*made, shared_bytes);
+    stacks = std::move(made->stacks);
+  }
+}
+
+void RunTogether(const std::vector<unsigned>& numbers, int threads, size_t shared_bytes) {
+  std::vector<std::unique_ptr<Block>> blocks;
+  for (unsigned number : numbers) blocks.push_back(MakeBlock(number, threads, shared_bytes, Stacks()));
+  while (!blocks.empty()) {
+    std::shuffle(blocks.begin(), blocks.end(), random_order);
+    resumed = spun = 0;
+    std::vector<std::unique_ptr<Block>> left;
+    for (std::unique_ptr<Block>& one : blocks) {
+      // Few barriers: were a block to go on to where it waits for others, ThreadSanitizer would take what it did before
+      // for ordered with what they do next.
+      if (!RunBlock(*one, 1 + random_order() % 3)) {
+        left.push_back(std::move(one));
+      } else {
+        CheckCanary(*one, shared_bytes);
+      }
+    }
+    if (resumed == spun) Fail("blocks wait for what no block does");
+    blocks = std::move(left);
   }
 }
 
@@ -183,8 +252,8 @@ void Land(std::vector<Copy>& copies) {
 
 }  // namespace
 
-bool RunGrid(Dim3 grid, Dim3 block, size_t shared_bytes, const std::function<void()>& kernel) {
-  const int threads = static_cast<int>(block.x * block.y * block.z);
+bool RunGrid(Dim3 grid, Dim3 of_block, size_t shared_bytes, bool together, const std::function<void()>& kernel) {
+  const int threads = static_cast<int>(of_block.x * of_block.y * of_block.z);
   if (threads == 0 || threads > 1024 || threads % kLanes != 0) {
     std::fprintf(stderr, "emulated kernel: %d threads in a block; whole warps up to 1024 are emulated\n", threads);
     return false;
@@ -198,7 +267,7 @@ bool RunGrid(Dim3 grid, Dim3 block, size_t shared_bytes, const std::function<voi
   launch.Begins();
   body = &kernel;
   grid_size = grid;
-  block_size = block;
+  block_size = of_block;
   std::vector<unsigned> blocks(static_cast<size_t>(grid.x) * grid.y * grid.z);
   if (blocks.size() * threads > race_checks::kMaxThreads) {
     std::fprintf(stderr, "emulated kernel: %zu blocks of %d threads are too many to check for races\n", blocks.size(),
@@ -207,30 +276,38 @@ bool RunGrid(Dim3 grid, Dim3 block, size_t shared_bytes, const std::function<voi
   }
   std::iota(blocks.begin(), blocks.end(), 0u);
   std::shuffle(blocks.begin(), blocks.end(), random_order);
-  for (unsigned b : blocks) {
-    block_index = {b % grid.x, b / grid.x % grid.y, b / (grid.x * grid.y)};
-    PrepareBlock(threads, shared_bytes);
-    RunBlock();
-    for (size_t i = shared_bytes; i < shared_memory.size(); ++i) {
-      if (shared_memory[i] != kPoison) Fail("a write beyond the dynamic shared memory");
-    }
-  }
+  (together ? RunTogether : RunApart)(blocks, threads, shared_bytes);
   launch.Ends();
   running = nullptr;
   return true;
 }
 
-unsigned char* DynamicSharedMemory() { return shared_memory.data(); }
+unsigned char* DynamicSharedMemory() { return block->shared_memory.data(); }
 
 void BlockBarrier() {
   const race_checks::Unseen unseen;
-  char* token = barrier.Arrive();
+  char* token = block->barrier.Arrive();
   Yield(State::kAtBlockBarrier);
-  barrier.Leave(token);
+  block->barrier.Leave(token);
 }
 
-void Fence() { running->fenced = true; }
+void Fence() {
+  running->fenced = true;
+  if (running->counter != nullptr) race_checks::Acquire(running->counter);
+  running->counter = nullptr;
+}
 bool Fenced() { return running->fenced; }
+
+unsigned ReadCounter(const unsigned* counter) {
+  running->counter = counter;
+  return __atomic_load_n(counter, __ATOMIC_RELAXED);
+}
+
+void SpinWait() {
+  const race_checks::Unseen unseen;
+  ++spun;
+  Yield(State::kSpinning);
+}
 
 int Lane() { return running->linear % kLanes; }
 
@@ -258,7 +335,7 @@ const Payload* WarpCollective(int operation, const void* bytes, size_t size) {
   if (size > kPayloadBytes) Fail("a payload is too large");
   const race_checks::Unseen unseen;
   const int linear = running->linear;
-  Warp& warp = warps[linear / kLanes];
+  Warp& warp = block->warps[linear / kLanes];
   Payload* payloads = warp.payloads[warp.generation % 2];
   Payload& mine = payloads[linear % kLanes];
   mine.operation = operation;
@@ -270,7 +347,7 @@ const Payload* WarpCollective(int operation, const void* bytes, size_t size) {
     ++warp.generation;
     for (int lane = 0; lane < kLanes; ++lane) {
       if (payloads[lane].operation != operation) Fail("lanes of a warp meet in different collectives");
-      Fiber& fiber = fibers[linear / kLanes * kLanes + lane];
+      Fiber& fiber = block->fibers[linear / kLanes * kLanes + lane];
       if (&fiber != running) fiber.state = State::kReady;
     }
   }
