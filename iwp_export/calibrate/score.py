@@ -151,9 +151,12 @@ class Scorer:
             right = answer == prepared.question.answer
         return Score(max(kl, 0.0), agrees, right)
 
-    @torch.no_grad()
     def logits(self, prepared: Prepared, settings: PruningSettings) -> Tensor:
         """Logits [T, V] of the unpruned answer's tokens, teacher-forced, with a setting."""
+        with torch.no_grad():
+            return self._logits(prepared, settings)
+
+    def _logits(self, prepared: Prepared, settings: PruningSettings) -> Tensor:
         stream, projected = prepared.layers[settings.layer]
         size, total = len(prepared.token_ids), stream.hidden.shape[1]
         row = torch.cat([self._kept_index(prepared, settings), torch.arange(size, total, device=stream.hidden.device)])
