@@ -38,14 +38,6 @@ NEED_TORCH = (
     "pruning/torch_select.py",
     "pruning/importance.py",
 )
-    "calibrate",
-    "export",
-    "validate",
-    "backends/torch",
-    "models",
-    "pruning/torch_select.py",
-    "pruning/importance.py",
-)
 """Rooms and files that may import torch; those that run on a robot do so inside functions."""
 FILES = sorted(path for path in ROOT.rglob("*.py"))
 

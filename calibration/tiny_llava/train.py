@@ -90,9 +90,18 @@ def reader_step(
 
 
 def train_reader(
-    trainee: Trainee, pools: Pools, steps: int, device: str, batch_size: int = READER_BATCH, seed: int = READER_SEED
+    trainee: Trainee,
+    pools: Pools,
+    steps: int,
+    device: str,
+    batch_size: int = READER_BATCH,
+    seed: int = READER_SEED,
+    open_steps: int = 0,
 ) -> None:
-    """Stage 3: trains the whole model in place; the tower only in the last third of the steps."""
+    """Stage 3: trains the whole model in place; the tower only in the last third of the steps.
+
+    In the first `open_steps` the text always sees the image: some seeds do not learn to read it otherwise.
+    """
     model = trainee.model
     tower = [*model.model.vision_tower.parameters(), *trainee.head.parameters()]
     reader = [parameter for name, parameter in model.named_parameters() if "vision_tower" not in name]
@@ -111,6 +120,7 @@ def train_reader(
         batch = draw_batch(pools, rng, batch_size, QUESTIONS_PER_IMAGE, device)
         layout = layouts[int(rng.random() < CONVERSATION_SHARE)]
         first_layer = int(rng.integers(LATE_LAYERS[0], LATE_LAYERS[1] + 1)) if rng.random() < LATE_SHARE else 0
+        first_layer = 0 if step < open_steps else first_layer
         loss, reading = reader_step(trainee, batch, layout, first_layer, step < TOWER_FROZEN_SHARE * steps)
         optimiser.zero_grad()
         loss.backward()
@@ -133,6 +143,7 @@ def train(
     device: str = "cpu",
     reader_seed: int = READER_SEED,
     tower_of: Path | None = None,
+    open_steps: int = 0,
 ) -> Trainee:
     """Runs the three stages, or what is left of them according to `work`.
 
@@ -144,6 +155,7 @@ def train(
         device: "cpu" or "cuda".
         reader_seed: of stages 2 and 3: another reader of the same recipe.
         tower_of: a trained checkpoint, whose vision tower takes the place of stage 1.
+        open_steps: see `train_reader`.
     """
     work.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(TOWER_SEED)
@@ -161,7 +173,7 @@ def train(
         torch.manual_seed(reader_seed)
         initialise_reader(trainee.model)
         align_projector(trainee.model, pools, align_steps, device, trainee.report)
-    train_reader(trainee, pools, reader_steps, device, seed=reader_seed)
+    train_reader(trainee, pools, reader_steps, device, seed=reader_seed, open_steps=open_steps)
     return trainee
 
 
@@ -177,11 +189,12 @@ def main() -> None:
     parser.add_argument("--reader-steps", type=int, default=4500)
     parser.add_argument("--reader-seed", type=int, default=READER_SEED, help="another reader of the same recipe")
     parser.add_argument("--tower-of", metavar="FOLDER", type=Path, help="take a checkpoint's tower, skip stage 1")
+    parser.add_argument("--open-steps", type=int, default=0, help="first steps of the reader without late reading")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     steps = (arguments.tower_steps, arguments.align_steps, arguments.reader_steps)
     options = {"device": arguments.device, "reader_seed": arguments.reader_seed, "tower_of": arguments.tower_of}
-    trainee = train(arguments.work, *steps, **options)
+    trainee = train(arguments.work, *steps, open_steps=arguments.open_steps, **options)
     save_checkpoint(trainee.model, arguments.output)
     log = {"device": arguments.device, "torch": torch.__version__, "steps": steps, "log": trainee.log}
     (arguments.work / "log.json").write_text(json.dumps(log, indent=1) + "\n")

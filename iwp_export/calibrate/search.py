@@ -17,6 +17,8 @@ from iwp_export.validate.statistics import standard_error
 RUNGS = (8, 24, 96)
 SURVIVORS = (4, 3)
 """After the first rung one setting in four goes on, after the second one in three of those."""
+NEGLIGIBLE_KL = 0.01
+"""Nats a token that are no difference, however sure: they shift a token's probability by a hundredth or so."""
 FEWEST = 4
 """Settings that go on at least."""
 PER_COST = 3
@@ -103,7 +105,7 @@ class Search:
         return list(dict.fromkeys([*fast, *ranked]))
 
     def _choose(self, alive: Sequence[PruningSettings]) -> tuple[PruningSettings, bool]:
-        """Of those within one standard error of the best: the default, else the greatest speed-up."""
+        """Of those within one standard error of the best, or as good as it: the default, else the fastest."""
         count = self._rungs[-1]
         if self._budget.kind == "max_drop":
             allowed = self._budget.values[0]
@@ -113,7 +115,8 @@ class Search:
             return min(alive, key=lambda s: self._measured.losses(s, count, "agreement").mean()), False
         losses = {settings: self._measured.losses(settings, count, self._objective) for settings in alive}
         best = min(losses, key=lambda settings: float(losses[settings].mean()))
-        ties = [s for s in alive if _is_tie(losses[s] - losses[best])]
+        negligible = NEGLIGIBLE_KL if self._objective == "kl" else 0.0
+        ties = [s for s in alive if _is_tie(losses[s] - losses[best], negligible)]
         if self._default in ties:
             return self._default, True
         return min(ties, key=lambda settings: (-self._speedup(settings), float(losses[settings].mean()))), True
@@ -122,6 +125,6 @@ class Search:
         return float(self._measured.losses(settings, count, self._objective).mean())
 
 
-def _is_tie(differences: np.ndarray) -> bool:
-    """Whether a mean difference on the same samples is within its standard error."""
-    return float(differences.mean()) <= standard_error(differences)
+def _is_tie(differences: np.ndarray, negligible: float) -> bool:
+    """Whether a mean difference on the same samples is within its standard error, or too small to matter."""
+    return float(differences.mean()) <= max(standard_error(differences), negligible)
