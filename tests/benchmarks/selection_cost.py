@@ -11,25 +11,22 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from iwp_export.pruning.settings import PruningSettings
 from tests.benchmarks.cpu_model import (
     TEXT_TOKENS,
     Decoder,
     Shape,
-    make_model,
     measure,
     open_session,
     ratios,
     spread,
     surroundings,
+    work_folder,
     write_model,
 )
 from tests.pruning.cases import op_model, random_case
@@ -74,11 +71,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--layers", type=int, default=12)
+    parser.add_argument("--work", type=Path, help="folder whose checkpoint and bundles are kept for another run")
     parser.add_argument("-o", "--output", type=Path, help="JSON file for the result")
     args = parser.parse_args()
     shape = Shape(layers=args.layers)
-    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
-        checkpoint = write_model(make_model(shape), Path(folder))
+    with work_folder(args.work) as folder:
+        checkpoint = write_model(shape, folder)
         runs = {str(threads): measured(checkpoint, shape, threads, args.rounds) for threads in args.threads}
     kept = BASE.num_keep(shape.visual)
     result = {

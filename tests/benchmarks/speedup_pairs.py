@@ -10,12 +10,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from iwp_export.calibrate.candidates import Budget, budget_pairs, candidate_layers
 from iwp_export.pruning.settings import PruningSettings
@@ -23,11 +20,11 @@ from tests.benchmarks.cpu_model import (
     TEXT_TOKENS,
     Decoder,
     Shape,
-    make_model,
     measure,
     ratios,
     spread,
     surroundings,
+    work_folder,
     write_model,
 )
 
@@ -59,13 +56,14 @@ def main() -> None:
     parser.add_argument("--speedup", type=float, default=1.5)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--work", type=Path, help="folder whose checkpoint and bundles are kept for another run")
     parser.add_argument("-o", "--output", type=Path, help="JSON file for the result")
     args = parser.parse_args()
     shape = Shape()
     layers = candidate_layers(range(shape.layers), shape.layers)
     pairs = budget_pairs(Budget("speedup", (args.speedup,)), layers, shape.cost)
-    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
-        checkpoint = write_model(make_model(shape), Path(folder))
+    with work_folder(args.work) as folder:
+        checkpoint = write_model(shape, folder)
         rows = {
             str(threads): [measured(checkpoint, shape, *pair, threads, args.rounds) for pair in pairs]
             for threads in args.threads
