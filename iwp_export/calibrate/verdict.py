@@ -8,9 +8,9 @@ import numpy as np
 
 from iwp_export.bundle.recipe import Objective
 from iwp_export.calibrate.candidates import Budget
-from iwp_export.calibrate.figures import differences
+from iwp_export.calibrate.figures import differences, interval
 from iwp_export.calibrate.measurements import Measurements
-from iwp_export.calibrate.search import Found
+from iwp_export.calibrate.search import NEGLIGIBLE_KL, Found
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.validate.statistics import bootstrap_mean
 
@@ -82,18 +82,22 @@ def _choice(evidence: Evidence) -> str:
     what = "The paper's settings"
     if chosen != evidence.default:
         what = f"Chosen: {', '.join(words)}, the rest as in the paper"
-    kept = bootstrap_mean(1 - evidence.changed(chosen))
-    place = f"layer {chosen.layer}, keep {chosen.keep:.3g}"
+    kept = 1 - float(evidence.changed(chosen).mean())
+    low, high = interval(kept, evidence.count)  # which, unlike a bootstrap, has a width where no answer changed
+    place, kl = f"layer {chosen.layer}, keep {chosen.keep:.3g}", float(evidence.kl(chosen).mean())
     return (
-        f"{what} ({place}). On {evidence.count} samples {_percent(kept.mean)} of the answers stay the unpruned model's "
-        f"(95 % interval {_percent(kept.low)} to {_percent(kept.high)}); KL {evidence.kl(chosen).mean():.3f} nats."
+        f"{what} ({place}). On {evidence.count} samples {_percent(kept)} of the answers stay the unpruned model's "
+        f"(95 % interval {_percent(low)} to {_percent(high)}); KL {two_digits(kl)} nats."
     )
 
 
 def _against_the_paper(evidence: Evidence) -> str:
     chosen, default = evidence.found.chosen, evidence.default
+    if chosen == default and evidence.budget.kind == "max_drop":
+        return "Nothing that was tried and is faster stays within the drop." if evidence.found.feasible else ""
     if chosen == default:
-        return "Nothing that was tried is better than the paper's settings by more than a standard error."
+        more = f" and {NEGLIGIBLE_KL:g} nats" if evidence.objective == "kl" else ""
+        return f"Nothing that was tried is better than the paper's settings by more than a standard error{more}."
     return f"The paper's settings keep {_compared(evidence, default)}."
 
 
@@ -187,3 +191,8 @@ def _undecided(evidence: Evidence) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.0f} %"
+
+
+def two_digits(value: float) -> str:
+    """A number with two significant digits, and no exponent."""
+    return np.format_float_positional(value, precision=2, unique=False, fractional=False, trim="-")
