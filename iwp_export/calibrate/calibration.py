@@ -21,7 +21,7 @@ from iwp_export.calibrate.page import Example, write_page
 from iwp_export.calibrate.plan import PAGE_SUFFIX, CalibrationPlan
 from iwp_export.calibrate.score import Scorer
 from iwp_export.calibrate.search import Found, Search, rungs_for
-from iwp_export.calibrate.verdict import Evidence, verdict
+from iwp_export.calibrate.verdict import BLIND_SAMPLES, Evidence, verdict
 from iwp_export.errors import RequestError
 from iwp_export.export.live import enough_memory, limit_threads, open_live
 from iwp_export.progress import progress
@@ -113,7 +113,7 @@ class Calibration:
         found = search.run(self.candidates)
         # At the lowest layer: above it the text has seen the image.
         blind = PruningSettings(layer=plan.legal_layers[0], keep=ONE_TOKEN).with_changes(importance="random")
-        self.measured.run("One visual token", [blind], count)
+        self.measured.run("One visual token", [blind], min(count, BLIND_SAMPLES))
         evidence = Evidence(
             self.measured, found, self.default, plan.budget, plan.objective, count, blind, plan.samples.answers
         )

@@ -22,6 +22,8 @@ UNSURE = 0.7
 """Mean probability of the unpruned model's own tokens below which it guesses."""
 WRONG = 0.6
 """Share of right answers of the unpruned model below which it does not know this kind of image."""
+BLIND_SAMPLES = 24
+"""Samples on which that is measured, at most."""
 FEW = 24
 """Samples below which a choice is a guess."""
 
@@ -36,7 +38,7 @@ class Evidence:
         default: the paper's settings at the budget.
         budget, objective: what was searched for.
         count: samples of the last rung.
-        blind: a setting that leaves one visual token, measured on the same samples.
+        blind: a setting that leaves one visual token, measured on the first `BLIND_SAMPLES` of them.
         answers: whether the samples have right answers.
     """
 
@@ -150,7 +152,8 @@ def _few(evidence: Evidence) -> str:
 
 
 def _blind(evidence: Evidence) -> str:
-    stays = 1 - float(evidence.changed(evidence.blind).mean())
+    count = min(evidence.count, BLIND_SAMPLES)
+    stays = 1 - float(evidence.measured.losses(evidence.blind, count, "agreement").mean())
     if stays <= BLIND:
         return ""
     return (
