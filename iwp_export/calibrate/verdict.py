@@ -185,8 +185,8 @@ def _undecided(evidence: Evidence) -> str:
     met = [s for s in evidence.found.tried if evidence.measured.met(s) >= evidence.count]
     if len(met) < 2:
         return ""
-    worst = max(met, key=lambda settings: float(evidence.kl(settings).mean()))
-    difference = bootstrap_mean(evidence.kl(worst) - evidence.kl(evidence.found.chosen))
+    ranked = sorted(met, key=lambda settings: float(evidence.kl(settings).mean()))
+    difference = bootstrap_mean(evidence.kl(ranked[-1]) - evidence.kl(ranked[0]))
     if difference.low > 0:
         return ""
     return "The settings that met every sample do not differ beyond chance: these data do not tell them apart."
