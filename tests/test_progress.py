@@ -10,37 +10,37 @@ import pytest
 from iwp_export.progress import progress
 
 
-class Terminal(io.StringIO):
+class Screen(io.StringIO):
+    """What a terminal, or a file, is sent."""
+
+    def __init__(self, watched: bool) -> None:
+        super().__init__()
+        self._watched = watched
+
     def isatty(self) -> bool:
-        return True
+        return self._watched
 
 
-@pytest.fixture
-def terminal(monkeypatch) -> Terminal:
-    screen = Terminal()
+def shown(monkeypatch, total: float | None, unit: str = "", watched: bool = True) -> str:
+    screen = Screen(watched)
     monkeypatch.setattr(sys, "stderr", screen)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "120")
-    return screen
+    with progress("Work", total, unit=unit) as advance:
+        advance(1)
+    return screen.getvalue()
 
 
 @pytest.mark.parametrize("unit", ["runs", "bytes"])
-def test_time_left(terminal, unit):
-    with progress("Work", 4, unit=unit) as advance:
-        for _ in range(4):
-            advance(1)
-    assert "Work" in terminal.getvalue() and "left" in terminal.getvalue()
+def test_time_left(monkeypatch, unit):
+    text = shown(monkeypatch, 4, unit)
+    assert "Work" in text and "left" in text
 
 
-def test_no_time_left_of_an_unknown_length(terminal):
-    with progress("Work"):
-        pass
-    assert "Work" in terminal.getvalue() and "left" not in terminal.getvalue()
+def test_no_time_left_of_an_unknown_length(monkeypatch):
+    text = shown(monkeypatch, None)
+    assert "Work" in text and "left" not in text
 
 
 def test_nothing_where_nobody_watches(monkeypatch):
-    screen = io.StringIO()
-    monkeypatch.setattr(sys, "stderr", screen)
-    with progress("Work", 4) as advance:
-        advance(4)
-    assert screen.getvalue() == ""
+    assert shown(monkeypatch, 4, watched=False) == ""
