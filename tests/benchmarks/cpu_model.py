@@ -191,5 +191,6 @@ def surroundings() -> dict[str, Any]:
     """Machine and versions, as a result's JSON tells them."""
     return {
         "machine": {"processor": platform.machine(), "cores": os.cpu_count()},
+        "load_average_of_15_minutes": round(os.getloadavg()[2], 1),
         "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers", "onnxruntime")},
     }
