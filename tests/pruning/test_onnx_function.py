@@ -11,6 +11,7 @@ import onnxruntime
 import pytest
 from onnx.reference import ReferenceEvaluator
 
+from iwp_export.pruning.onnx_coverage import PANEL
 from iwp_export.pruning.onnx_function import DOMAIN, node_attributes
 from iwp_export.pruning.reference import select_by_importance, selection_gap
 from iwp_export.pruning.settings import PruningSettings
@@ -51,6 +52,40 @@ def test_variants_equal_oracle(variant: dict) -> None:
     expected = case.kept(select_by_importance(*case.visual(), 20, **settings.selection()))
     if not np.array_equal(kept[0], expected):
         assert selection_gap(case.chosen(kept[0]), *case.visual(), **settings.selection()) < ROUNDING
+
+
+@pytest.mark.parametrize("similarity", ["dual_weight", "value", "key", "kernel"])
+@pytest.mark.parametrize("num_keep", [1, PANEL - 1, PANEL, PANEL + 1, 100])
+def test_coverage_equals_oracle(similarity: Any, num_keep: int) -> None:
+    """Budgets at and beyond a panel; tokens are near-copies of a few at odd budgets."""
+    settings = PruningSettings(select="coverage", similarity=similarity)
+    case = random_case(num_keep, 130, clusters=20 * (num_keep % 2))
+    kept = run(op_model(case, settings), case, num_keep)
+    expected = case.kept(select_by_importance(*case.visual(), num_keep, **settings.selection()))
+    if not np.array_equal(kept[0], expected):
+        assert selection_gap(case.chosen(kept[0]), *case.visual(), **settings.selection()) < ROUNDING
+
+
+@pytest.mark.parametrize("num_keep", [39, 41, 70])
+def test_coverage_takes_the_first_where_all_is_explained(num_keep: int) -> None:
+    """Two panels and more of 40 tokens, each of them there twice or thrice, and some zero vectors."""
+    settings = PruningSettings(select="coverage")
+    case = random_case(5, 100, text=0, kv_heads=2, size=64)
+    for x in (case.key, case.value):
+        x[:, 40:] = x[:, np.arange(60) % 40]
+    case.value[:, 90:] = 0
+    kept = run(op_model(case, settings), case, num_keep)
+    assert np.array_equal(kept[0], select_by_importance(*case.visual(), num_keep, **settings.selection()))
+
+
+@pytest.mark.parametrize(("n", "text", "num_keep"), [(0, 1, 0), (1, 4, 1), (5, 3, 0), (5, 3, 5), (12, 0, 4)])
+def test_coverage_at_edge_lengths(n: int, text: int, num_keep: int) -> None:
+    settings = PruningSettings(select="coverage")
+    case, model = random_case(0, n, text=text), op_model(random_case(0, n, text=text), settings)
+    onnx.checker.check_model(model, full_check=True)
+    expected = case.kept(select_by_importance(*case.visual(), num_keep, **settings.selection()))
+    assert np.array_equal(run(model, case, num_keep)[0], expected)
+    assert np.array_equal(ReferenceEvaluator(model).run(None, case.feeds(num_keep))[0][0], expected)
 
 
 @pytest.mark.parametrize(
