@@ -31,6 +31,7 @@ from iwp_export import api
 from iwp_export.bundle.recipe import Recipe
 from iwp_export.calibrate.calibration import Calibration
 from iwp_export.calibrate.candidates import controls_of
+from iwp_export.calibrate.score import Scorer
 from iwp_export.export.live import limit_threads, open_live
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.runtime.model import LoadedModel
@@ -46,18 +47,30 @@ RANDOM_SEEDS = (0, 1, 2)
 
 
 class Reader:
-    """A checkpoint in torch, and how it answers held-out questions with a setting or another method."""
+    """A checkpoint in torch, and how it answers held-out questions with settings or another method."""
 
     def __init__(self, folder: str, questions: Sequence[Question]) -> None:
         job = api.plan_calibration(folder, Path(tempfile.gettempdir()) / "none.json", SAMPLES, force=True)
-        self.name, self.folder = Path(folder).name, folder
+        self.name, self.folder, self.questions = Path(folder).name, folder, questions
         self.session, self.manifest, self.processor = open_live(job.plan.export, "float32")
-        self.questions = questions
+        self.scorer = Scorer(self.session, self.manifest, self.processor, job.plan.candidate_layers)
 
-    def accuracy(self, settings: PruningSettings, rival: str | None = None, seed: int = 0) -> float:
-        """Share of right answers, in per cent."""
-        method = methods(settings, seed)[rival] if rival else None
-        session = self.session.choosing(settings, method.select if method else None)
+    def accuracies(self, settings: Sequence[PruningSettings]) -> dict[PruningSettings, float]:
+        """Share of right answers of each setting, in per cent.
+
+        An answer of tiny-llava is one word, which is one token: the first one decides, and no generation is needed.
+        """
+        right = dict.fromkeys(settings, 0)
+        for question in self.questions:
+            prepared = self.scorer.prepare(question)
+            for each in right:
+                word = self.processor.decode([int(self.scorer.logits(prepared, each)[0].argmax())])
+                right[each] += word.strip() == question.answer
+        return {each: round(100 * count / len(self.questions), 2) for each, count in right.items()}
+
+    def rival(self, name: str, settings: PruningSettings, seed: int = 0) -> float:
+        """Share of right answers of another method at the settings' layer and keep ratio, in per cent."""
+        session = self.session.choosing(settings, methods(settings, seed)[name].select)
         pipeline = Pipeline(LoadedModel(replace(self.manifest, pruning=settings), self.processor, session))
         return round(100 * measure_accuracy(pipeline, self.questions, settings.keep).shares["all"], 2)
 
@@ -73,26 +86,28 @@ def calibrated(folder: str, keep: float, data: Path = SAMPLES) -> tuple[Recipe, 
 def study(reader: Reader, keep: float) -> dict[str, Any]:
     """One reader at one keep ratio; accuracies in per cent."""
     recipe, calibration, seconds = calibrated(reader.folder, keep)
-    everything = {settings: reader.accuracy(settings) for settings in calibration.candidates}
     default, chosen = calibration.default, recipe.settings
-    best = max(everything, key=lambda settings: everything[settings])
-    pick = everything[chosen] if chosen in everything else reader.accuracy(chosen)
-    draws = [reader.accuracy(default, "random", seed) for seed in RANDOM_SEEDS]
-    ranks = np.array([everything[settings] for settings in calibration.candidates])
+    tried = list(dict.fromkeys([*calibration.candidates, default]))
+    controls = controls_of(chosen)
+    last = default.with_changes(importance="last_attention")
+    whole = replace(default, keep=1.0)
+    found = reader.accuracies([*tried, *controls, last, whole])
+    best = max(tried, key=lambda settings: found[settings])
+    draws = [reader.rival("random", default, seed) for seed in RANDOM_SEEDS]
     return {
         "reader": reader.name,
         "keep": keep,
-        "unpruned": reader.accuracy(replace(default, keep=1.0)),
-        "default": everything.get(default) or reader.accuracy(default),
-        "pick": pick,
-        "best in hindsight": everything[best],
-        "points below the best": round(everything[best] - pick, 2),
-        "best of the pick's layer or later": max(a for s, a in everything.items() if s.layer >= chosen.layer),
-        "median of all candidates": float(np.median(ranks)),
+        "unpruned": found[whole],
+        "default": found[default],
+        "pick": found[chosen],
+        "best in hindsight": found[best],
+        "points below the best": round(found[best] - found[chosen], 2),
+        "best in hindsight at the pick's layer": max(found[s] for s in tried if s.layer == chosen.layer),
+        "median of all candidates": float(np.median([found[settings] for settings in tried])),
         "random, layer of the default": round(float(np.mean(draws)), 2),
-        "random and grid, layer of the pick": [reader.accuracy(control) for control in controls_of(chosen)],
-        "last attention, layer of the default": reader.accuracy(default, "last attention"),
-        "DivPrune's rule, layer of the default": reader.accuracy(default, "divprune"),
+        "random and grid, layer of the pick": [found[control] for control in controls],
+        "last attention, layer of the default": found[last],
+        "DivPrune's rule, layer of the default": reader.rival("divprune", default),
         "pick is": chosen.to_dict(),
         "best is": best.to_dict(),
         "verdict": recipe.verdict,
@@ -100,7 +115,7 @@ def study(reader: Reader, keep: float) -> dict[str, Any]:
         "runs of all": recipe.search.runs_of_all,
         "share of the runs": round(recipe.search.runs / recipe.search.runs_of_all, 3),
         "seconds of the calibration": round(seconds, 1),
-        "all candidates": [{"settings": s.to_dict(), "accuracy": a} for s, a in everything.items()],
+        "all candidates": [{"settings": s.to_dict(), "accuracy": found[s]} for s in tried],
     }
 
 
@@ -109,7 +124,7 @@ def wrong_data(reader: Reader, keep: float, folder: Path) -> list[dict[str, Any]
     rows = []
     for name in ("photos without digits", "noise"):
         recipe, _, _ = calibrated(reader.folder, keep, write_wrong(name, folder / name.replace(" ", "_")))
-        pick = reader.accuracy(recipe.settings)
+        pick = reader.accuracies([recipe.settings])[recipe.settings]
         warns = [line for line in recipe.verdict if line.startswith("Doubtful")]
         rows.append(
             {

@@ -154,8 +154,7 @@ class Scorer:
             settings: whose layer is one of the candidate layers.
             with_answer: also compare with the data's answer; costs a generation where the answer changes.
         """
-        with torch.no_grad():
-            logits = self._pruned(prepared, settings)
+        logits = self.logits(prepared, settings)
         log_probs = self._log_probs(logits)
         base = prepared.log_probs
         kl = float((base.exp() * (base - log_probs)).sum(-1).mean())
@@ -168,6 +167,24 @@ class Scorer:
             return None
         answer = prepared.answer if agrees else self.answer(prepared, settings)
         return answer == prepared.question.answer
+
+    def logits(self, prepared: Prepared, settings: PruningSettings) -> Tensor:
+        """Logits [T, V] of the unpruned answer's tokens, teacher-forced, with a setting."""
+        with torch.no_grad():
+            return self._logits(prepared, settings)
+
+    def _logits(self, prepared: Prepared, settings: PruningSettings) -> Tensor:
+        stream, projected = prepared.layers[settings.layer]
+        size, total = len(prepared.token_ids), stream.hidden.shape[1]
+        row = torch.cat([self._kept_index(prepared, settings), torch.arange(size, total, device=stream.hidden.device)])
+        stream, projected = stream.only(row), projected.only(row)
+        mask = self._family.mask(len(row), 0, stream.hidden)
+        for number in range(settings.layer, len(self._decoder.language_model.layers)):
+            if number > settings.layer:
+                projected = self._decoder.project(number, stream)
+            key, value = projected.rotated_key, projected.value
+            stream = self._decoder.attend(number, stream, projected.rotated_query, key, value, mask, prepared.features)
+        return self._decoder.logits(stream.hidden[:, -len(prepared.best) :])[0]
 
     def answer(self, prepared: Prepared, settings: PruningSettings) -> str:
         """The greedy answer with a setting."""
@@ -232,20 +249,6 @@ class Scorer:
         num_visual = int(prepared.visual.sum())
         num_kept = size - num_visual + settings.num_keep(num_visual)
         return kept_index(importance, compared, prompt.value, feature_index >= 0, num_kept, settings)[0]
-
-    def _pruned(self, prepared: Prepared, settings: PruningSettings) -> Tensor:
-        """The answer's logits [T, V], teacher-forced, with a setting."""
-        stream, projected = prepared.layers[settings.layer]
-        size, total = len(prepared.token_ids), stream.hidden.shape[1]
-        row = torch.cat([self._kept_index(prepared, settings), torch.arange(size, total, device=stream.hidden.device)])
-        stream, projected = stream.only(row), projected.only(row)
-        mask = self._family.mask(len(row), 0, stream.hidden)
-        for number in range(settings.layer, len(self._decoder.language_model.layers)):
-            if number > settings.layer:
-                projected = self._decoder.project(number, stream)
-            key, value = projected.rotated_key, projected.value
-            stream = self._decoder.attend(number, stream, projected.rotated_query, key, value, mask, prepared.features)
-        return self._decoder.logits(stream.hidden[:, -len(prepared.best) :])[0]
 
     def _log_probs(self, logits: Tensor) -> Tensor:
         """Logarithms of probabilities [T, V].

@@ -86,7 +86,9 @@ def _choice(evidence: Evidence) -> str:
         what = f"Chosen: {', '.join(words)}, the rest as in the paper"
     kept = 1 - float(evidence.changed(chosen).mean())
     low, high = interval(kept, evidence.count)  # which, unlike a bootstrap, has a width where no answer changed
-    place, kl = f"layer {chosen.layer}, keep {chosen.keep:.3g}", float(evidence.kl(chosen).mean())
+    keeps = evidence.budget.values if evidence.budget.kind == "keep" else (chosen.keep,)
+    place = f"layer {chosen.layer}, keep {' and '.join(f'{keep:.3g}' for keep in keeps)}"
+    kl = float(evidence.kl(chosen).mean())
     return (
         f"{what} ({place}). On {evidence.count} samples {_percent(kept)} of the answers stay the unpruned model's "
         f"(95 % interval {_percent(low)} to {_percent(high)}); KL {two_digits(kl)} nats."
