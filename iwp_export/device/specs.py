@@ -87,7 +87,7 @@ DEVICES: Mapping[str, DeviceSpec] = {
                 ORIN_TENSOR + "; 32 tensor cores at 1.173 GHz (JetPack 6.2's Super modes; this clock is not confirmed)",
                 "bandwidth: 128-bit LPDDR5 at 6,400 MT/s, Jetson Orin NX Series Modules Data Sheet DS-10712-001; "
                 "the figure itself is not confirmed",
-                "memory: the same data sheet",
+                "memory: the same data sheet; power modes: not confirmed",
             ),
         ),
         DeviceSpec(
@@ -104,7 +104,7 @@ DEVICES: Mapping[str, DeviceSpec] = {
             sources=(
                 ORIN_TENSOR + "; confirmed",
                 "bandwidth: 256-bit LPDDR5 at 6,400 MT/s, Jetson AGX Orin Series data sheet; not confirmed",
-                "memory: the same data sheet",
+                "memory: the same data sheet; power modes: not confirmed",
             ),
         ),
         DeviceSpec(

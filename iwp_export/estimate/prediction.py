@@ -118,8 +118,8 @@ def predict(
     efficiency = efficiency or efficiency_of(device, weights)
     whole = Prompt(prompt.visual, prompt.text, prompt.new, 0, prompt.visual, prompt.tiles)
     size = weights_bytes(shape, weights)
-    sides = [_side(shape, each, device, weights, efficiency, size) for each in (whole, prompt)]
-    estimate = Estimate(model, settings, device, weights, prompt, efficiency, size, *sides)
+    before, after = (_side(shape, each, device, weights, efficiency, size) for each in (whole, prompt))
+    estimate = Estimate(model, settings, device, weights, prompt, efficiency, size, before, after)
     return estimate if estimate.fits else _with_smaller(estimate, shape)
 
 
@@ -149,7 +149,7 @@ def _side(
         "prefill": prefill_work(language, prompt, weights),
         "step": decode_work(language, prompt, weights),
     }
-    shares = {name: efficiency for name in work} | {"vision": replace(efficiency, compute=efficiency.tower)}
+    shares = dict.fromkeys(work, efficiency) | {"vision": replace(efficiency, compute=efficiency.tower)}
     vision, prefill, step = (each.seconds(device, shares[name]) for name, each in work.items())
     first = vision + prefill
     steps = step.times(prompt.new - 1)  # the prefill gives the first token

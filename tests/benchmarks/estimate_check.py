@@ -182,7 +182,7 @@ def show(rows: Sequence[Mapping[str, Any]]) -> str:
     lines: list[tuple[str, ...]] = [("", "measured", "estimated", "range", "error", "inside", "share of peak")]
     for row in rows:
         span = f"{row['low']:.4g} to {row['high']:.4g}" if "low" in row else ""
-        inside = {True: "yes", False: "NO"}.get(row.get("in_range"), "")
+        inside = ("yes" if row["in_range"] else "NO") if "in_range" in row else ""
         share = f"{row['share_of_peak']:.0%}" if "share_of_peak" in row else ""
         name = f"{row['what']} ({row['role']})"
         shown = (f"{row['measured']:.4g} {row['unit']}", f"{row['estimated']:.4g}")
