@@ -24,8 +24,8 @@ MEMORY = Share(0.6, 0.73, 0.89)
 """Of the peak bandwidth, fitted in the same place; it holds on other devices too."""
 FITTED_ON = ("orin-nano", "orin-nx", "agx-orin")
 """Devices with the tensor cores that `COMPUTE` was fitted on."""
-ELSEWHERE = Share(0.09, 0.53, 0.8)
-"""Of the peak of products on other devices: from the least to the most that two public figures reach. The least is of
+ELSEWHERE = Share(0.09, 0.53, 0.81)
+"""Of the peak of products on other devices: from the least to the most that four public figures reach. The least is of
 4-bit weights."""
 
 
