@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import importlib.metadata
+import json
 import os
 import platform
-import shutil
 import statistics
+import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,11 +93,31 @@ def make_model(shape: Shape) -> Any:
     return LlavaForConditionalGeneration(config).eval()
 
 
-def write_model(model: Any, folder: Path) -> Path:
-    """The model as a checkpoint; returns its folder."""
-    model.save_pretrained(folder / "checkpoint")
-    write_processor(folder / "checkpoint", model.config)
-    return folder / "checkpoint"
+def write_model(shape: Shape, folder: Path) -> Path:
+    """The model as a checkpoint, if it is not there already; returns its folder."""
+    checkpoint = folder / f"{shape.layers}-layers"
+    if not checkpoint.exists():
+        model = make_model(shape)
+        model.save_pretrained(checkpoint)
+        write_processor(checkpoint, model.config)
+    return checkpoint
+
+
+def exported(checkpoint: Path, settings: PruningSettings) -> Path:
+    """The bundle with these settings, beside the checkpoint; made once."""
+    name = hashlib.sha256(json.dumps(settings.to_dict()).encode()).hexdigest()[:12]
+    bundle = checkpoint.with_name(f"{checkpoint.name}-{name}.bundle")
+    return bundle if bundle.exists() else api.export(str(checkpoint), bundle, settings)
+
+
+@contextlib.contextmanager
+def work_folder(kept: Path | None) -> Iterator[Path]:
+    """`kept`, whose bundles a later run uses again, or a folder that goes away."""
+    if kept is not None:
+        yield kept
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
 
 
 class Decoder:
@@ -102,10 +125,7 @@ class Decoder:
 
     def __init__(self, checkpoint: Path, shape: Shape, settings: PruningSettings, threads: int) -> None:
         self.shape, self.settings = shape, settings
-        bundle = checkpoint.with_name(f"{hash(settings) & 0xFFFFFFFF:08x}.bundle")
-        api.export(str(checkpoint), bundle, settings)
-        self.session = open_session(bundle / "decoder.onnx", threads)
-        shutil.rmtree(bundle)  # the session has the weights
+        self.session = open_session(exported(checkpoint, settings) / "decoder.onnx", threads)
 
     def prompt(self, keep: float | None = None) -> dict[str, np.ndarray]:
         """Inputs of a prefill; None is the settings' keep ratio."""

@@ -40,9 +40,9 @@ from tests.runtime.toy import build_decode
 SETTINGS = PruningSettings(layer=4, keep=0.3)
 
 
-def ours(model: Any, shape: Shape, folder: Path, threads: int) -> dict[str, Callable[[], object]]:
+def ours(checkpoint: Path, shape: Shape, threads: int) -> dict[str, Callable[[], object]]:
     """Calls of the exported decoder: prefill with everything kept and pruned, and a decode step after each."""
-    decoder = Decoder(write_model(model, folder), shape, SETTINGS, threads)
+    decoder = Decoder(checkpoint, shape, SETTINGS, threads)
     calls: dict[str, Callable[[], object]] = {}
     for title, keep in (("", 1.0), ("pruned ", None)):
         calls[f"{title}prefill"] = decoder.prefill(keep)
@@ -106,8 +106,8 @@ def main() -> None:
     args = parser.parse_args()
     shape = Shape(layers=args.layers)
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        calls = ours(write_model(shape, Path(folder)), shape, args.threads)
         model = make_model(shape)
-        calls = ours(model, shape, Path(folder), args.threads)
         calls |= {f"rival {name}": call for name, call in rival(model, shape, Path(folder), args.threads).items()}
         del model
         seconds = measure(calls, args.rounds, {name: 10 for name in calls if "decode" in name})

@@ -1,4 +1,4 @@
-"""Operations of a prefill, against a count layer by layer and against the benchmark's own formula."""
+"""Operations of a prefill, against a count layer by layer and torch's own."""
 
 from __future__ import annotations
 
@@ -48,11 +48,10 @@ def test_no_image_gives_no_speedup():
     assert PrefillCost(2, 10, 20, 8, 4, 100, visual=0, text=5).kept_for(0, 1.5) is None
 
 
-@pytest.mark.parametrize("kept", [1, 173, 576])
-def test_the_benchmark_counts_the_same(kept):
+def test_the_benchmarks_model_is_a_configuration_like_any_other():
     pytest.importorskip("torch")
     pytest.importorskip("onnxruntime")
-    from tests.benchmarks.cpu_speed import SETTINGS, TEXT_TOKENS, Shape, operations
+    from tests.benchmarks.cpu_model import TEXT_TOKENS, Shape
 
     shape = Shape()
     text = SimpleNamespace(
@@ -63,9 +62,24 @@ def test_the_benchmark_counts_the_same(kept):
         num_key_value_heads=shape.heads,
         vocab_size=shape.vocabulary,
     )
-    cost = PrefillCost.of(text, shape.visual, TEXT_TOKENS)
-    assert cost.operations(SETTINGS.layer, kept) == operations(shape, kept + TEXT_TOKENS)
-    assert cost.operations(SETTINGS.layer, shape.visual) == operations(shape, None)
+    assert PrefillCost.of(text, shape.visual, TEXT_TOKENS) == shape.cost
+
+
+@pytest.mark.parametrize("decoder", ["llama", "mistral", "qwen2"])
+def test_torch_counts_the_same(decoder):
+    torch = pytest.importorskip("torch")
+    from torch.utils.flop_counter import FlopCounterMode
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from tests.export.tiny import DECODERS, TEXT
+
+    values = {**TEXT, **DECODERS[decoder]}
+    config = AutoConfig.for_model(values.pop("model_type"), **values)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(input_ids=torch.ones(1, 90, dtype=torch.int64), logits_to_keep=1)
+    cost = PrefillCost.of(config, visual=64, text=26)
+    assert counter.get_total_flops() == 2 * cost.operations(1, 64)
 
 
 def test_widths_of_a_configuration():
