@@ -1,4 +1,4 @@
-"""What the package does, for Python users and the command line alike: export, calibrate, build, load."""
+"""What the package does, for Python users and the command line alike: export, calibrate, estimate, build, load."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from iwp_export.bundle.store import Bundle, Verify
     from iwp_export.calibrate.plan import CalibrationPlan
     from iwp_export.engine.build import BuildPlan, BuildSettings
+    from iwp_export.estimate.prediction import Estimate
     from iwp_export.export.live import Device
     from iwp_export.export.plan import Dtype, ExportPlan
     from iwp_export.pruning.settings import PruningSettings
@@ -252,6 +253,48 @@ def calibrate(model: str, output: Path | str, data: Path | str | None = None, **
         OutputError, CheckpointError, DataError, SettingsError, RequestError, BackendError: see `Calibration`.
     """
     return plan_calibration(model, output, data, **options).run()
+
+
+def estimate(
+    model: str,
+    device: str,
+    pruning: PruningSettings | Mapping[str, Any] | None = None,
+    *,
+    recipe: Path | str | None = None,
+    weights: str = "fp16",
+    text_tokens: int = 64,
+    images: int = 1,
+    new_tokens: int = 64,
+    revision: str | None = None,
+) -> Estimate:
+    """Estimate a model's speed and memory on a device, with and without pruning. Runs nothing and loads no weights.
+
+    Args:
+        model: an alias, a Hub id or a folder; its configuration is enough.
+        device: a name of `iwp_export.device.specs.DEVICES`.
+        pruning, recipe: as `export`'s; only layer and keep matter here, and a recipe may be of another model.
+        weights: `fp16`, `int8` or `int4`, of the decoder's layers.
+        text_tokens, images, new_tokens: of the prompt and its answer; images are of a typical size.
+        revision: branch, tag or commit of a Hub id.
+
+    Raises:
+        CheckpointError: the configuration cannot be found, read or supported.
+        RecipeError: the recipe cannot be read.
+        SettingsError: an unknown device or kind of weights, a number out of range, or too many tokens for the model.
+    """
+    from iwp_export.estimate.model import estimate_model
+
+    return estimate_model(
+        model,
+        device,
+        pruning,
+        recipe=recipe,
+        weights=weights,
+        text_tokens=text_tokens,
+        images=images,
+        new_tokens=new_tokens,
+        revision=revision,
+    )
 
 
 def plan_build(

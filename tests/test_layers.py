@@ -15,6 +15,7 @@ FLOORS = (
     ("api",),
     ("calibrate",),
     ("validate",),
+    ("estimate",),
     ("export",),
     ("runtime",),
     ("backends",),

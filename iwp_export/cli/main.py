@@ -18,6 +18,7 @@ from iwp_export.version import __version__
 VERBS = {
     "export": "write a checkpoint as a bundle (what happens with no verb)",
     "calibrate": "choose the pruning settings that keep a model's answers, on your own images",
+    "estimate": "estimate speed and memory on a device, with and without pruning",
     "build": "build TensorRT engines from a bundle",
     "run": "answer a question about images",
     "inspect": "show what is in a bundle",

@@ -61,7 +61,7 @@ def noise(tmp_path_factory) -> Opened:
 
 def draw_settings(seed: int, layers: int) -> PruningSettings:
     draw = random.Random(seed)
-    values = {name: draw.choice(choices(name)) for name in names_of_settings() if choices(name)}
+    values: dict[str, Any] = {name: draw.choice(choices(name)) for name in names_of_settings() if choices(name)}
     values |= {name: draw.random() < 0.5 for name in ("rope_in_importance", "rope_in_duplication")}
     values |= {"penalty": draw.choice([0.0, 1.0, 5.0]), "chunk": draw.randint(1, 3), "growth": draw.randint(1, 2)}
     if values["select"] == "coverage":

@@ -21,10 +21,18 @@ SMALL = ["calibrate", "tiny-llava", "--samples", "2", "--layers", "4"]
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
-    """A recipe that a run without a stop wrote. Do not change it."""
+    """A recipe that a run without a stop wrote, with its page. Do not change it."""
     recipe: Path = tmp_path_factory.mktemp("made") / "recipe.json"
     assert main([*SMALL, "-o", str(recipe)]) == 0
+    assert "<html" in recipe.with_suffix(".html").read_text()
     return recipe
+
+
+@pytest.fixture(autouse=True)
+def page(monkeypatch):
+    """In the place of the page, whose drawing takes seconds; `made` draws it."""
+    write = "iwp_export.calibrate.calibration.write_page"
+    monkeypatch.setattr(write, lambda path, recipe, examples: path.write_text("page"))
 
 
 def files(folder: Path) -> set[str]:

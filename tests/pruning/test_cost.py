@@ -1,4 +1,4 @@
-"""Operations of a prefill, against a count layer by layer."""
+"""Operations of a prefill, against a count layer by layer and torch's own."""
 
 from __future__ import annotations
 
@@ -63,6 +63,23 @@ def test_the_benchmarks_model_is_a_configuration_like_any_other():
         vocab_size=shape.vocabulary,
     )
     assert PrefillCost.of(text, shape.visual, TEXT_TOKENS) == shape.cost
+
+
+@pytest.mark.parametrize("decoder", ["llama", "mistral", "qwen2"])
+def test_torch_counts_the_same(decoder):
+    torch = pytest.importorskip("torch")
+    from torch.utils.flop_counter import FlopCounterMode
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from tests.export.tiny import DECODERS, TEXT
+
+    values = {**TEXT, **DECODERS[decoder]}
+    config = AutoConfig.for_model(values.pop("model_type"), **values)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(input_ids=torch.ones(1, 90, dtype=torch.int64), logits_to_keep=1)
+    cost = PrefillCost.of(config, visual=64, text=26)
+    assert counter.get_total_flops() == 2 * cost.operations(1, 64)
 
 
 def test_widths_of_a_configuration():
