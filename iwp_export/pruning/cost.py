@@ -1,4 +1,8 @@
-"""What a prefill costs by its operations, and what pruning saves of them."""
+"""What a prefill costs by its operations, and what pruning saves of them.
+
+Counted are the products of matrices: projections, MLPs, attention and the head. Not counted are attention's softmax,
+which adds to what is saved, and the choice of tokens, which takes from it: docs/results.md has what they make.
+"""
 
 from __future__ import annotations
 
