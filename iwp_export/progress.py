@@ -14,7 +14,8 @@ def progress(title: str, total: float | None = None, *, unit: str = "") -> Itera
     Args:
         title: what the step does.
         total: amount of work, or None for a step whose length is unknown.
-        unit: `bytes` shows sizes and a rate; anything else shows a percentage.
+        unit: `bytes` shows sizes and a rate; anything else shows a percentage. Where the total is known, the bar also
+            shows the time left.
     """
     if not sys.stderr.isatty():
         yield lambda amount: None
@@ -28,11 +29,14 @@ def progress(title: str, total: float | None = None, *, unit: str = "") -> Itera
         TaskProgressColumn,
         TextColumn,
         TimeElapsedColumn,
+        TimeRemainingColumn,
         TransferSpeedColumn,
     )
 
     amount_columns = [DownloadColumn(), TransferSpeedColumn()] if unit == "bytes" else [TaskProgressColumn()]
-    columns = [SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), *amount_columns, TimeElapsedColumn()]
+    left = [TextColumn("left"), TimeRemainingColumn()] if total is not None else []
+    times = [TimeElapsedColumn(), *left]
+    columns = [SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), *amount_columns, *times]
     with Progress(*columns, console=Console(stderr=True)) as bars:
         task = bars.add_task(title, total=total)
         yield lambda amount: bars.advance(task, amount)

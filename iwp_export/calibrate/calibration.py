@@ -18,22 +18,24 @@ from iwp_export.bundle.recipe import (
 from iwp_export.calibrate.candidates import candidates, default_settings
 from iwp_export.calibrate.measurements import Measurements
 from iwp_export.calibrate.page import Example, write_page
-from iwp_export.calibrate.plan import CalibrationPlan
+from iwp_export.calibrate.plan import PAGE_SUFFIX, CalibrationPlan
 from iwp_export.calibrate.score import Scorer
 from iwp_export.calibrate.search import Found, Search, rungs_for
-from iwp_export.calibrate.verdict import Evidence, verdict
-from iwp_export.export.live import limit_threads, open_live
+from iwp_export.calibrate.verdict import BLIND_SAMPLES, Evidence, verdict
+from iwp_export.errors import RequestError
+from iwp_export.export.live import enough_memory, limit_threads, open_live
+from iwp_export.progress import progress
 from iwp_export.pruning.cost import PrefillCost
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.runtime.drawing import draw_kept
-from iwp_export.runtime.processor import user_message
 from iwp_export.validate.statistics import standard_error
 from iwp_export.version import __version__
 
 TOOLS = ("torch", "transformers", "numpy")
 EXAMPLES = 3
 JOURNAL_SUFFIX = ".progress"
-PAGE_SUFFIX = ".html"
+ONE_TOKEN = 1e-9
+"""A keep ratio that leaves one visual token, however many a sample's images have."""
 
 
 class Calibration:
@@ -46,21 +48,19 @@ class Calibration:
     Raises:
         CheckpointError, BackendError: the model cannot be loaded.
         OutputError: the journal cannot be written.
-        RequestError: the first sample cannot be asked.
+        RequestError: a sample cannot be asked.
     """
 
     def __init__(self, plan: CalibrationPlan, journal: Path | None = None) -> None:
         self.plan = plan
         session, manifest, processor = open_live(plan.export, plan.dtype, plan.device)
-        self._scorer = Scorer(session, manifest, processor, plan.candidate_layers, plan.max_new_tokens)
+        layers = (*plan.candidate_layers, plan.legal_layers[0])
+        self._scorer = Scorer(session, manifest, processor, layers, plan.max_new_tokens)
         self.model = RecipeModel(
             plan.export.model.name, plan.export.model.model_type, plan.export.checkpoint.with_weights().digest()
         )
-        first = plan.samples.questions[0]
-        pictures = [processor.image(image) for image in first.images]
-        text = processor.render([user_message(first.prompt, len(pictures))])
-        size, visual = len(processor.token_ids(text, pictures)), sum(picture.num_tokens for picture in pictures)
-        self.cost = PrefillCost.of(plan.export.checkpoint.config.text_config, visual, size - visual)
+        visual, text = self._read_samples()[0]
+        self.cost = PrefillCost.of(plan.export.checkpoint.config.text_config, visual, text)
         self.candidates = candidates(plan.budget, plan.candidate_layers, self.cost)
         self.default = default_settings(plan.budget, plan.candidate_layers, self.cost)
         self.rungs = rungs_for(len(plan.samples.questions))
@@ -73,6 +73,24 @@ class Calibration:
             "version": __version__,
         }
         self.measured = Measurements(self._scorer, plan.samples.questions, plan.keeps, journal, header)
+
+    def _read_samples(self) -> list[tuple[int, int]]:
+        """Visual and other tokens of each sample: one that cannot be asked is refused before hours of work.
+
+        Raises:
+            RequestError: there is one.
+        """
+        sizes = []
+        with progress("Reading samples", len(self.plan.samples.questions)) as advance:
+            for question in self.plan.samples.questions:
+                try:
+                    pictures, token_ids = self._scorer.read(question)
+                except RequestError as error:
+                    raise RequestError(f"the question about {question.images[0].name}: {error}") from error
+                visual = sum(picture.num_tokens for picture in pictures)
+                sizes.append((visual, len(token_ids) - visual))
+                advance(1)
+        return sizes
 
     def speedup(self, settings: PruningSettings) -> float:
         """Of a setting's prefill, by operations, for a prompt like the first sample."""
@@ -93,9 +111,9 @@ class Calibration:
         plan, count = self.plan, self.rungs[-1]
         search = Search(self.measured, plan.budget, plan.objective, self.default, self.speedup, self.rungs)
         found = search.run(self.candidates)
-        blind = PruningSettings(layer=plan.candidate_layers[0], keep=1 / max(2, self.cost.visual))
-        blind = blind.with_changes(importance="random")
-        self.measured.run("One visual token", [blind], count)
+        # At the lowest layer: above it the text has seen the image.
+        blind = PruningSettings(layer=plan.legal_layers[0], keep=ONE_TOKEN).with_changes(importance="random")
+        self.measured.run("One visual token", [blind], min(count, BLIND_SAMPLES))
         evidence = Evidence(
             self.measured, found, self.default, plan.budget, plan.objective, count, blind, plan.samples.answers
         )
@@ -111,10 +129,10 @@ class Calibration:
                 objective=plan.objective,
                 seed=plan.seed,
                 rungs=self.rungs,
-                runs=self.measured.runs + self.measured.reused,
+                runs=self.measured.runs,
                 runs_of_all=everything * count * max(1, len(plan.keeps)),
             ),
-            verdict=tuple(filter(None, (*verdict(evidence), plan.samples.warning.capitalize()))),
+            verdict=(*verdict(evidence), *_sentence(plan.samples.warning)),
             candidates=self._figures(found),
             tools={"iwp-export": __version__, **versions},
         )
@@ -186,6 +204,13 @@ def calibrate(
     """
     if threads is not None:
         limit_threads(threads)
+    with enough_memory(plan.device):
+        return _calibrate(plan, output, force, announce)
+
+
+def _calibrate(
+    plan: CalibrationPlan, output: Path, force: bool, announce: Callable[[int, int, float], None] | None
+) -> Recipe:
     calibration = Calibration(plan, output.with_name(output.name + JOURNAL_SUFFIX))
     finished = False
     try:
@@ -199,3 +224,8 @@ def calibrate(
     finally:
         calibration.measured.close(finished)
     return recipe
+
+
+def _sentence(text: str) -> tuple[str, ...]:
+    """A warning as a sentence; none of an empty one."""
+    return (f"{text[0].upper()}{text[1:]}.",) if text else ()

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from iwp_export.bundle.recipe import Objective
+from iwp_export.bundle.staging import try_lock
 from iwp_export.calibrate.score import Prepared, Score
 from iwp_export.errors import OutputError, os_reason
 from iwp_export.progress import progress
@@ -26,6 +29,8 @@ class Scores(Protocol):
     def prepare(self, question: Question) -> Prepared: ...
 
     def score(self, prepared: Prepared, settings: PruningSettings, with_answer: bool = False) -> Score: ...
+
+    def is_right(self, prepared: Prepared, settings: PruningSettings, agrees: bool) -> bool | None: ...
 
 
 @dataclass(frozen=True)
@@ -55,14 +60,19 @@ class Measurements:
         journal: Path | None = None,
         header: Mapping[str, Any] | None = None,
     ) -> None:
-        self.samples, self.runs, self.reused = samples, 0, 0
+        self.samples = samples
         self._scorer, self._keeps = scorer, tuple(keeps)
+        self._met: dict[PruningSettings, int] = {}
         self._scores: dict[tuple[int, PruningSettings], Score] = {}
         self._unpruned: dict[int, Unpruned] = {}
         self._journal = None if journal is None else Journal(journal, header or {})
         if self._journal is not None:
             self._scores, self._unpruned = self._journal.read()
-            self.reused = len(self._scores)
+
+    @property
+    def runs(self) -> int:
+        """Pairs of a sample and a setting that `run` was asked for, whether they ran now or in an earlier start."""
+        return sum(self._met.values())
 
     def run(self, title: str, settings: Iterable[PruningSettings], count: int, with_answer: bool = False) -> None:
         """See that every setting has met the first `count` samples.
@@ -73,20 +83,24 @@ class Measurements:
             count: how many samples.
             with_answer: also whether answers are right, where the data have answers.
         """
-        each = [one for setting in dict.fromkeys(settings) for one in self._at_keeps(setting)]
+        each = list(dict.fromkeys(one for setting in settings for one in self._at_keeps(setting)))
         missing = {index: [one for one in each if self._is_missing(index, one, with_answer)] for index in range(count)}
         with progress(title, sum(map(len, missing.values())), unit="runs") as advance:
             for index, todo in missing.items():
                 if todo:
                     self._run_sample(index, todo, with_answer, advance)
+        for one in each:
+            self._met[one] = max(count, self._met.get(one, 0))
 
     def probe(self, settings: Sequence[PruningSettings]) -> tuple[float, float]:
-        """Seconds of a sample's unpruned pass, and of one setting on it; their scores count as measured."""
+        """Seconds of a sample's unpruned pass, and of one setting on it; what they yield is kept for `run`."""
         start = time.perf_counter()
         prepared = self._scorer.prepare(self.samples[0])
         middle = time.perf_counter()
         for one in settings:
-            self._keep(0, one, self._scorer.score(prepared, one), prepared)
+            score = self._scorer.score(prepared, one)
+            if (0, one) not in self._scores:
+                self._keep(0, one, score, prepared)
         return middle - start, (time.perf_counter() - middle) / len(settings)
 
     def losses(self, settings: PruningSettings, count: int, objective: Objective) -> npt.NDArray[np.float64]:
@@ -98,11 +112,12 @@ class Measurements:
         return np.mean(rows, axis=0)
 
     def met(self, settings: PruningSettings) -> int:
-        """How many samples a setting has met, from the first on."""
-        count = 0
-        while count < len(self.samples) and all((count, one) in self._scores for one in self._at_keeps(settings)):
-            count += 1
-        return count
+        """How many samples, from the first on, a setting has met in `run`.
+
+        Scores of an earlier start that `run` was not asked for are not told, so that a calibration that went on from
+        a journal reports what one without would.
+        """
+        return min(self._met.get(one, 0) for one in self._at_keeps(settings))
 
     def has_answers(self, settings: PruningSettings, count: int) -> bool:
         """Whether it is known of each of the first `count` samples whether a setting's answer is right."""
@@ -124,11 +139,15 @@ class Measurements:
     ) -> None:
         prepared = self._scorer.prepare(self.samples[index])
         for one in todo:
-            self._keep(index, one, self._scorer.score(prepared, one, with_answer), prepared)
+            score = self._scores.get((index, one))
+            if score is None:
+                score = self._scorer.score(prepared, one, with_answer)
+            else:  # what it lacks is whether its answer is right
+                score = replace(score, right=self._scorer.is_right(prepared, one, score.agrees))
+            self._keep(index, one, score, prepared)
             advance(1)
 
     def _keep(self, index: int, settings: PruningSettings, score: Score, prepared: Prepared) -> None:
-        self.runs += 1
         self._scores[index, settings] = score
         if index not in self._unpruned:
             self._unpruned[index] = Unpruned(prepared.confidence, prepared.right)
@@ -152,64 +171,91 @@ class Measurements:
 
 
 class Journal:
-    """A file of scores, a JSON object a line, the first one being what they depend on."""
+    """A file of scores, a JSON object a line, the first one being what they depend on.
+
+    It is locked while it is open. A line that cannot be read is passed over, and what it held is measured again.
+    """
 
     def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
-        self._path, self._header = path, dict(header)
-        self._file: TextIO | None = None
+        self._path, self._header = path, json.dumps(dict(header), sort_keys=True).encode()
+        self._file: BinaryIO | None = None
 
     def read(self) -> tuple[dict[tuple[int, PruningSettings], Score], dict[int, Unpruned]]:
         """Scores of earlier starts with the same header, and open the file for more.
 
         Raises:
-            OutputError: the file cannot be written.
+            OutputError: the file cannot be written, or another calibration is writing it.
         """
         scores: dict[tuple[int, PruningSettings], Score] = {}
         unpruned: dict[int, Unpruned] = {}
-        lines = []
         try:
-            if self._path.exists():
-                lines = self._path.read_text(encoding="utf-8").splitlines()
-            if not lines or _loaded(lines[0]) != self._header:
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                self._path.write_text(json.dumps(self._header) + "\n", encoding="utf-8")
+            self._file = self._open()
+            content = self._file.read()
+            header, *lines = content[: content.rfind(b"\n") + 1].split(b"\n")  # a torn line has no end
+            if header == self._header:
+                self._file.truncate(content.rfind(b"\n") + 1)
+            else:
                 lines = []
-            elif not self._path.read_bytes().endswith(b"\n"):  # it was stopped while it wrote a line
-                self._path.write_text("\n".join(lines[:-1]) + "\n", encoding="utf-8")
-            self._file = self._path.open("a", encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = os_reason(error) if isinstance(error, OSError) else "it is not UTF-8"
-            raise OutputError(f"cannot keep scores in {self._path}: {reason}", options=("output",)) from error
-        for line in lines[1:]:
-            entry = _loaded(line)
-            if isinstance(entry, dict):
+                self._file.truncate(0)
+                self._write(self._header)
+        except BlockingIOError as error:
+            raise OutputError(
+                f"another calibration is writing {self._path}; wait for it, or choose another output",
+                options=("output",),
+            ) from error
+        except OSError as error:
+            raise OutputError(f"cannot keep scores in {self._path}: {os_reason(error)}", options=("output",)) from error
+        for line in lines:
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                entry = json.loads(line)
                 settings = PruningSettings.from_dict(entry["settings"])
-                scores[entry["sample"], settings] = Score(**entry["score"])
-                unpruned[entry["sample"]] = Unpruned(**entry["unpruned"])
+                score, whole = Score(**entry["score"]), Unpruned(**entry["unpruned"])
+                scores[entry["sample"], settings], unpruned[entry["sample"]] = score, whole
         return scores, unpruned
 
     def add(self, sample: int, settings: PruningSettings, score: Score, unpruned: Unpruned) -> None:
         """Write one score, at once: the program may be stopped at any time."""
-        assert self._file is not None
         entry = {
             "sample": sample,
             "settings": settings.to_dict(),
             "score": asdict(score),
             "unpruned": asdict(unpruned),
         }
-        self._file.write(json.dumps(entry) + "\n")
-        self._file.flush()
+        self._write(json.dumps(entry).encode())
 
     def close(self, finished: bool) -> None:
-        """Close the file, and remove it if it has served its purpose."""
-        if self._file is not None:
-            self._file.close()
+        """Close the file, and remove it if it has served its purpose: first, while no other can take its lock."""
         if finished:
             self._path.unlink(missing_ok=True)
+        if self._file is not None:
+            self._file.close()
+
+    def _open(self) -> BinaryIO:
+        """The file, locked and at its start; made if it is not there."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            file = self._path.open("a+b")
+            try:
+                _lock(file.fileno())
+                if self._path.exists() and os.path.samestat(self._path.stat(), os.fstat(file.fileno())):
+                    file.seek(0)
+                    return file
+            except BaseException:
+                file.close()
+                raise
+            file.close()  # its writer finished and removed it before the lock was held
+
+    def _write(self, line: bytes) -> None:
+        assert self._file is not None
+        self._file.write(line + b"\n")
+        self._file.flush()
 
 
-def _loaded(line: str) -> Any:
+def _lock(descriptor: int) -> None:
+    """See `try_lock`; a file system without locks is none of a calibration's business."""
     try:
-        return json.loads(line)
-    except ValueError:
-        return None
+        try_lock(descriptor)
+    except BlockingIOError:
+        raise
+    except OSError:
+        return

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
-from iwp_export.bundle.recipe import Objective, check_output
+from iwp_export.bundle.recipe import Objective, check_output, plain_name
+from iwp_export.bundle.schema import GREATEST
 from iwp_export.calibrate.candidates import Budget, candidate_layers
 from iwp_export.calibrate.samples import Samples, read_samples
 from iwp_export.device.memory import available_bytes
-from iwp_export.errors import DataError, SettingsError
+from iwp_export.errors import DataError, OutputError, SettingsError
 from iwp_export.export.live import Device
 from iwp_export.export.plan import ITEM_BYTES, Dtype, ExportPlan, plan_export
 from iwp_export.export.settings_source import PAPER
@@ -18,6 +20,8 @@ from iwp_export.pruning.settings import PruningSettings
 from iwp_export.report.svg import check_installed
 from iwp_export.validate.questions import MAX_NEW_TOKENS
 
+PAGE_SUFFIX = ".html"
+"""Of the page beside a recipe."""
 DEFAULT_DATA = {"tiny-llava": Path(__file__).parent.parent / "assets" / "tiny_llava_samples" / "questions.jsonl"}
 """Samples that ship with the package, by the name of the model."""
 
@@ -48,7 +52,7 @@ class CalibrationPlan:
     max_new_tokens: int = MAX_NEW_TOKENS
 
     def __post_init__(self) -> None:
-        legal = self.export.checkpoint.family.prunable_layers(self.export.checkpoint.config)
+        legal = self.legal_layers
         if wrong := [layer for layer in self.layers if layer not in legal]:
             raise SettingsError(
                 f"{self.export.model.name} cannot be pruned at layer {wrong[0]}; choose from {legal[0]} to {legal[-1]}",
@@ -58,13 +62,16 @@ class CalibrationPlan:
             raise DataError("the objective accuracy needs an `answer` with every sample", options=("objective",))
 
     @property
+    def legal_layers(self) -> range:
+        """The layers at which the model may be pruned."""
+        return self.export.checkpoint.family.prunable_layers(self.export.checkpoint.config)
+
+    @property
     def candidate_layers(self) -> tuple[int, ...]:
         """The layers that are tried."""
         if self.layers:
             return tuple(sorted(set(self.layers)))
-        config = self.export.checkpoint.config
-        legal = self.export.checkpoint.family.prunable_layers(config)
-        return candidate_layers(legal, config.text_config.num_hidden_layers)
+        return candidate_layers(self.legal_layers, self.export.checkpoint.config.text_config.num_hidden_layers)
 
     @property
     def keeps(self) -> tuple[float, ...]:
@@ -92,24 +99,42 @@ def plan_calibration(
     """Check what `api.calibrate` is asked for; no weights are read.
 
     Raises:
-        OutputError: the recipe is there already.
+        OutputError: the recipe or its page is there already.
         BackendError: matplotlib, which draws the page, is missing.
         CheckpointError, DataError, SettingsError: see `plan_export`, `read_samples`, `Budget`.
     """
     check_installed()
-    check_output(output, force)
-    for name, value in (("samples", samples), ("max_new_tokens", max_new_tokens)):
-        if value < 1:
-            raise SettingsError(f"{name} must be 1 or more, got {value}", options=(name,))
+    _check_files(output, force)
+    for name, number, least in (("samples", samples, 1), ("max_new_tokens", max_new_tokens, 1), ("seed", seed, 0)):
+        if not least <= number <= GREATEST:
+            raise SettingsError(f"{name} must be {least} to {GREATEST}, got {number}", options=(name,))
+    for name, word, kind in (("objective", objective, Objective), ("device", device, Device), ("dtype", dtype, Dtype)):
+        if word not in get_args(kind):
+            raise SettingsError(f"{name} must be one of {', '.join(get_args(kind))}, got {word!r}", options=(name,))
     budget = _budget(budgets)
     export = plan_export(model, recipe=PAPER, pruning={"layer": 0}, revision=revision)
     if data is None:
         data = DEFAULT_DATA.get(export.model.name)
         if data is None:
             raise DataError(f"{model} has no samples of its own: give a folder of images or a file", options=("data",))
+    for name in (export.model.name, data.name):
+        plain_name(Path(name))  # the recipe holds both
     read = read_samples(data, prompts, most=samples, seed=seed)
     chosen = _dtype(export, dtype, device)
     return CalibrationPlan(export, read, budget, objective, layers, seed, chosen, device, max_new_tokens)
+
+
+def _check_files(output: Path, force: bool) -> None:
+    """Refuse a recipe and a page that cannot be written.
+
+    Raises:
+        OutputError: one is there already or is a folder, or both would be the same file.
+    """
+    check_output(output, force)
+    page = output.with_suffix(PAGE_SUFFIX)
+    if page == output:
+        raise OutputError(f"{output} would be the recipe and its page; name the recipe .json", options=("output",))
+    check_output(page, force)
 
 
 def _budget(budgets: Mapping[str, float | Sequence[float] | None]) -> Budget:
@@ -117,7 +142,7 @@ def _budget(budgets: Mapping[str, float | Sequence[float] | None]) -> Budget:
     if len(given) > 1:
         raise SettingsError(f"give one budget, not {' and '.join(given)}", options=tuple(given))
     name, value = next(iter(given.items()), ("keep", (PruningSettings().keep,)))
-    values = tuple(value) if isinstance(value, Sequence) else (float(value),)
+    values = tuple(dict.fromkeys(value)) if isinstance(value, Sequence) else (value,)
     return Budget(name, values)  # type: ignore[arg-type]
 
 

@@ -20,9 +20,11 @@ from iwp_export.backends.session import Ints
 from iwp_export.backends.torch.decoder import Projected, Stream
 from iwp_export.backends.torch.session import TorchFeatures, TorchSession
 from iwp_export.bundle.manifest import Manifest
+from iwp_export.errors import BackendError
 from iwp_export.models.common.picture import Picture
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.pruning.torch_select import kept_index
+from iwp_export.runtime.generate import Context
 from iwp_export.runtime.model import LoadedModel
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.runtime.processor import Processor, user_message
@@ -102,22 +104,34 @@ class Scorer:
         self._layers, self._max_new_tokens = frozenset(layers), max_new_tokens
         self._decoder, self._family = session.decoder, session.family
 
+    def read(self, question: Question) -> tuple[tuple[Picture, ...], Ints]:
+        """A question's pictures and the token ids of its prompt.
+
+        Raises:
+            RequestError: it cannot be asked.
+        """
+        pictures = tuple(self._processor.image(image) for image in question.images)
+        text = self._processor.render([user_message(question.prompt, len(pictures))])
+        token_ids = self._processor.token_ids(text, pictures)
+        model = LoadedModel(self._manifest, self._processor, self._session)
+        call = model.prepare(Context(self._session.new_cache()), token_ids, pictures, 1.0)
+        model.limits(self._max_new_tokens).check_prompt(call)
+        return pictures, token_ids
+
     def prepare(self, question: Question) -> Prepared:
         """Answer a question with every visual token, and keep what settings need.
 
         Raises:
             RequestError: the question cannot be asked.
         """
-        pictures = tuple(self._processor.image(image) for image in question.images)
-        text = self._processor.render([user_message(question.prompt, len(pictures))])
-        token_ids = self._processor.token_ids(text, pictures)
+        pictures, token_ids = self.read(question)
         pipeline = self._pipeline(self._manifest.pruning)
         result = pipeline.generate_ids(token_ids, pictures, keep=1.0, max_new_tokens=self._max_new_tokens)
         visual = token_ids == self._manifest.vision.image_token_id
         with torch.no_grad():
             features = self._features(pictures)
             layers, logits = self._unpruned(token_ids, visual, pictures, features, result.token_ids)
-        log_probs = torch.log_softmax(logits, -1)
+        log_probs = self._log_probs(logits)
         top = log_probs.max(-1)
         return Prepared(
             question,
@@ -141,15 +155,18 @@ class Scorer:
             with_answer: also compare with the data's answer; costs a generation where the answer changes.
         """
         logits = self.logits(prepared, settings)
-        log_probs = torch.log_softmax(logits, -1)
+        log_probs = self._log_probs(logits)
         base = prepared.log_probs
         kl = float((base.exp() * (base - log_probs)).sum(-1).mean())
         agrees = bool((logits.argmax(-1) == prepared.best).all())
-        right = None
-        if with_answer and prepared.question.answer is not None:
-            answer = prepared.answer if agrees else self.answer(prepared, settings)
-            right = answer == prepared.question.answer
-        return Score(max(kl, 0.0), agrees, right)
+        return Score(max(kl, 0.0), agrees, self.is_right(prepared, settings, agrees) if with_answer else None)
+
+    def is_right(self, prepared: Prepared, settings: PruningSettings, agrees: bool) -> bool | None:
+        """Whether the answer with a setting is the data's; None where it has none. One that `agrees` is known."""
+        if prepared.question.answer is None:
+            return None
+        answer = prepared.answer if agrees else self.answer(prepared, settings)
+        return answer == prepared.question.answer
 
     def logits(self, prepared: Prepared, settings: PruningSettings) -> Tensor:
         """Logits [T, V] of the unpruned answer's tokens, teacher-forced, with a setting."""
@@ -232,6 +249,21 @@ class Scorer:
         num_visual = int(prepared.visual.sum())
         num_kept = size - num_visual + settings.num_keep(num_visual)
         return kept_index(importance, compared, prompt.value, feature_index >= 0, num_kept, settings)[0]
+
+    def _log_probs(self, logits: Tensor) -> Tensor:
+        """Logarithms of probabilities [T, V].
+
+        Raises:
+            BackendError: they are not finite: the element type cannot hold the model's values.
+        """
+        log_probs = torch.log_softmax(logits, -1)
+        if not bool(torch.isfinite(log_probs).all()):
+            raise BackendError(
+                f"the model's logits are not finite in {str(self._session.model.dtype).removeprefix('torch.')}; "
+                "take another element type",
+                options=("dtype",),
+            )
+        return log_probs
 
     def _tensor(self, array: npt.NDArray[np.int64]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self._session.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ NEGLIGIBLE_KL = 0.01
 FEWEST = 4
 """Settings that go on at least."""
 PER_COST = 3
-"""Settings of one layer and keep ratio that go on at most where the cost is what is searched for."""
+"""Settings of each layer and keep ratio that go on before others where the cost is what is searched for."""
 
 
 @dataclass(frozen=True)
@@ -95,14 +96,18 @@ class Search:
         return list(dict.fromkeys([self._default, *ranked[:count]]))
 
     def _fastest_first(self, ranked: Sequence[PruningSettings], rung: int) -> list[PruningSettings]:
-        """The best few of each cost that may still be within the drop, fastest first; then the best of all."""
+        """Of those that may still be within the drop the best of each cost, fastest first; then the second of each.
+
+        So the fast ones that later turn out to drop too much do not push the slower ones out. Last come the others.
+        """
         allowed = math.floor(self._budget.values[0] * rung) + 1
         taken: dict[float, list[PruningSettings]] = {}
         for settings in ranked:
             if self._measured.losses(settings, rung, "agreement").sum() <= allowed:
                 taken.setdefault(self._speedup(settings), []).append(settings)
-        fast = [settings for speed in sorted(taken, reverse=True) for settings in taken[speed][:PER_COST]]
-        return list(dict.fromkeys([*fast, *ranked]))
+        of_each = [taken[speed][:PER_COST] for speed in sorted(taken, reverse=True)]
+        in_turn = [settings for place in itertools.zip_longest(*of_each) for settings in place if settings is not None]
+        return list(dict.fromkeys([*in_turn, *ranked]))
 
     def _choose(self, alive: Sequence[PruningSettings]) -> tuple[PruningSettings, bool]:
         """Of those within one standard error of the best, or as good as it: the default, else the fastest."""

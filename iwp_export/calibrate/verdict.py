@@ -8,9 +8,9 @@ import numpy as np
 
 from iwp_export.bundle.recipe import Objective
 from iwp_export.calibrate.candidates import Budget
-from iwp_export.calibrate.figures import differences
+from iwp_export.calibrate.figures import differences, interval
 from iwp_export.calibrate.measurements import Measurements
-from iwp_export.calibrate.search import Found
+from iwp_export.calibrate.search import NEGLIGIBLE_KL, Found
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.validate.statistics import bootstrap_mean
 
@@ -22,6 +22,8 @@ UNSURE = 0.7
 """Mean probability of the unpruned model's own tokens below which it guesses."""
 WRONG = 0.6
 """Share of right answers of the unpruned model below which it does not know this kind of image."""
+BLIND_SAMPLES = 24
+"""Samples on which that is measured, at most."""
 FEW = 24
 """Samples below which a choice is a guess."""
 
@@ -36,7 +38,7 @@ class Evidence:
         default: the paper's settings at the budget.
         budget, objective: what was searched for.
         count: samples of the last rung.
-        blind: a setting that leaves one visual token, measured on the same samples.
+        blind: a setting that leaves one visual token, measured on the first `BLIND_SAMPLES` of them.
         answers: whether the samples have right answers.
     """
 
@@ -82,18 +84,24 @@ def _choice(evidence: Evidence) -> str:
     what = "The paper's settings"
     if chosen != evidence.default:
         what = f"Chosen: {', '.join(words)}, the rest as in the paper"
-    kept = bootstrap_mean(1 - evidence.changed(chosen))
-    place = f"layer {chosen.layer}, keep {chosen.keep:.3g}"
+    kept = 1 - float(evidence.changed(chosen).mean())
+    low, high = interval(kept, evidence.count)  # which, unlike a bootstrap, has a width where no answer changed
+    keeps = evidence.budget.values if evidence.budget.kind == "keep" else (chosen.keep,)
+    place = f"layer {chosen.layer}, keep {' and '.join(f'{keep:.3g}' for keep in keeps)}"
+    kl = float(evidence.kl(chosen).mean())
     return (
-        f"{what} ({place}). On {evidence.count} samples {_percent(kept.mean)} of the answers stay the unpruned model's "
-        f"(95 % interval {_percent(kept.low)} to {_percent(kept.high)}); KL {evidence.kl(chosen).mean():.3f} nats."
+        f"{what} ({place}). On {evidence.count} samples {_percent(kept)} of the answers stay the unpruned model's "
+        f"(95 % interval {_percent(low)} to {_percent(high)}); KL {two_digits(kl)} nats."
     )
 
 
 def _against_the_paper(evidence: Evidence) -> str:
     chosen, default = evidence.found.chosen, evidence.default
+    if chosen == default and evidence.budget.kind == "max_drop":
+        return "Nothing that was tried and is faster stays within the drop." if evidence.found.feasible else ""
     if chosen == default:
-        return "Nothing that was tried is better than the paper's settings by more than a standard error."
+        more = f" and {NEGLIGIBLE_KL:g} nats" if evidence.objective == "kl" else ""
+        return f"Nothing that was tried is better than the paper's settings by more than a standard error{more}."
     return f"The paper's settings keep {_compared(evidence, default)}."
 
 
@@ -146,7 +154,8 @@ def _few(evidence: Evidence) -> str:
 
 
 def _blind(evidence: Evidence) -> str:
-    stays = 1 - float(evidence.changed(evidence.blind).mean())
+    count = min(evidence.count, BLIND_SAMPLES)
+    stays = 1 - float(evidence.measured.losses(evidence.blind, count, "agreement").mean())
     if stays <= BLIND:
         return ""
     return (
@@ -178,8 +187,8 @@ def _undecided(evidence: Evidence) -> str:
     met = [s for s in evidence.found.tried if evidence.measured.met(s) >= evidence.count]
     if len(met) < 2:
         return ""
-    worst = max(met, key=lambda settings: float(evidence.kl(settings).mean()))
-    difference = bootstrap_mean(evidence.kl(worst) - evidence.kl(evidence.found.chosen))
+    ranked = sorted(met, key=lambda settings: float(evidence.kl(settings).mean()))
+    difference = bootstrap_mean(evidence.kl(ranked[-1]) - evidence.kl(ranked[0]))
     if difference.low > 0:
         return ""
     return "The settings that met every sample do not differ beyond chance: these data do not tell them apart."
@@ -187,3 +196,8 @@ def _undecided(evidence: Evidence) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.0f} %"
+
+
+def two_digits(value: float) -> str:
+    """A number with two significant digits, and no exponent."""
+    return np.format_float_positional(value, precision=2, unique=False, fractional=False, trim="-")

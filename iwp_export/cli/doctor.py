@@ -43,9 +43,10 @@ EXPORT = {
 }
 BUILD = {"onnx": "onnx", "onnx_ir": "onnx-ir"}
 ORT = {"onnxruntime": "onnxruntime"}
+REPORT = {"matplotlib": "matplotlib"}
 ENGINES = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx"}
 """Modules and the distributions they come from."""
-EXTRAS = {"": CORE, "[build]": BUILD, "[export]": EXPORT, "[ort]": ORT}
+EXTRAS = {"": CORE, "[build]": BUILD, "[export]": EXPORT, "[ort]": ORT, "[report]": REPORT}
 """Extras of this package that bring them; the smallest comes first."""
 
 JETPACK = "sudo apt install nvidia-jetpack"
@@ -82,7 +83,7 @@ def examine() -> dict[str, Any]:
     """The report as JSON values: `machine`, `gpus`, `nvcc`, `packages`, `can` by task, and others."""
     machine = describe_machine()
     on_jetson = is_jetson(machine)
-    imported = import_all({**CORE, **EXPORT, **ORT, **ENGINES})
+    imported = import_all({**CORE, **EXPORT, **REPORT, **ORT, **ENGINES})
     lacks = {module: _package_lack(module, found, machine) for module, found in imported.items()}
     gpus, no_gpu = find_gpus()
     if on_jetson and not gpus:  # a Jetson's GPU is on the board, and older JetPacks have no nvidia-smi
@@ -133,6 +134,7 @@ def _tasks(
     kernels = [] if named else compilers  # compiled for the GPU by the first engine that runs
     tasks: dict[str, list[Lack | None]] = {
         "export bundles": [*core, *export],
+        "calibrate": [*core, *export, lacks["matplotlib"]],
         "run bundles on the CPU": [*core, *ort, _provider_lack("cpu", imported)],
         "run bundles on CUDA": [*core, *ort, _provider_lack("cuda", imported), gpu],
         "build and run TensorRT engines": [*lowering, lacks["tensorrt"], gpu, *kernels],

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -134,13 +135,14 @@ class Checkpoint:
         import torch
         from transformers import AutoModelForImageTextToText
 
-        return AutoModelForImageTextToText.from_pretrained(
-            self.folder,
-            dtype=getattr(torch, dtype),
-            attn_implementation="sdpa",
-            local_files_only=True,
-            trust_remote_code=False,
-        ).eval()
+        with _no_bars():
+            return AutoModelForImageTextToText.from_pretrained(
+                self.folder,
+                dtype=getattr(torch, dtype),
+                attn_implementation="sdpa",
+                local_files_only=True,
+                trust_remote_code=False,
+            ).eval()
 
     def processor_files(self) -> list[Path]:
         """Paths of `PROCESSOR_FILES` that are there, relative to the checkpoint's folder."""
@@ -178,6 +180,20 @@ def open_checkpoint(model: str, *, revision: str | None = None, weights: bool = 
     name = name or target.split("/")[-1]
     checkpoint = Checkpoint(name, source, folder, config, find_family(config.model_type), revision, not remote)
     return checkpoint.with_weights() if weights else checkpoint
+
+
+@contextlib.contextmanager
+def _no_bars() -> Iterator[None]:
+    """Keep transformers' progress bars off stderr, where the commands of this package show their own."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _read_config(folder: Path, model: str) -> Any:

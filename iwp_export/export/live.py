@@ -36,7 +36,7 @@ def open_live(plan: ExportPlan, dtype: str, device: Device = "cpu") -> tuple[Tor
     if device == "cuda" and not torch.cuda.is_available():
         raise BackendError("torch finds no CUDA device on this machine; use the CPU", options=("device",))
     checkpoint = plan.checkpoint.with_weights()
-    with _enough_memory(device):
+    with enough_memory(device):
         model = checkpoint.load_model(dtype).to(device)
     session = TorchSession(model, checkpoint.family, plan.settings)
     manifest = Manifest(plan.model, plan.settings, plan.decoder, plan.vision, {}, generation=plan.generation)
@@ -57,7 +57,12 @@ def limit_threads(threads: int) -> None:
 
 
 @contextlib.contextmanager
-def _enough_memory(device: Device) -> Iterator[None]:
+def enough_memory(device: Device) -> Iterator[None]:
+    """Say in one line that a GPU's memory does not suffice for the block.
+
+    Raises:
+        BackendError: it does not.
+    """
     import torch
 
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -193,6 +194,7 @@ def names_of_settings() -> tuple[str, ...]:
     return tuple(field.name for field in fields(PruningSettings))
 
 
+@functools.cache  # settings are made by the thousand, and type hints take milliseconds to read
 def choices(name: str) -> tuple[str, ...]:
     """The words that a setting may be; none if it is a number or a switch."""
     return get_args(get_type_hints(PruningSettings)[name])

@@ -16,9 +16,10 @@ from iwp_export.device import machine, packages, toolchain
 from iwp_export.device.gpu import Gpu
 from iwp_export.device.packages import Imported
 
-EVERYTHING = [*doctor.CORE, *doctor.EXPORT, *doctor.ORT, *doctor.ENGINES]
+EVERYTHING = [*doctor.CORE, *doctor.EXPORT, *doctor.REPORT, *doctor.ORT, *doctor.ENGINES]
 TASKS = {
     "export bundles",
+    "calibrate",
     "run bundles on the CPU",
     "run bundles on CUDA",
     "build and run TensorRT engines",
@@ -82,6 +83,16 @@ def test_a_missing_package_comes_with_its_command(fake, capsys):
     }
     assert report["can"]["run bundles on the CPU"]["missing"][0]["install"] == "pip install 'iwp-export[ort]'"
     assert report["providers"] == []
+
+
+def test_calibrating_needs_what_an_export_needs_and_matplotlib(fake, capsys):
+    fake(matplotlib=Imported(None, "not installed"))
+    report = as_json(capsys)
+    lack = {"what": "matplotlib", "why": "not installed", "install": "pip install 'iwp-export[report]'"}
+    assert report["can"]["calibrate"] == {"ok": False, "missing": [lack]}
+    assert report["can"]["export bundles"]["ok"]
+    fake(torch=Imported(None, "not installed"))
+    assert [need["what"] for need in as_json(capsys)["can"]["calibrate"]["missing"]] == ["torch"]
 
 
 def test_a_broken_package_shows_the_reason(fake, capsys):

@@ -121,7 +121,7 @@ def test_a_missing_plugin_is_named(rtx: Flavour, half_bundle: Path, tmp_path: Pa
     builder = EngineBuilder(rtx, SMS, NoKernels())
     registry = rtx.trt.get_plugin_registry()
     registry.deregister_creator(registry.get_creator("SelectTokens", str(VERSION), "iwp"))
-    with pytest.raises(BackendError, match="does not find the plugin iwp::SelectTokens version 2"):
+    with pytest.raises(BackendError, match=f"does not find the plugin iwp::SelectTokens version {VERSION}"):
         builder.build(graph, plugins, (), "language model")
 
 

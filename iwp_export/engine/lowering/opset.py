@@ -11,7 +11,8 @@ IR_VERSIONS = {20: 9, 21: 10, 22: 10, 23: 11}
 """The file format's version that came with an opset."""
 
 _FLOATS = frozenset({"FLOAT", "FLOAT16", "BFLOAT16"})
-_NUMBERS = _FLOATS | {"INT32", "INT64"}
+_WHOLE = frozenset({"INT32", "INT64"})
+_NUMBERS = _FLOATS | _WHOLE
 _ANY = _NUMBERS | {"BOOL"}
 OLDEST_PARSER: dict[str, frozenset[str]] = {
     **dict.fromkeys(("Cast", "Concat", "Expand", "Gather", "GatherND", "Identity", "Reshape", "Shape", "Slice"), _ANY),
@@ -21,8 +22,12 @@ OLDEST_PARSER: dict[str, frozenset[str]] = {
     **dict.fromkeys(("Conv", "Cos", "Gelu", "Erf", "LayerNormalization", "MatMul", "Pow", "Reciprocal"), _FLOATS),
     **dict.fromkeys(("Exp", "Sigmoid", "Sin", "Softmax", "Sqrt", "Tanh", "Clip"), _FLOATS),
     **dict.fromkeys(("And", "Not", "Or"), frozenset({"BOOL"})),
+    "Mod": _WHOLE,
 }
-"""Element types of the first input, from docs/operators.md of onnx-tensorrt 10.1; later releases only add to them."""
+"""Element types of the first input, from docs/operators.md of onnx-tensorrt 10.1; later releases only add to them.
+
+That table gives floats for Mod as well, which its importer takes with `fmod` alone.
+"""
 
 CONSTANT_AXES = ("ReduceMax", "ReduceMean", "ReduceSum", "Squeeze", "Unsqueeze")
 """Operators whose second input that parser wants as a constant."""

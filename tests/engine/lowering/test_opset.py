@@ -26,6 +26,7 @@ def test_a_legal_graph_gets_the_older_version() -> None:
         ("Cast", {"x": normal(2)}, {"to": 1, "round_mode": "up"}, "attribute round_mode is not in it"),
         ("NonZero", {"x": normal(2)}, {}, "parser is not known to take it"),
         ("Clip", {"x": np.arange(3), "low": np.array(1)}, {}, "parser does not take INT64"),
+        ("Mod", {"x": normal(2), "divisor": normal(2)}, {"fmod": 1}, "parser does not take FLOAT"),
         ("ReduceSum", {"x": normal(2), "axes": np.array([0])}, {}, "axes are not a constant"),
     ],
 )
