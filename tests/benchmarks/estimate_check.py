@@ -9,6 +9,10 @@ those of `docs/benchmarks/cpu_speed.json`. `--no-cpu` leaves the CPU out.
 
 from __future__ import annotations
 
+import os
+
+os.environ["OPENBLAS_NUM_THREADS"] = "1"  # before numpy is imported
+
 import argparse
 import json
 import math
@@ -115,20 +119,22 @@ def compare_pruning() -> dict[str, Any]:
     }
 
 
-def measure_cpu() -> DeviceSpec:
-    """This CPU as a device: float32 products and bytes read by numpy, the best of several runs."""
-    side = 2048
+def measure_cpu(threads: int) -> DeviceSpec:
+    """This CPU as a device of so many threads: float32 products and bytes read by numpy, the best of several runs.
+
+    One thread's products are measured in short calls, which find quiet moments on a busy machine, and multiplied. One
+    thread reads a matrix that no cache holds, as a decode step reads weights; more threads share what it finds.
+    """
+    side = 512
     square = np.random.default_rng(0).standard_normal((side, side)).astype(np.float32)
-    products = 2 * side**3 / best(lambda: square @ square)
-    # as a decode step reads weights: a product of one row with a matrix that no cache holds
-    wide = np.ones((16384, 8192), np.float32)
-    row = np.ones(8192, np.float32)
-    read = wide.nbytes / best(lambda: wide @ row)
+    products = threads * 2 * side**3 / best(lambda: square @ square, 300)
+    wide, row = np.ones((16384, 8192), np.float32), np.ones(8192, np.float32)
+    read = wide.nbytes / best(lambda: wide @ row, 20)
     name = "this CPU"
     return DeviceSpec(name, name, products / 1e12, None, None, read / 1e9, 8 * GB, True, name, (name,), ("measured",))
 
 
-def best(call: Callable[[], object], runs: int = 12) -> float:
+def best(call: Callable[[], object], runs: int) -> float:
     """The shortest of some runs, in seconds, after one that does not count."""
     call()
     times = []
@@ -142,7 +148,8 @@ def best(call: Callable[[], object], runs: int = 12) -> float:
 def compare_cpu(efficiency: Efficiency) -> dict[str, Any]:
     """The CPU runs of a 12-layer model beside their estimate."""
     runs = json.loads(CPU_RUNS.read_text())
-    cpu, shape = measure_cpu(), LanguageShape(12, 768, 2048, 768, 768, 32000)
+    load = round(os.getloadavg()[0], 2)
+    cpu, shape = measure_cpu(runs["machine"]["threads"]), LanguageShape(12, 768, 2048, 768, 768, 32000)
     weights = WeightFormat("fp32", 32, head=32, value=4)
     prompt = runs["prompt"]
     kept = prompt["kept"] - prompt["text"]  # that file counts the text among the kept
@@ -168,6 +175,7 @@ def compare_cpu(efficiency: Efficiency) -> dict[str, Any]:
     return {
         "gflops_float32": round(cpu.fp16 * 1000, 1),
         "gigabytes_per_second": round(cpu.bandwidth, 1),
+        "load_average_before": load,
         "runs": rows,
         "prefill_speedup": {
             "measured": measured,
