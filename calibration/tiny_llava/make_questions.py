@@ -67,9 +67,11 @@ def write(draw: Draw, folder: Path) -> None:
     """Writes the questions and their images (lossless PNG) to `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / FILE).open("w", encoding="utf-8") as file:
+        last = ""
         for line, image in draw_questions(draw):
-            if not (folder / line["image"]).exists():
+            if line["image"] != last:
                 Image.fromarray(image).save(folder / line["image"], optimize=True)
+            last = line["image"]
             file.write(json.dumps(line) + "\n")
 
 

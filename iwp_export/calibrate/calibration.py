@@ -20,7 +20,7 @@ from iwp_export.calibrate.measurements import Measurements
 from iwp_export.calibrate.page import Example, write_page
 from iwp_export.calibrate.plan import PAGE_SUFFIX, CalibrationPlan
 from iwp_export.calibrate.score import Scorer
-from iwp_export.calibrate.search import Found, Search, rungs_for
+from iwp_export.calibrate.search import Found, Search, rungs_for, survivors
 from iwp_export.calibrate.verdict import BLIND_SAMPLES, Evidence, verdict
 from iwp_export.errors import RequestError
 from iwp_export.export.live import enough_memory, limit_threads, open_live
@@ -103,7 +103,7 @@ class Calibration:
         alive, seconds, met = len(self.candidates), 0.0, 0
         for number, rung in enumerate(self.rungs):
             seconds += (rung - met) * (prepare + alive * score * max(1, len(self.plan.keeps)))
-            met, alive = rung, max(4, alive // (4 if number == 0 else 3))
+            met, alive = rung, survivors(alive, number)
         return seconds + self.rungs[-1] * (prepare + 5 * score)
 
     def run(self) -> Recipe:
@@ -114,9 +114,7 @@ class Calibration:
         # At the lowest layer: above it the text has seen the image.
         blind = PruningSettings(layer=plan.legal_layers[0], keep=ONE_TOKEN).with_changes(importance="random")
         self.measured.run("One visual token", [blind], min(count, BLIND_SAMPLES))
-        evidence = Evidence(
-            self.measured, found, self.default, plan.budget, plan.objective, count, blind, plan.samples.answers
-        )
+        evidence = Evidence(self.measured, found, self.default, plan.budget, plan.objective, count, blind)
         versions = {name: importlib.metadata.version(name) for name in TOOLS}
         everything = len(dict.fromkeys([*self.candidates, self.default])) + 2 * len(plan.candidate_layers)
         return Recipe(

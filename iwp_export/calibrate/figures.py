@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Literal, NamedTuple
@@ -12,12 +11,9 @@ from iwp_export.pruning.settings import PruningSettings
 from iwp_export.report import charts
 from iwp_export.report.axes import Axis
 from iwp_export.report.svg import Svg
+from iwp_export.validate.statistics import interval
 
 Kind = Literal["chosen", "default", "control", "candidate", "dropped"]
-NORMAL_95 = 1.959964
-"""Standard deviations of the normal distribution on either side that hold 95 %."""
-
-
 NO_BREAK = "\u00a0"
 """Keeps a setting's name and its value on one line of a narrow table."""
 
@@ -136,14 +132,6 @@ def _points(found: Sequence[Entry], measure: str, name: str, colour: int, marker
         marker=marker,
         size=size,
     )
-
-
-def interval(share: float, samples: int) -> tuple[float, float]:
-    """95 % interval of a share by Wilson's score, which has a width at 0 and 1 too; it always holds `share`."""
-    spread = NORMAL_95**2 / samples
-    middle = (share + spread / 2) / (1 + spread)
-    reach = math.sqrt(share * (1 - share) * spread + spread**2 / 4) / (1 + spread)
-    return min(share, middle - reach), max(share, middle + reach)
 
 
 def _kind(figures: CandidateFigures, most: int) -> Kind:

@@ -49,6 +49,11 @@ def rungs_for(samples: int, most: int = RUNGS[-1]) -> tuple[int, ...]:
     return (*(rung for rung in RUNGS if rung < last), last)
 
 
+def survivors(alive: int, rung: int) -> int:
+    """How many of `alive` settings go on after the `rung`-th rung, from 0."""
+    return max(FEWEST, math.ceil(alive / SURVIVORS[min(rung, len(SURVIVORS) - 1)]))
+
+
 class Search:
     """A search among candidates.
 
@@ -82,14 +87,13 @@ class Search:
             with_answer = number == last or self._objective == "accuracy"
             self._measured.run(title, alive, rung, with_answer)
             if number < last:
-                alive = self._survivors(alive, rung, SURVIVORS[min(number, len(SURVIVORS) - 1)])
+                alive = self._survivors(alive, rung, survivors(len(alive), number))
         chosen, feasible = self._choose(alive)
         controls = dict.fromkeys([*controls_of(chosen), *controls_of(self._default)])
         self._measured.run("Random choice and an even grid", controls, self._rungs[-1], True)
         return Found(chosen, tried, tuple(controls), feasible)
 
-    def _survivors(self, alive: Sequence[PruningSettings], rung: int, share: int) -> list[PruningSettings]:
-        count = max(FEWEST, math.ceil(len(alive) / share))
+    def _survivors(self, alive: Sequence[PruningSettings], rung: int, count: int) -> list[PruningSettings]:
         ranked = sorted(alive, key=lambda settings: self._mean(settings, rung))
         if self._budget.kind == "max_drop":
             ranked = self._fastest_first(ranked, rung)

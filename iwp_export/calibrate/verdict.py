@@ -8,11 +8,11 @@ import numpy as np
 
 from iwp_export.bundle.recipe import Objective
 from iwp_export.calibrate.candidates import Budget
-from iwp_export.calibrate.figures import differences, interval
+from iwp_export.calibrate.figures import differences
 from iwp_export.calibrate.measurements import Measurements
 from iwp_export.calibrate.search import NEGLIGIBLE_KL, Found
 from iwp_export.pruning.settings import PruningSettings
-from iwp_export.validate.statistics import bootstrap_mean
+from iwp_export.validate.statistics import bootstrap_mean, interval
 
 LOST = 0.10
 """Share of changed answers beyond which a budget does not keep the answers."""
@@ -39,7 +39,6 @@ class Evidence:
         budget, objective: what was searched for.
         count: samples of the last rung.
         blind: a setting that leaves one visual token, measured on the first `BLIND_SAMPLES` of them.
-        answers: whether the samples have right answers.
     """
 
     measured: Measurements
@@ -49,7 +48,6 @@ class Evidence:
     objective: Objective
     count: int
     blind: PruningSettings
-    answers: bool
 
     def changed(self, settings: PruningSettings) -> np.ndarray:
         """0 or 1 a sample: whether the answer changed; a mean where there are several keep ratios."""
@@ -148,8 +146,7 @@ def _few(evidence: Evidence) -> str:
     if evidence.count >= FEW:
         return ""
     return (
-        f"{evidence.count} samples are few: with 96 the choice is within a few points of the best, with these it may "
-        "be far."
+        f"{evidence.count} samples are few: a choice from them may be far from the best, and 96 make that less likely."
     )
 
 

@@ -72,18 +72,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace) -> None:
     """Calibrate, and print what was found."""
     try:
-        recipe = _calibrate(args)
+        _calibrate(args)
     except ModuleNotFoundError as error:
         if str(error.name).startswith("iwp_export"):
             raise
         raise BackendError(
             f"calibrating needs {error.name}; to get it: pip install 'iwp-export[export,report]'"
         ) from error
-    if args.json:
-        print(json.dumps(recipe, indent=2))
 
 
-def _calibrate(args: argparse.Namespace) -> dict:  # type: ignore[type-arg]
+def _calibrate(args: argparse.Namespace) -> None:
     output = args.output or Path(f"{default_name(args.model)}.recipe.json")
     job = api.plan_calibration(
         args.model,
@@ -111,13 +109,14 @@ def _calibrate(args: argparse.Namespace) -> dict:  # type: ignore[type-arg]
     except KeyboardInterrupt:
         print("\niwp-export: stopped; the same command goes on from here", file=sys.stderr)
         raise
-    if not args.json:
-        print(describe(recipe))
-        print(f"\nwrote {output} and {output.with_suffix('.html').name}")
-        print(f"export with it: iwp-export {args.model} --recipe {output}")
-    from iwp_export.bundle.recipe import RECIPE_JSON
+    if args.json:
+        from iwp_export.bundle.recipe import RECIPE_JSON
 
-    return RECIPE_JSON.to_dict(recipe)
+        print(json.dumps(RECIPE_JSON.to_dict(recipe), indent=2))
+        return
+    print(describe(recipe))
+    print(f"\nwrote {output} and {output.with_suffix('.html').name}")
+    print(f"export with it: iwp-export {args.model} --recipe {output}")
 
 
 def announce(settings: int, samples: int, seconds: float) -> None:

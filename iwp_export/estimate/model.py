@@ -41,12 +41,7 @@ def estimate_model(
     # keep and layer are all that an estimate takes of a recipe, so another model's is worth a look
     choice = resolve(checkpoint, pruning, recipe, any_model=True)
     settings, config = choice.settings, checkpoint.config
-    layers = checkpoint.family.prunable_layers(config)
-    if settings.layer not in layers:
-        raise SettingsError(
-            f"{checkpoint.name} cannot be pruned at layer {settings.layer}; choose layer {layers[0]} to {layers[-1]}",
-            options=("layer",),
-        )
+    checkpoint.family.require_layer(config, settings.layer, checkpoint.name)
     vision = checkpoint.family.vision_info(config)
     visual = vision.tokens.typical * images
     most = config.text_config.max_position_embeddings

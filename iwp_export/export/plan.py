@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from iwp_export.bundle.manifest import DecoderInfo, GenerationInfo, ModelInfo, VisionInfo
-from iwp_export.errors import CheckpointError, SettingsError
+from iwp_export.errors import CheckpointError
 from iwp_export.export.checkpoint import Checkpoint, open_checkpoint
 from iwp_export.export.generation import read_generation
 from iwp_export.export.settings_source import Choice, check_request, resolve
@@ -87,14 +87,8 @@ def plan_export(
     choice = resolve(checkpoint, pruning, recipe, any_model)
     config, text = checkpoint.config, checkpoint.config.text_config
     _check_decoder(text, checkpoint.family)
-    layers = checkpoint.family.prunable_layers(config)
-    if choice.settings.layer not in layers:
-        of_recipe = "" if choice.source.recipe is None or "layer" in choice.source.overridden else "the recipe's "
-        raise SettingsError(
-            f"{checkpoint.name} cannot be pruned at {of_recipe}layer {choice.settings.layer}; "
-            f"choose layer {layers[0]} to {layers[-1]}",
-            options=("layer",),
-        )
+    of_recipe = "" if choice.source.recipe is None or "layer" in choice.source.overridden else "the recipe's "
+    checkpoint.family.require_layer(config, choice.settings.layer, checkpoint.name, of_recipe)
     special, generation = read_generation(checkpoint, text.vocab_size)
     name, reason = _choose_dtype(checkpoint, dtype)
     heads = text.num_attention_heads

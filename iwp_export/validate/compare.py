@@ -94,10 +94,7 @@ def refusals(reference: Reference, settings: PruningSettings, only: Sequence[str
     known = methods(settings)
     if unknown := set(only) - set(known):
         raise SettingsError(f"no method {', '.join(sorted(unknown))}; there are: {', '.join(known)}")
-    layers = reference.family.prunable_layers(reference.model.config)
-    if settings.layer not in layers:
-        allowed = f"choose layer {layers[0]} to {layers[-1]}"
-        raise SettingsError(f"the model cannot be pruned at layer {settings.layer}; {allowed}")
+    reference.family.require_layer(reference.model.config, settings.layer)
     found = {name: reason for name, method in known.items() if (reason := method.refusal(reference.model))}
     for name in found.keys() & set(only):
         raise SettingsError(f"{name} cannot be run here: {found[name]}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,8 @@ import numpy.typing as npt
 
 RESAMPLES = 4000
 LEVEL = 0.95
+NORMAL_95 = 1.959964
+"""Standard deviations of the normal distribution on either side that hold 95 %."""
 
 
 @dataclass(frozen=True)
@@ -36,3 +39,11 @@ def bootstrap_mean(values: npt.ArrayLike, seed: int = 0) -> Interval:
     tail = 100 * (1 - LEVEL) / 2
     low, high = np.percentile(array[draws].mean(1), [tail, 100 - tail])
     return Interval(float(array.mean()), float(low), float(high))
+
+
+def interval(share: float, samples: int) -> tuple[float, float]:
+    """95 % interval of a share by Wilson's score, which has a width at 0 and 1 too; it always holds `share`."""
+    spread = NORMAL_95**2 / samples
+    middle = (share + spread / 2) / (1 + spread)
+    reach = math.sqrt(share * (1 - share) * spread + spread**2 / 4) / (1 + spread)
+    return min(share, middle - reach), max(share, middle + reach)

@@ -10,9 +10,10 @@ from xml.etree import ElementTree
 import pytest
 
 from iwp_export.bundle.recipe import Objective, Recipe
-from iwp_export.calibrate.figures import Kind, entries, interval
+from iwp_export.calibrate.figures import Kind, entries
 from iwp_export.calibrate.page import HOW_TO_READ, Example, make_page, write_page
 from iwp_export.report import page as html
+from iwp_export.validate.statistics import interval
 from tests.calibrate.made_up import PAPER, nasty_examples, recipe_of_40
 from tests.report.browser import needs_chromium, open_page
 from tests.report.markup import Markup, check

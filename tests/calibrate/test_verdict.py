@@ -60,7 +60,7 @@ def evidence(
     measured.run("all", [PAPER, chosen, *controls], count)
     measured.run("blind", [BLIND], min(count, BLIND_SAMPLES))
     found = Found(chosen, (PAPER, CHOSEN), controls, feasible)
-    return Evidence(measured, found, PAPER, budget, "kl", count, BLIND, answer is not None)
+    return Evidence(measured, found, PAPER, budget, "kl", count, BLIND)
 
 
 def said(given: Evidence) -> set[str]:

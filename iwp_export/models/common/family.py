@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from iwp_export.bundle.manifest import VisionInfo
+from iwp_export.errors import SettingsError
 from iwp_export.models.common.picture import Array, Colours, Picture
 
 if TYPE_CHECKING:
@@ -67,6 +68,25 @@ class Family:
     def prunable_layers(self, config: Any) -> range:
         """Layers at whose input visual tokens may be dropped."""
         return range(config.text_config.num_hidden_layers)
+
+    def require_layer(self, config: Any, layer: int, name: str = "the model", whose: str = "") -> None:
+        """Refuse a layer at whose input visual tokens may not be dropped.
+
+        Args:
+            config: the model's.
+            layer: where they would be dropped.
+            name: the model's, for the error.
+            whose: who asks for the layer, for the error: `the recipe's `, say.
+
+        Raises:
+            SettingsError: it is not one of `prunable_layers`.
+        """
+        layers = self.prunable_layers(config)
+        if layer not in layers:
+            raise SettingsError(
+                f"{name} cannot be pruned at {whose}layer {layer}; choose layer {layers[0]} to {layers[-1]}",
+                options=("layer",),
+            )
 
     def embed(self, language_model: Any, input_ids: Tensor, image_features: Tensor, feature_index: Tensor) -> Tensor:
         """The input of layer 0, [1, S, D]; see `llama.embed`."""
