@@ -27,7 +27,7 @@ VERBS = {
 """Verbs, each a module of this package, with what they do."""
 
 EXIT_ERROR, EXIT_INTERRUPTED, EXIT_PIPE, EXIT_TERMINATED = 1, 130, 141, 143
-"""A user's error; and, as shells count them, 128 + SIGINT, SIGPIPE, SIGTERM."""
+"""A user's error, of a verb that says no other; and, as shells count them, 128 + SIGINT, SIGPIPE, SIGTERM."""
 
 NOISY_LOGGERS = ("huggingface_hub", "onnxscript", "onnx_ir", "torch", "transformers")
 
@@ -43,8 +43,10 @@ class Verb(Protocol):
         """Declare the arguments. Must import nothing heavy: `--help` answers at once."""
 
     @staticmethod
-    def execute(args: argparse.Namespace) -> None:
+    def execute(args: argparse.Namespace) -> int | None:
         """Do it; what needs torch, transformers or a backend is imported here.
+
+        A verb with gates returns 1 if one failed, and defines `EXIT_ERROR = 2`: it could not run.
 
         Raises:
             IwpError: what the user can mend.
@@ -52,7 +54,10 @@ class Verb(Protocol):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0, 1 for an error that a user can mend, 130 for Ctrl-C."""
+    """Run the command line and return its exit code: 0; 1 for an error that a user can mend; 130 for Ctrl-C.
+
+    Of a verb with gates 1 is a gate that failed, and 2 that it could not run.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     named = bool(arguments) and arguments[0] in VERBS
     verb = arguments.pop(0) if named else "export"
@@ -86,7 +91,7 @@ def _guarded(verb: Verb, args: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, _terminate)
     _silence()
     try:
-        verb.execute(args)
+        code = verb.execute(args)
         sys.stdout.flush()
     except BrokenPipeError:
         # The reader (head, less) has gone: nothing to say to it, nor at the interpreter's last flush.
@@ -100,8 +105,8 @@ def _guarded(verb: Verb, args: argparse.Namespace) -> int:
         if os.environ.get("IWP_EXPORT_DEBUG") or str(getattr(error, "name", "")).startswith("iwp_export"):
             raise
         print(f"iwp-export: error: {_one_line(error)}", file=sys.stderr)
-        return EXIT_ERROR
-    return 0
+        return getattr(verb, "EXIT_ERROR", EXIT_ERROR)
+    return code or 0
 
 
 def _terminate(signum: int, frame: object) -> NoReturn:

@@ -141,3 +141,15 @@ sys.exit(main(["tiny-llava", "-o", {str(tmp_path / "x.bundle")!r}]))
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("outcome", "code"), [(None, 0), (1, 1), (SettingsError("no"), 2)])
+def test_a_verb_with_gates_has_exit_codes_of_its_own(monkeypatch, outcome, code):
+    def execute(args):
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr(doctor, "execute", execute)
+    monkeypatch.setattr(doctor, "EXIT_ERROR", 2, raising=False)
+    assert main.main(["doctor"]) == code
