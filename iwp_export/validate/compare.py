@@ -18,7 +18,8 @@ from iwp_export.pruning.settings import PruningSettings
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.tables import table
 from iwp_export.validate import entry
-from iwp_export.validate.accuracy import ALL, measure_accuracy
+from iwp_export.validate.accuracy.figures import ALL
+from iwp_export.validate.accuracy.measure import right_shares
 from iwp_export.validate.questions import MAX_NEW_TOKENS, Question
 from iwp_export.validate.reference import Reference
 from iwp_export.validate.rivals import methods
@@ -80,7 +81,7 @@ def compare_methods(
                 for seed in RANDOM_SEEDS if name == "random" else RANDOM_SEEDS[:1]:
                     method = methods(at_layer, seed)[name]
                     pruned = reference.pruned(pipeline, method.settings, method.select, method.condense)
-                    draws.append(measure_accuracy(pruned, questions, keep, max_new_tokens).shares)
+                    draws.append(right_shares(pruned, questions, keep, max_new_tokens))
                 mean = {kind: round(sum(draw[kind] for draw in draws) / len(draws), 4) for kind in draws[0]}
                 yield MethodAccuracy(0 if method.condense else at_layer.layer, name, keep, mean)
 
@@ -154,7 +155,7 @@ def _execute(args: argparse.Namespace) -> int:
         limit_threads(args.threads)
     settings = changed(pipeline.manifest.pruning, args.set)
     reference = Reference.of(pipeline.manifest, args.checkpoint)
-    whole = measure_accuracy(reference.pruned(pipeline, settings), questions, 1.0, args.max_new_tokens)
+    whole = right_shares(reference.pruned(pipeline, settings), questions, 1.0, args.max_new_tokens)
     layers = args.layers or [settings.layer]
     refused = {layer: refusals(reference, replace(settings, layer=layer), args.methods) for layer in layers}
     for layer, reasons in refused.items():
@@ -167,13 +168,13 @@ def _execute(args: argparse.Namespace) -> int:
     ):
         rows.append(row)
         print(f"layer {row.layer}  keep {row.keep}  {row.method}: {_percent(row.accuracy[ALL])}", file=sys.stderr)
-    print(f"accuracy on {len(questions)} questions, best first\n\n{ranking(rows, whole.shares)}")
+    print(f"accuracy on {len(questions)} questions, best first\n\n{ranking(rows, whole)}")
     report = {
         "command": args.command,
         "changes": args.set,
         "questions": len(questions),
         "random": f"mean of {len(RANDOM_SEEDS)} draws",
-        "keep 1": whole.shares,
+        "keep 1": whole,
         "methods": [asdict(row) for row in rows],
         "not run": {str(layer): reasons for layer, reasons in refused.items() if reasons},
         "versions": entry.versions(),
