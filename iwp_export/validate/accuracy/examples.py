@@ -6,6 +6,7 @@ import base64
 import math
 from collections.abc import Sequence
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -36,8 +37,14 @@ def choose_examples(
     """
     found = accuracy.shipped[0]
     order = sorted(range(len(questions)), key=lambda number: _rank(accuracy, found, number))
-    made = []
-    for number in sorted(order[:EXAMPLES]):
+    made: list[Example] = []
+    shown: set[tuple[Path, ...]] = set()
+    for number in order:
+        if len(made) == EXAMPLES:
+            break
+        if found.same[number] and questions[number].images in shown:  # the same picture again shows nothing new
+            continue
+        shown.add(questions[number].images)
         question = questions[number]
         result = pipeline(
             list(question.images), question.prompt, max_new_tokens=accuracy.max_new_tokens, keep=found.keep

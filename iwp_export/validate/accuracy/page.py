@@ -116,7 +116,7 @@ def _example(example: Example) -> html.Block:
         return html.Pairs(rows)
     names = ", ".join(example.images)
     picture = html.Picture(_sheet(example), f"{names} with the visual tokens that stayed", names)
-    return html.Beside((picture, html.Pairs(rows)))
+    return html.Beside((picture, html.Group([html.Pairs(rows)])))
 
 
 def _sheet(example: Example) -> bytes:
