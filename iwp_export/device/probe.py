@@ -1,0 +1,73 @@
+"""Where a machine's state is read from: a tree of files and the output of programs, both of which a test can give."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from iwp_export.device.machine import run_tool
+
+TEXT_LIMIT = 1 << 20
+"""Characters read of one file; those of sysfs and procfs have a few."""
+
+Runner = Callable[[Sequence[str]], tuple[str, str]]
+"""Runs a program: its output, and why there is none."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Reads a machine. What cannot be read is None, whatever the reason.
+
+    Attributes:
+        root: the folder that stands for `/`.
+        run: runs a program.
+    """
+
+    root: Path = Path("/")
+    run: Runner = run_tool
+
+    def path(self, name: str | Path) -> Path:
+        """A file by its absolute name."""
+        return self.root / str(name).lstrip("/")
+
+    def find(self, pattern: str) -> list[Path]:
+        """Files and folders by an absolute pattern, in the order of their names, numbers as numbers."""
+        try:
+            return sorted(self.root.glob(pattern.lstrip("/")), key=lambda path: _natural(str(path)))
+        except OSError:
+            return []
+
+    def text(self, name: str | Path) -> str | None:
+        """A file's text without the space around it, and without the zero that ends strings of the device tree."""
+        try:
+            with self.path(name).open("rb") as file:
+                return file.read(TEXT_LIMIT).decode(errors="replace").strip("\0 \t\r\n")
+        except OSError:
+            return None
+
+    def number(self, name: str | Path) -> int | None:
+        """The whole number that a file holds."""
+        try:
+            return int(self.text(name) or "")
+        except ValueError:
+            return None
+
+    def output(self, *command: str) -> str | None:
+        """What a program prints; None if it is not here, fails or prints nothing."""
+        return self.run(command)[0].strip() or None
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """A key for sorting by which zone10 comes after zone2."""
+    parts: list[tuple[int, str]] = []
+    digits = ""
+    for letter in name + "\0":
+        if letter.isdigit():
+            digits += letter
+            continue
+        if digits:
+            parts.append((int(digits), ""))
+            digits = ""
+        parts.append((-1, letter))
+    return parts
