@@ -1,68 +1,37 @@
-"""Energy from what the machine measures itself: the board's monitors on a Jetson, NVML on a GPU card, RAPL on a CPU."""
+"""The meters of this machine: a Jetson's monitors, a GPU's NVML, a processor's RAPL. Energy comes from these alone."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+from iwp_export.device.board_meters import board_meters, jtop_meters
+from iwp_export.device.chip_meters import nvml_meters, rapl_meters, smi_meters
+from iwp_export.device.metering import Energy, PowerMeter
+from iwp_export.device.probe import Probe
+
+__all__ = ["Energy", "PowerMeter", "find_meters", "measure_all"]
+
+SCOPES = ("board", "module", "GPU", "CPU", "part")
+"""From the whole to the part."""
 
 
-@dataclass
-class Energy:
-    """What a meter measured; filled in when the block under `measure` ends, or fails.
+def find_meters(probe: Probe | None = None) -> list[PowerMeter]:
+    """The meters of this machine, those of the most first; those that cannot be read are last and say why.
 
-    Attributes:
-        joules: energy over the whole of it, idle power included; None if the meter could not be read throughout.
-        seconds: how long it was, by the clock of this process.
-        samples: how often the meter was read.
-        interval: seconds between readings of power, which were summed up; None if the meter counts energy itself.
-        problem: why there are no joules; empty if there are.
+    A Jetson's INA3221 and INA238 are read from sysfs, and where that has none, from the service of jetson-stats. A GPU
+    card is read through NVML if nvidia-ml-py is installed, which has a counter of energy, else through nvidia-smi.
     """
-
-    joules: float | None = None
-    seconds: float = 0.0
-    samples: int = 0
-    interval: float | None = None
-    problem: str = ""
-
-    @property
-    def watts(self) -> float | None:
-        """Mean power."""
-        return self.joules / self.seconds if self.joules is not None and self.seconds > 0 else None
-
-
-class PowerMeter(Protocol):
-    """Something that measures power.
-
-    Attributes:
-        name: what is measured, such as `VDD_IN`, `GPU 0` or `package-0`.
-        source: what measures it, such as `INA3221`, `NVML`, `RAPL`, and the file or call that is read.
-        scope: what the energy is of: `board`, `GPU`, `CPU`, `memory` or `part` (one of several rails of a board).
-        problem: why it cannot be read, and what would help; empty if it can.
-    """
-
-    name: str
-    source: str
-    scope: str
-    problem: str
-
-    def measure(self) -> AbstractContextManager[Energy]:
-        """Measure what runs in the `with` block; read the `Energy` after it.
-
-        with meter.measure() as energy:
-            session.run(...)
-        print(energy.joules)
-        """
-        ...
-
-
-def find_meters() -> list[PowerMeter]:
-    """Every meter of this machine that can be read; those of a whole board or card come first."""
-    return []
+    probe = probe or Probe()
+    meters = board_meters(probe) or jtop_meters(probe)
+    if not meters:  # a Jetson's NVML has no power, and a card's board has no INA3221
+        meters = nvml_meters(probe) or smi_meters(probe)
+    meters += rapl_meters(probe)
+    return sorted(meters, key=lambda meter: (bool(meter.problem), SCOPES.index(meter.scope)))
 
 
 @contextmanager
-def measure_all(meters: list[PowerMeter]) -> Iterator[dict[str, Energy]]:
-    """Measure with several meters at once; by name, those of the list alone."""
-    yield {meter.name: Energy() for meter in meters}
+def measure_all(meters: Sequence[PowerMeter]) -> Iterator[dict[str, Energy]]:
+    """Measure with several meters at once: what each measured, by its name."""
+    with ExitStack() as stack:
+        yield {meter.name: stack.enter_context(meter.measure()) for meter in meters}

@@ -27,9 +27,15 @@ class Probe:
     root: Path = Path("/")
     run: Runner = run_tool
 
+    @property
+    def is_this_machine(self) -> bool:
+        """Whether libraries of this machine may be asked too."""
+        return self.root == Path("/") and self.run is run_tool
+
     def path(self, name: str | Path) -> Path:
-        """A file by its absolute name."""
-        return self.root / str(name).lstrip("/")
+        """A file by its absolute name, or one that `find` gave."""
+        path = Path(name)
+        return path if path.is_relative_to(self.root) else self.root / str(name).lstrip("/")
 
     def find(self, pattern: str) -> list[Path]:
         """Files and folders by an absolute pattern, in the order of their names, numbers as numbers."""
