@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from iwp_export.device.metering import PowerMeter
-from iwp_export.device.probe import Probe
+from iwp_export.device.probe import Probe, read_text
 
 INTERVAL = 0.02
 """Seconds: INA3221 as NVIDIA sets it up gives a new mean every few milliseconds, and a read takes one."""
@@ -29,7 +29,7 @@ SCOPES = {"VIN": "board", "VDD_IN": "module", "POM_5V_IN": "module"}
 """Rails through which all power goes: into a carrier board (Thor's developer kit), into a module (Orin Nano, Orin NX,
 and Jetson Nano)."""
 SUMS = (("VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0"), ("VDD_GPU", "VDD_CPU_SOC_MSS", "VIN_SYS_5V0"))
-"""Rails of AGX Orin and of Thor, whose modules have no such rail: jetson-stats and others take their sum for the module.
+"""Rails of AGX Orin and of Thor, whose modules have no such rail: their sum is taken for the module.
 AGX Orin's VDDQ_VDD2_1V8AO is fed by VIN_SYS_5V0 and must not be added to it."""
 
 
@@ -108,7 +108,7 @@ def _number(path: Path) -> float:
     Raises:
         OSError, ValueError: it cannot be read, or holds no number.
     """
-    words = path.read_text().split()
+    words = read_text(path).split()
     if not words:
         raise ValueError(f"{path} is empty")
     return float(words[0])

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from iwp_export.device.metering import PowerMeter
-from iwp_export.device.probe import Probe
+from iwp_export.device.probe import Probe, read_text
 
 COUNTER_INTERVAL = 10.0
-"""Seconds between readings of a counter of energy, so that none starts again unseen: RAPL's take minutes to go round."""
+"""Seconds between readings of a counter of energy, so that none starts again unseen: RAPL takes minutes for that."""
 NVML_INTERVAL = 0.05
 """Seconds: NVML gives the mean power of the last 25 ms to 1 s, by the card."""
 SMI_INTERVAL = 0.5
@@ -117,4 +117,4 @@ def _rapl_meter(probe: Probe, zone: Path) -> PowerMeter | None:
 
 def _joules(counter: Path) -> float:
     """Raises OSError or ValueError if it cannot be read."""
-    return int(counter.read_text()) / 1e6
+    return int(read_text(counter)) / 1e6

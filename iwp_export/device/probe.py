@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from iwp_export.device.machine import run_tool
 
 TEXT_LIMIT = 1 << 20
-"""Characters read of one file; those of sysfs and procfs have a few."""
+"""Bytes read of one file; those of sysfs and procfs have a few."""
 
 Runner = Callable[[Sequence[str]], tuple[str, str]]
 """Runs a program: its output, and why there is none."""
@@ -45,10 +46,9 @@ class Probe:
             return []
 
     def text(self, name: str | Path) -> str | None:
-        """A file's text without the space around it, and without the zero that ends strings of the device tree."""
+        """A file's text, as `read_text` gives it."""
         try:
-            with self.path(name).open("rb") as file:
-                return file.read(TEXT_LIMIT).decode(errors="replace").strip("\0 \t\r\n")
+            return read_text(self.path(name))
         except OSError:
             return None
 
@@ -62,6 +62,25 @@ class Probe:
     def output(self, *command: str) -> str | None:
         """What a program prints; None if it is not here, fails or prints nothing."""
         return self.run(command)[0].strip() or None
+
+
+def read_text(path: Path) -> str:
+    """A file's text without the space around it, and without the zero that ends strings of the device tree.
+
+    Raises:
+        OSError: it cannot be read. Some sensors of a chip that is switched off answer EAGAIN, which Python's buffered
+            files take for a missing line.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        parts = []
+        while part := os.read(descriptor, TEXT_LIMIT):
+            parts.append(part)
+            if sum(map(len, parts)) >= TEXT_LIMIT:
+                break
+    finally:
+        os.close(descriptor)
+    return b"".join(parts).decode(errors="replace").strip("\0 \t\r\n")
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
