@@ -9,6 +9,8 @@ from iwp_export.device.state import Clock, DeviceState, span, warnings
 from iwp_export.report.page import Block, Pairs
 from iwp_export.tables import pairs
 
+SPEED = ("power mode", "power limit", "GPU clock", "memory clock", "CPU clock", "throttling")
+
 
 def rows(state: DeviceState) -> list[tuple[str, str]]:
     """Names and values of what is known."""
@@ -33,6 +35,11 @@ def rows(state: DeviceState) -> list[tuple[str, str]]:
     return [(name, value) for name, value in found if value]
 
 
+def speed_rows(state: DeviceState) -> list[tuple[str, str]]:
+    """Those of the rows that say how fast the machine runs now."""
+    return [row for row in rows(state) if row[0] in SPEED]
+
+
 def describe(state: DeviceState, before: DeviceState | None = None) -> str:
     """The state for the terminal, what is wrong with it first."""
     lines = [f"warning: {line}" for line in warnings(state, before)]
@@ -45,8 +52,8 @@ def blocks(state: DeviceState) -> list[Block]:
 
 
 def meter_rows(meters: Sequence[PowerMeter]) -> list[tuple[str, str]]:
-    """Each meter, and where it is read or why it is not."""
-    return [(meter.name, meter.problem or f"{meter.scope}, {meter.source}") for meter in meters]
+    """Each meter of power, and where it is read or why it is not."""
+    return [(f"power of {meter.name}", meter.problem or f"{meter.scope}, {meter.source}") for meter in meters]
 
 
 def _clock(clock: Clock | None) -> str | None:
