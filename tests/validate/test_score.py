@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from iwp_export.calibrate.score import Scorer
 from iwp_export.errors import BackendError, RequestError
 from iwp_export.export.live import open_live
 from iwp_export.export.plan import plan_export
@@ -21,6 +20,7 @@ from iwp_export.pruning.settings import PruningSettings, choices, names_of_setti
 from iwp_export.runtime.model import LoadedModel
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.validate.questions import Question, read_questions
+from iwp_export.validate.score import Scorer
 from tests.export.tiny import write_llava
 
 HELDOUT = Path(__file__).parents[2] / "calibration" / "tiny_llava" / "heldout" / "questions.jsonl"
