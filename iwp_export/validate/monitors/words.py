@@ -1,0 +1,110 @@
+"""The monitors' figures in words. Needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from iwp_export.tables import table
+from iwp_export.validate.monitors.figures import Kept, Monitors
+from iwp_export.validate.monitors.knee import RULES, gain, knee, read_between, share_read, warnings
+from iwp_export.validate.statistics import Interval
+
+
+def verdict(monitors: Monitors) -> list[str]:
+    """What the figures say, in sentences; warnings come first."""
+    return [*warnings(monitors), _reading(monitors), _budget(monitors), *_attention(monitors)]
+
+
+def describe(monitors: Monitors) -> str:
+    """For the terminal: the verdict, then tables."""
+    parts = [f"{sentence[0].upper()}{sentence[1:]}." for sentence in verdict(monitors)]
+    tables = [
+        table([head, *rows]) for head, rows in (depth_rows(monitors), budget_rows(monitors), layer_rows(monitors))
+    ]
+    rules = "\n".join(f"  {rule}" for rule in RULES)
+    return "\n\n".join(["\n".join(parts), *tables, f"Rules:\n{rules}"])
+
+
+def _reading(monitors: Monitors) -> str:
+    between = read_between(monitors)
+    if between is None:
+        return f"the image brings {gain(monitors):.1%} of the questions, too few to see where it is read"
+    begun, done = between
+    last = "the last layer" if done == monitors.layers else f"layer {done - 1}"
+    share = share_read(monitors, monitors.pruning_layer)
+    read = "" if share is None else f"; before layer {monitors.pruning_layer}, where it is pruned, {max(share, 0):.0%}"
+    if begun >= done:
+        return f"the image is read in layer {done - 1}{read}"
+    return f"the image is read from layer {begun} to {last}{read}"
+
+
+def _budget(monitors: Monitors) -> str:
+    bend, last = knee(monitors), monitors.budget[-1]
+    score, whole = monitors.score(bend.left).mean, monitors.whole.mean
+    scores = f"{monitors.measure} {score:.1%}, {whole:.1%} with every token"
+    if bend is last:
+        return f"no budget that was measured is past the knee, down to keep {bend.keep:g} ({scores})"
+    return f"the knee is at keep {bend.keep:g} ({scores}); at {last.keep:g} it is {monitors.score(last.left).mean:.1%}"
+
+
+def _attention(monitors: Monitors) -> list[str]:
+    last = monitors.last_layers()
+    if not last:
+        return []
+    before, after = (sum(values) / len(last) for values in ([each.visual.mean for each in last], _pruned(monitors)))
+    return [
+        f"in the last {len(last)} layers {before:.0%} of the text's attention is on visual tokens, with pruning "
+        f"{after:.0%}, on {last[-1].retention:.0%} of them"
+    ]
+
+
+def _pruned(monitors: Monitors) -> list[float]:
+    return [each.visual_pruned.mean for each in monitors.last_layers()]
+
+
+Rows = tuple[list[str], list[list[str]]]
+"""A table's head and its rows."""
+
+
+def depth_rows(monitors: Monitors) -> Rows:
+    """The read-depth curve."""
+    kinds = list(monitors.depth[-1].left.kinds)
+    rows = []
+    for point in monitors.depth:
+        name = "every token" if point.layer == monitors.layers else f"{point.layer}"
+        rows.append([name, *_left(point.left, kinds)])
+    return ["no visual token from layer", *_titles(monitors, kinds)], rows
+
+
+def budget_rows(monitors: Monitors) -> Rows:
+    """Scores by budget."""
+    kinds = list(monitors.depth[-1].left.kinds)
+    rows = [[f"{point.keep:g}", *_left(point.left, kinds)] for point in monitors.budget]
+    return [f"keep at layer {monitors.pruning_layer}", *_titles(monitors, kinds)], rows
+
+
+def layer_rows(monitors: Monitors) -> Rows:
+    """Attention by layer, every token and pruned."""
+    head = ["layer", "visual tokens seen", "entropy, nats", "pruned", "attention to visual", "pruned"]
+    rows = []
+    for each in monitors.attention:
+        entropies = (f"{value.mean:.2f}" for value in (each.entropy, each.entropy_pruned))
+        shares = (f"{value.mean:.0%}" for value in (each.visual, each.visual_pruned))
+        rows.append([str(each.layer), f"{each.retention:.0%}", *entropies, *shares])
+    return head, rows
+
+
+def _titles(monitors: Monitors, kinds: Sequence[str]) -> list[str]:
+    accuracy = ["accuracy"] if monitors.measure == "accuracy" else []
+    return [*accuracy, *kinds, "agreement", "KL, nats"]
+
+
+def _left(left: Kept, kinds: Sequence[str]) -> list[str]:
+    accuracy = [] if left.accuracy is None else [percent(left.accuracy)]
+    by_kind = [f"{left.kinds[kind]:.1%}" for kind in kinds]
+    return [*accuracy, *by_kind, percent(left.agreement), f"{left.kl.mean:.3g}"]
+
+
+def percent(share: Interval) -> str:
+    """A share with the ends of its interval."""
+    return f"{share.mean:.1%} ({100 * share.low:.1f} to {100 * share.high:.1f})"
