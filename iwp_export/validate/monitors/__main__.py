@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from iwp_export.bundle.schema import to_json
+from iwp_export.errors import BackendError
 from iwp_export.pruning.settings import check_keep
 from iwp_export.report.svg import check_installed, write_picture
 from iwp_export.validate import entry
@@ -37,10 +38,13 @@ def _execute(args: argparse.Namespace) -> int:
     if args.picture:
         check_installed()
     questions, pipeline = entry.open_questions(args), entry.open_pipeline(args)
-    # torch takes seconds to load: not for --help or a mistake
-    from iwp_export.export.live import limit_threads
-    from iwp_export.validate.monitors.measure import KEEPS, measure_monitors
-    from iwp_export.validate.reference import Reference
+    try:  # torch takes seconds to load: not for --help or a mistake
+        from iwp_export.export.live import limit_threads
+        from iwp_export.validate.monitors.measure import KEEPS, measure_monitors
+        from iwp_export.validate.reference import Reference
+    except ModuleNotFoundError as error:
+        need = "monitors need torch and the checkpoint; to get it: pip install 'iwp-export[export]'"
+        raise BackendError(need) from error
 
     if args.threads:
         limit_threads(args.threads)

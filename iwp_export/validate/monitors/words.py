@@ -33,8 +33,8 @@ def _reading(monitors: Monitors) -> str:
     last = "the last layer" if done == monitors.layers else f"layer {done - 1}"
     share = share_read(monitors, monitors.pruning_layer)
     read = "" if share is None else f"; before layer {monitors.pruning_layer}, where it is pruned, {max(share, 0):.0%}"
-    if begun >= done:
-        return f"the image is read in layer {done - 1}{read}"
+    if done - begun <= 1:
+        return f"the image is read in layer {max(done - 1, 0)}{read}"
     return f"the image is read from layer {begun} to {last}{read}"
 
 
@@ -52,8 +52,9 @@ def _attention(monitors: Monitors) -> list[str]:
     if not last:
         return []
     before, after = (sum(values) / len(last) for values in ([each.visual.mean for each in last], _pruned(monitors)))
+    which = f"last {len(last)} layers" if len(last) > 1 else "last layer"
     return [
-        f"in the last {len(last)} layers {before:.0%} of the text's attention is on visual tokens, with pruning "
+        f"in the {which} {before:.0%} of the text's attention is on visual tokens, with pruning "
         f"{after:.0%}, on {last[-1].retention:.0%} of them"
     ]
 
