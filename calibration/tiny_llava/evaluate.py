@@ -19,7 +19,8 @@ from calibration.tiny_llava.vocabulary import WORDS
 from iwp_export.export.live import Device, open_live
 from iwp_export.export.plan import plan_export
 from iwp_export.export.settings_source import PAPER
-from iwp_export.validate.accuracy import ALL, shares
+from iwp_export.validate.accuracy.figures import ALL
+from iwp_export.validate.accuracy.measure import shares
 from iwp_export.validate.monitors.measure import Monitoring
 from iwp_export.validate.questions import Question, read_questions
 

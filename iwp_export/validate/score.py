@@ -82,7 +82,7 @@ class Prepared:
     @property
     def right(self) -> bool | None:
         """Whether the unpruned model is right; None without an answer to compare with."""
-        return None if self.question.answer is None else self.answer == self.question.answer
+        return None if self.question.answer is None else self.answer in self.question.accepted
 
 
 class Scorer:
@@ -168,7 +168,7 @@ class Scorer:
             return Score(kl, agrees, prepared.right)
         settings = replace(self._manifest.pruning, layer=layer)
         answer = self._generate(prepared, self._pipeline(settings, lambda seen: _text_alone))
-        return Score(kl, agrees, answer == prepared.question.answer)
+        return Score(kl, agrees, answer in prepared.question.accepted)
 
     def compare(self, prepared: Prepared, logits: Tensor) -> tuple[float, bool]:
         """Mean KL in nats of logits [T, V] from the unpruned model's, and whether their greedy answer is its own."""
@@ -181,7 +181,7 @@ class Scorer:
         if prepared.question.answer is None:
             return None
         answer = prepared.answer if agrees else self.answer(prepared, settings)
-        return answer == prepared.question.answer
+        return answer in prepared.question.accepted
 
     def logits(self, prepared: Prepared, settings: PruningSettings, look: Look | None = None) -> Tensor:
         """Logits [T, V] of the unpruned answer's tokens, teacher-forced, with a setting.

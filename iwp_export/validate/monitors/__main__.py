@@ -1,6 +1,6 @@
 """Shows where a model reads its image, what its layers attend to, and where pruning begins to cost.
 
-python -m iwp_export.validate.monitors tiny-llava.bundle --data questions.jsonl -o monitors.json --picture monitors.svg
+python -m iwp_export.validate.monitors tiny-llava.bundle -o monitors.json --picture monitors.svg
 
 Needs torch and the artefact's checkpoint.
 """
@@ -17,6 +17,7 @@ from iwp_export.errors import BackendError
 from iwp_export.pruning.settings import check_keep
 from iwp_export.report.svg import check_installed, write_picture
 from iwp_export.validate import entry
+from iwp_export.validate.accuracy.data import open_data
 from iwp_export.validate.monitors.knee import RULES, warnings
 from iwp_export.validate.monitors.page import picture
 from iwp_export.validate.monitors.words import describe, verdict
@@ -24,7 +25,7 @@ from iwp_export.validate.monitors.words import describe, verdict
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line."""
-    parser = entry.make_parser(__doc__)
+    parser = entry.make_parser(__doc__, needs_data=False)
     add = parser.add_argument
     add("--checkpoint", help="where the checkpoint is (default: where the artefact says)")
     add("--keep", type=float, nargs="+", metavar="RATIO", help="budgets of the curve (default: 0.5 to 0.05)")
@@ -37,7 +38,8 @@ def _execute(args: argparse.Namespace) -> int:
         check_keep(keep)
     if args.picture:
         check_installed()
-    questions, pipeline = entry.open_questions(args), entry.open_pipeline(args)
+    pipeline = entry.open_pipeline(args)
+    data = open_data(args.data, pipeline.manifest.model.name, args.limit)
     try:  # torch takes seconds to load: not for --help or a mistake
         from iwp_export.export.live import limit_threads
         from iwp_export.validate.monitors.measure import KEEPS, measure_monitors
@@ -49,9 +51,7 @@ def _execute(args: argparse.Namespace) -> int:
     if args.threads:
         limit_threads(args.threads)
     reference = Reference.of(pipeline.manifest, args.checkpoint)
-    found = measure_monitors(
-        pipeline, reference, questions, keeps=args.keep or KEEPS, max_new_tokens=args.max_new_tokens
-    )
+    found = measure_monitors(pipeline, reference, data, keeps=args.keep or KEEPS, max_new_tokens=args.max_new_tokens)
     print(describe(found))
     report = {
         "command": args.command,

@@ -74,6 +74,7 @@ class Monitors:
     """What was measured on a number of questions.
 
     Attributes:
+        data: what the set of questions is called.
         questions: how many.
         layers: of the language model.
         pruning_layer, keep: the artefact's settings.
@@ -83,6 +84,7 @@ class Monitors:
         budget: by keep, the largest first; it begins with 1.
     """
 
+    data: str
     questions: int
     layers: int
     pruning_layer: int

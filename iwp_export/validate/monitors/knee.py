@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from iwp_export.validate.accuracy.words import percent
 from iwp_export.validate.gates import Gate
 from iwp_export.validate.monitors.figures import BudgetPoint, Monitors
 
@@ -13,11 +14,17 @@ LEAST_GAIN = 0.05
 CLIFF = 0.95
 """Pruning has a cost from the first budget whose score is below this share of the unpruned one."""
 
+
+def about(share: float) -> str:
+    """A share in whole per cent."""
+    return f"{100 * share:.0f} %"
+
+
 RULES = (
-    f"read: the first layer from which on the model needs no visual token to have {READ:.0%} of what the image brings "
-    "(its score with every token less its score without the image)",
-    f"begun: the last layer before which it has {BEGUN:.0%} of that at most",
-    f"knee: the smallest budget at which, and above which, the score is {CLIFF:.0%} of the unpruned one at least",
+    f"read: the first layer from which on the model needs no visual token to have {about(READ)} of what the image "
+    "brings (its score with every token less its score without the image)",
+    f"begun: the last layer before which it has {about(BEGUN)} of that at most",
+    f"knee: the smallest budget at which, and above which, the score is {about(CLIFF)} of the unpruned one at least",
 )
 
 
@@ -68,13 +75,13 @@ def gates(monitors: Monitors, strict: bool = False) -> list[Gate]:
         return []
     share = share_read(monitors, monitors.pruning_layer)
     late, past, bend = _too_late(monitors), _past_the_knee(monitors), knee(monitors)
-    told = "too little to tell" if share is None else f"{share:.0%} read"
+    told = "too little to tell" if share is None else f"{about(share)} read"
     return [
         Gate(
             "read-depth",
             not late,
             told,
-            f"below {READ:.0%} read",
+            f"below {about(READ)} read",
             f"layer {monitors.pruning_layer}",
             "prune at a lower layer, or ask questions that need the image" if late else "",
         ),
@@ -90,17 +97,17 @@ def gates(monitors: Monitors, strict: bool = False) -> list[Gate]:
 
 
 def _too_late(monitors: Monitors) -> str:
-    scores = (
-        f"{monitors.whole.mean:.1%} {monitors.measure} with every token, {monitors.blind.mean:.1%} without the image"
-    )
+    whole, blind = percent(monitors.whole.mean), percent(monitors.blind.mean)
+    scores = f"{whole} {monitors.measure} with every token, {blind} without the image"
     if gain(monitors) < LEAST_GAIN:
         return f"these questions do not need the image ({scores}): no figure of them says anything about pruning"
     layer, share = monitors.pruning_layer, share_read(monitors, monitors.pruning_layer)
     if share is None or share < READ:
         return ""
     return (
-        f"the model has read the image before layer {layer}: with no visual token from there on it keeps {share:.0%} "
-        f"of what the image brings ({scores}), so that a good score there proves nothing about which tokens are kept"
+        f"the model has read the image before layer {layer}: with no visual token from there on it keeps "
+        f"{about(share)} of what the image brings ({scores}), so that a good score there proves nothing about which "
+        "tokens are kept"
     )
 
 
@@ -109,9 +116,8 @@ def _past_the_knee(monitors: Monitors) -> str:
     here = min(monitors.budget, key=lambda point: abs(point.keep - monitors.keep))
     if monitors.keep >= bend.keep or here is bend:
         return ""
-    score = monitors.score(here.left)
+    score, better = (percent(monitors.score(point.left).mean) for point in (here, bend))
     return (
-        f"keep {monitors.keep:g} is past the knee: {monitors.measure} is {score.mean:.1%} at keep {here.keep:g} and "
-        f"{monitors.score(bend.left).mean:.1%} at {bend.keep:g}, the smallest measured that holds {CLIFF:.0%} of "
-        f"{monitors.whole.mean:.1%}"
+        f"keep {monitors.keep:g} is past the knee: {monitors.measure} is {score} at keep {here.keep:g} and {better} at "
+        f"{bend.keep:g}, the smallest measured that holds {about(CLIFF)} of {percent(monitors.whole.mean)}"
     )

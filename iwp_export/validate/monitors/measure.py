@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -16,12 +16,16 @@ from iwp_export.progress import progress
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.runtime.processor import Processor
+from iwp_export.validate.accuracy.comparison import share
+from iwp_export.validate.accuracy.data import DataSet
+from iwp_export.validate.accuracy.figures import ALL
+from iwp_export.validate.accuracy.measure import shares
 from iwp_export.validate.monitors.attention import Attention, look_at
 from iwp_export.validate.monitors.figures import BudgetPoint, DepthPoint, Kept, LayerFigures, Monitors
 from iwp_export.validate.questions import MAX_NEW_TOKENS, Question
 from iwp_export.validate.reference import Reference
 from iwp_export.validate.score import Prepared, Score, Scorer
-from iwp_export.validate.statistics import Interval, bootstrap_mean, interval
+from iwp_export.validate.statistics import bootstrap_mean
 
 KEEPS = (0.5, 0.353, 0.222, 0.111, 0.05)
 
@@ -29,7 +33,7 @@ KEEPS = (0.5, 0.353, 0.222, 0.111, 0.05)
 def measure_monitors(
     pipeline: Pipeline,
     reference: Reference,
-    questions: Sequence[Question],
+    data: DataSet,
     settings: PruningSettings | None = None,
     keeps: Sequence[float] = KEEPS,
     max_new_tokens: int = MAX_NEW_TOKENS,
@@ -39,7 +43,7 @@ def measure_monitors(
     Args:
         pipeline: the artefact's, which gives manifest and processor.
         reference: its checkpoint.
-        questions: what is asked; figures of accuracy need an answer for each.
+        data: what is asked; figures of accuracy need an answer for each question.
         settings: where and how to prune; the artefact's if None.
         keeps: budgets of the curve, beside 1 and the settings' own.
         max_new_tokens: length of an answer at most.
@@ -51,9 +55,7 @@ def measure_monitors(
     """
     settings = settings or pipeline.manifest.pruning
     session = TorchSession(reference.model, reference.family, settings)
-    return Monitoring(session, pipeline.manifest, pipeline.processor, settings, max_new_tokens).measure(
-        questions, keeps
-    )
+    return Monitoring(session, pipeline.manifest, pipeline.processor, settings, max_new_tokens).measure(data, keeps)
 
 
 class Monitoring:
@@ -83,8 +85,9 @@ class Monitoring:
         self._decoder = session.decoder
         self._prunable = tuple(session.family.prunable_layers(session.model.config))
 
-    def measure(self, questions: Sequence[Question], keeps: Sequence[float] = KEEPS) -> Monitors:
+    def measure(self, data: DataSet, keeps: Sequence[float] = KEEPS) -> Monitors:
         """All figures; see `measure_monitors`."""
+        questions = data.questions
         if not questions:
             raise DataError("monitors need a question at least")
         budgets = sorted({*keeps, self.settings.keep} - {1.0}, reverse=True)
@@ -107,6 +110,7 @@ class Monitoring:
                 advance(1)
         mean_visual, mean_text = np.mean(tokens, 0)
         return Monitors(
+            data=data.name,
             questions=len(questions),
             layers=self.layers,
             pruning_layer=self.settings.layer,
@@ -164,26 +168,12 @@ class Monitoring:
 
 
 def _kept(questions: Sequence[Question], scores: Sequence[Score]) -> Kept:
-    right = [score.right for score in scores]
-    known = [each for each in right if each is not None]
-    complete = len(known) == len(right)
+    right = [score.right for score in scores if score.right is not None]
+    complete = len(right) == len(scores)
+    kinds = shares(questions, right) if complete else {}
     return Kept(
         bootstrap_mean([score.kl for score in scores]),
-        _share([score.agrees for score in scores]),
-        _share(known) if complete else None,
-        _by_kind(questions, known) if complete else {},
+        share([score.agrees for score in scores]),
+        share(right) if complete else None,
+        {kind: value for kind, value in kinds.items() if kind != ALL},
     )
-
-
-def _share(values: Iterable[bool]) -> Interval:
-    found = list(values)
-    share = sum(found) / len(found)
-    return Interval(share, *interval(share, len(found)))
-
-
-def _by_kind(questions: Sequence[Question], right: Sequence[bool]) -> Mapping[str, float]:
-    kinds: dict[str, list[bool]] = defaultdict(list)
-    for question, each in zip(questions, right, strict=True):
-        if question.kind is not None:
-            kinds[question.kind].append(each)
-    return {kind: round(sum(values) / len(values), 4) for kind, values in kinds.items()}

@@ -43,7 +43,7 @@ def blocks(monitors: Monitors) -> list[Block]:
         *([_table("Attention by layer", layer_rows(monitors))] if monitors.attention else []),
         *(Paragraph(f"{rule[0].upper()}{rule[1:]}.", quiet=True) for rule in RULES),
     ]
-    return [*shown, Fold(f"Figures of {monitors.questions:,} questions, and the rules", tables)]
+    return [*shown, Fold(f"Figures of {monitors.questions:,} questions of {monitors.data}, and the rules", tables)]
 
 
 def section(monitors: Monitors) -> Section:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from iwp_export.tables import table
+from iwp_export.validate.accuracy.words import percent, spread
 from iwp_export.validate.monitors.figures import Kept, Monitors
-from iwp_export.validate.monitors.knee import RULES, gain, knee, read_between, share_read, warnings
-from iwp_export.validate.statistics import Interval
+from iwp_export.validate.monitors.knee import RULES, about, gain, knee, read_between, share_read, warnings
 
 
 def verdict(monitors: Monitors) -> list[str]:
@@ -28,11 +28,13 @@ def describe(monitors: Monitors) -> str:
 def _reading(monitors: Monitors) -> str:
     between = read_between(monitors)
     if between is None:
-        return f"the image brings {gain(monitors):.1%} of the questions, too few to see where it is read"
+        return f"the image brings {percent(gain(monitors))} of the questions, too few to see where it is read"
     begun, done = between
     last = "the last layer" if done == monitors.layers else f"layer {done - 1}"
     share = share_read(monitors, monitors.pruning_layer)
-    read = "" if share is None else f"; before layer {monitors.pruning_layer}, where it is pruned, {max(share, 0):.0%}"
+    read = (
+        "" if share is None else f"; before layer {monitors.pruning_layer}, where it is pruned, {about(max(share, 0))}"
+    )
     if done - begun <= 1:
         return f"the image is read in layer {max(done - 1, 0)}{read}"
     return f"the image is read from layer {begun} to {last}{read}"
@@ -41,10 +43,11 @@ def _reading(monitors: Monitors) -> str:
 def _budget(monitors: Monitors) -> str:
     bend, last = knee(monitors), monitors.budget[-1]
     score, whole = monitors.score(bend.left).mean, monitors.whole.mean
-    scores = f"{monitors.measure} {score:.1%}, {whole:.1%} with every token"
+    scores = f"{monitors.measure} {percent(score)}, {percent(whole)} with every token"
     if bend is last:
         return f"no budget that was measured is past the knee, down to keep {bend.keep:g} ({scores})"
-    return f"the knee is at keep {bend.keep:g} ({scores}); at {last.keep:g} it is {monitors.score(last.left).mean:.1%}"
+    lowest = percent(monitors.score(last.left).mean)
+    return f"the knee is at keep {bend.keep:g} ({scores}); at {last.keep:g} it is {lowest}"
 
 
 def _attention(monitors: Monitors) -> list[str]:
@@ -54,8 +57,8 @@ def _attention(monitors: Monitors) -> list[str]:
     before, after = (sum(values) / len(last) for values in ([each.visual.mean for each in last], _pruned(monitors)))
     which = f"last {len(last)} layers" if len(last) > 1 else "last layer"
     return [
-        f"in the {which} {before:.0%} of the text's attention is on visual tokens, with pruning "
-        f"{after:.0%}, on {last[-1].retention:.0%} of them"
+        f"in the {which} {about(before)} of the text's attention is on visual tokens, with pruning "
+        f"{about(after)}, on {about(last[-1].retention)} of them"
     ]
 
 
@@ -90,8 +93,8 @@ def layer_rows(monitors: Monitors) -> Rows:
     rows = []
     for each in monitors.attention:
         entropies = (f"{value.mean:.2f}" for value in (each.entropy, each.entropy_pruned))
-        shares = (f"{value.mean:.0%}" for value in (each.visual, each.visual_pruned))
-        rows.append([str(each.layer), f"{each.retention:.0%}", *entropies, *shares])
+        shares = (f"{about(value.mean)}" for value in (each.visual, each.visual_pruned))
+        rows.append([str(each.layer), f"{about(each.retention)}", *entropies, *shares])
     return head, rows
 
 
@@ -101,11 +104,6 @@ def _titles(monitors: Monitors, kinds: Sequence[str]) -> list[str]:
 
 
 def _left(left: Kept, kinds: Sequence[str]) -> list[str]:
-    accuracy = [] if left.accuracy is None else [percent(left.accuracy)]
-    by_kind = [f"{left.kinds[kind]:.1%}" for kind in kinds]
-    return [*accuracy, *by_kind, percent(left.agreement), f"{left.kl.mean:.3g}"]
-
-
-def percent(share: Interval) -> str:
-    """A share with the ends of its interval."""
-    return f"{share.mean:.1%} ({100 * share.low:.1f} to {100 * share.high:.1f})"
+    accuracy = [] if left.accuracy is None else [spread(left.accuracy)]
+    by_kind = [percent(left.kinds[kind]) for kind in kinds]
+    return [*accuracy, *by_kind, spread(left.agreement), f"{left.kl.mean:.3g}"]

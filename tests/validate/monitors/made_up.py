@@ -25,6 +25,7 @@ def monitors(
     layers = len(depth) - 1
     some = Interval(1.5, 1.25, 1.75), Interval(1.0, 0.75, 1.25), Interval(0.5, 0.25, 0.75), Interval(0.25, 0.0, 0.5)
     return Monitors(
+        data="some questions",
         questions=40,
         layers=layers,
         pruning_layer=pruning_layer,

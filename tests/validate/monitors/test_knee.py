@@ -32,13 +32,13 @@ def test_pruning_where_the_image_has_been_read_is_warned_of() -> None:
     depth = (0.2, 0.2, 0.98, 0.99, 1.0)
     assert warnings(monitors(depth, pruning_layer=1)) == []
     (line,) = warnings(monitors(depth, pruning_layer=2))
-    assert "has read the image before layer 2" in line and "98% of what the image brings" in line
+    assert "has read the image before layer 2" in line and "98 % of what the image brings" in line
     assert "proves nothing" in line
 
 
 def test_questions_that_need_no_image_are_warned_of() -> None:
     (line,) = warnings(monitors((0.96, 0.97, 0.98, 0.99, 1.0)))
-    assert "do not need the image (100.0% accuracy with every token, 96.0% without the image)" in line
+    assert "do not need the image (100.0 % accuracy with every token, 96.0 % without the image)" in line
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_a_budget_past_the_knee_is_warned_of() -> None:
     budget = {1.0: 1.0, 0.5: 0.98, 0.2: 0.7}
     assert warnings(monitors(budget=budget, keep=0.5)) == []
     (line,) = warnings(monitors(budget=budget, keep=0.2))
-    assert "keep 0.2 is past the knee: accuracy is 70.0% at keep 0.2 and 98.0% at 0.5" in line
+    assert "keep 0.2 is past the knee: accuracy is 70.0 % at keep 0.2 and 98.0 % at 0.5" in line
 
 
 def test_warnings_are_gates_where_asked_for() -> None:

@@ -19,6 +19,7 @@ from iwp_export.backends.torch.decoder import Projected, Stream
 from iwp_export.export.live import open_live
 from iwp_export.export.plan import plan_export
 from iwp_export.export.settings_source import PAPER
+from iwp_export.validate.accuracy.data import DataSet
 from iwp_export.validate.monitors.__main__ import main
 from iwp_export.validate.monitors.attention import look_at
 from iwp_export.validate.monitors.figures import Monitors
@@ -38,7 +39,7 @@ def monitoring() -> Monitoring:
 
 @pytest.fixture(scope="module")
 def found(monitoring: Monitoring) -> Monitors:
-    return monitoring.measure(QUESTIONS, keeps=(0.5,))
+    return monitoring.measure(DataSet("some", tuple(QUESTIONS)), keeps=(0.5,))
 
 
 def test_uniform_attention_by_hand() -> None:
@@ -103,7 +104,7 @@ def test_the_ends_of_the_curves(found: Monitors) -> None:
 
 
 def test_without_answers_the_measure_is_agreement(monitoring: Monitoring) -> None:
-    found = monitoring.measure(NO_ANSWERS, keeps=())
+    found = monitoring.measure(DataSet("others", tuple(NO_ANSWERS)), keeps=())
     assert found.measure == "agreement"
     assert found.whole.mean == 1 and found.depth[-1].left.accuracy is None and not found.depth[-1].left.kinds
 
@@ -111,7 +112,7 @@ def test_without_answers_the_measure_is_agreement(monitoring: Monitoring) -> Non
 def test_the_command_writes_figures_and_charts(tiny_bundle: Path, tmp_path: Path) -> None:
     output, drawing = tmp_path / "monitors.json", tmp_path / "monitors.svg"
     options = ["--keep", "0.2", "--threads", "1", "-o", str(output), "--picture", str(drawing)]
-    assert main([str(tiny_bundle), "--data", str(HELDOUT), "--limit", "2", *options]) == 0
+    assert main([str(tiny_bundle), "--limit", "2", *options]) == 0  # the questions that ship for tiny-llava
     report = json.loads(output.read_text())
     assert report["monitors"]["questions"] == 2 and len(report["rules"]) == 3 and report["verdict"]
     texts = [element.text for element in ElementTree.parse(drawing).iter() if element.tag.endswith("}text")]
