@@ -17,9 +17,9 @@ from iwp_export.calibrate import plan as plans
 from iwp_export.calibrate.calibration import ONE_TOKEN, Calibration
 from iwp_export.calibrate.candidates import VARIANTS
 from iwp_export.calibrate.page import Example
-from iwp_export.calibrate.score import Scorer
 from iwp_export.errors import RequestError
 from iwp_export.pruning.settings import PruningSettings
+from iwp_export.validate.score import Scorer
 
 SAMPLES = plans.DEFAULT_DATA["tiny-llava"].parent
 
