@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from iwp_export.report import charts, distributions
 from iwp_export.report import page as html
 from iwp_export.report.axes import Axis
@@ -62,10 +60,18 @@ def _waterfall(latency: Latency, side: str) -> html.Chart:
 
 
 def _phases(latency: Latency) -> html.Table:
-    titles = [*(f"{side} {name}" for side in SIDES for name in COLUMNS), "ratio"]
-    columns: Sequence[html.Column | str] = ["Phase", *(html.Column(title, number=True) for title in titles)]
-    rows = [(row.title.strip(), *row.unpruned, *row.pruned, row.ratio) for row in phase_rows(latency)]
-    return html.Table(columns, rows, "Milliseconds of each phase, pruned and unpruned")
+    """A row for each phase and side: narrow enough for a phone's width to show what belongs together."""
+    columns: list[html.Column | str] = [
+        "Phase",
+        "",
+        *(html.Column(title, number=True) for title in (*COLUMNS, "ratio")),
+    ]
+    rows = []
+    for row in phase_rows(latency):
+        if any(row.unpruned):
+            rows.append((row.title, "unpruned", *row.unpruned, ""))
+        rows.append((row.title.strip(), "pruned", *row.pruned, row.ratio))
+    return html.Table(columns, rows, "Milliseconds of each phase; ratios are unpruned over pruned")
 
 
 def _steps(latency: Latency) -> list[html.Block]:

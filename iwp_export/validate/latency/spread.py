@@ -74,7 +74,7 @@ def block_bootstrap(values: npt.ArrayLike, seed: int = 0) -> Interval:
     return Interval(float(array.mean()), float(low), float(high))
 
 
-def paired_ratio(over: Sequence[float], under: Sequence[float]) -> Interval:
+def paired_ratio(over: npt.ArrayLike, under: npt.ArrayLike) -> Interval:
     """Median of `over[i] / under[i]`, with its interval for a repetition.
 
     Args:
@@ -110,7 +110,10 @@ def trend(values: Sequence[float]) -> float | None:
     count = len(array)
     first, second = np.triu_indices(count, 1)
     steps = array[second] - array[first]
-    score = float(np.sign(steps).sum())
-    deviation = math.sqrt(count * (count - 1) * (2 * count + 5) / 18 * dependence(array))
-    change = float(np.median(steps / (second - first))) * (count - 1) / float(np.median(array))
-    return change if abs(score) > TREND_Z * deviation and abs(change) > TREND_SIZE else None
+    slope = float(np.median(steps / (second - first)))
+    left = dependence(
+        array - slope * np.arange(count)
+    )  # of what the trend leaves, which is alike from run to run itself
+    deviation = math.sqrt(count * (count - 1) * (2 * count + 5) / 18 * left)
+    change = slope * (count - 1) / float(np.median(array))
+    return change if abs(np.sign(steps).sum()) > TREND_Z * deviation and abs(change) > TREND_SIZE else None

@@ -7,7 +7,18 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from iwp_export.tables import human_bytes, pairs, table
-from iwp_export.validate.latency.figures import PHASES, SPANS, TITLES, Dropped, Energy, Latency, Loop, Ratio, Side
+from iwp_export.validate.latency.figures import (
+    PHASES,
+    SPANS,
+    TITLES,
+    Dropped,
+    Energy,
+    Latency,
+    Loop,
+    Ratio,
+    Side,
+    Trend,
+)
 from iwp_export.validate.latency.spread import RUNS_FOR_P99, Spread
 
 SHORTFALL = 0.9
@@ -48,12 +59,7 @@ def verdict(latency: Latency) -> list[str]:
         said.append(_shortfall(latency))
     said += [dropped(side) for side in latency.dropped if side.side == "pruned"]
     said += [loop_words(loop) for loop in latency.loops]
-    said += [
-        f"{trend.side} {TITLES[trend.phase]} {'rose' if trend.change > 0 else 'fell'} by {100 * abs(trend.change):.0f} % over "
-        "the runs: warm up longer, or keep the machine's clocks and its other work steady"
-        for trend in latency.trends
-    ]
-    return said
+    return said + [trend_words(trend) for trend in latency.trends]
 
 
 def _prefill(latency: Latency) -> str:
@@ -113,6 +119,15 @@ def loop_words(loop: Loop) -> str:
     said = f"at {loop.hz:g} Hz, {loop.side}: {loop.missed} of {len(loop.lateness)} deadlines missed"
     return (
         f"{said} (the next request was due), the latest by {milliseconds(max(loop.lateness))}" if loop.missed else said
+    )
+
+
+def trend_words(trend: Trend) -> str:
+    """That the runs were not all alike."""
+    moved = "rose" if trend.change > 0 else "fell"
+    return (
+        f"{trend.side} {TITLES[trend.phase]} {moved} by {100 * abs(trend.change):.0f} % over the runs: warm up longer, "
+        "or keep the machine's clocks and its other work steady"
     )
 
 
