@@ -16,7 +16,7 @@ from calibration.tiny_llava.checkpoint import NUM_LAYERS, NUM_VISUAL
 from calibration.tiny_llava.reader import IMAGE_START, TEXT_START, embed_prompt, run_layers
 from calibration.tiny_llava.tower import patch_features
 from calibration.tiny_llava.vocabulary import WORDS
-from iwp_export.validate.accuracy import shares
+from iwp_export.validate.accuracy.measure import shares
 from iwp_export.validate.questions import Question, read_questions
 
 BATCH = 100

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from iwp_export.bundle.recipe import Objective, check_output, plain_name
+from iwp_export.bundle.document_file import check_output, plain_name
+from iwp_export.bundle.recipe import Objective
 from iwp_export.bundle.schema import GREATEST
 from iwp_export.calibrate.candidates import Budget, candidate_layers
 from iwp_export.calibrate.samples import Samples, read_samples
@@ -118,7 +119,7 @@ def plan_calibration(
         if data is None:
             raise DataError(f"{model} has no samples of its own: give a folder of images or a file", options=("data",))
     for name in (export.model.name, data.name):
-        plain_name(Path(name))  # the recipe holds both
+        plain_name(Path(name), DataError)  # the recipe holds both
     read = read_samples(data, prompts, most=samples, seed=seed)
     chosen = _dtype(export, dtype, device)
     return CalibrationPlan(export, read, budget, objective, layers, seed, chosen, device, max_new_tokens)

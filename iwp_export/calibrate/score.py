@@ -78,7 +78,7 @@ class Prepared:
     @property
     def right(self) -> bool | None:
         """Whether the unpruned model is right; None without an answer to compare with."""
-        return None if self.question.answer is None else self.answer == self.question.answer
+        return None if self.question.answer is None else self.answer in self.question.accepted
 
 
 class Scorer:
@@ -166,7 +166,7 @@ class Scorer:
         if prepared.question.answer is None:
             return None
         answer = prepared.answer if agrees else self.answer(prepared, settings)
-        return answer == prepared.question.answer
+        return answer in prepared.question.accepted
 
     def logits(self, prepared: Prepared, settings: PruningSettings) -> Tensor:
         """Logits [T, V] of the unpruned answer's tokens, teacher-forced, with a setting."""
