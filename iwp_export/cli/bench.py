@@ -52,6 +52,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--max-ttft-ms", metavar="MS", type=float, help="90th percentile of the time to first token at most")
     add("--max-p99-ms", metavar="MS", type=float, help="99th percentile end to end at most")
     parser.add_argument("-o", "--output", metavar="FILE", type=Path, help="write the result: NAME.json or NAME.html")
+    parser.add_argument("--force", action="store_true", help="replace a result that is there already")
     parser.add_argument("--json", action="store_true", help="print the result as JSON: seconds and bytes")
 
 
@@ -64,7 +65,7 @@ def execute(args: argparse.Namespace) -> int:
     slower = args.fail_if_slower
     limits = LatencyLimits(slower and slower.replace("-", "_"), args.max_ttft_ms, args.max_p99_ms)
     if args.output is not None:
-        files.check_output(args.output)
+        files.check_report(args.output, args.force)
     latency = api.bench(
         args.artefact,
         images=args.image,
@@ -82,7 +83,7 @@ def execute(args: argparse.Namespace) -> int:
     )
     bench = files.Bench(latency, tuple(gates(latency, limits)))
     if args.output is not None:
-        files.write_bench(args.output, bench)
+        files.write_bench(args.output, bench, args.force)
     if args.json:
         print(json.dumps(files.BENCH_JSON.to_dict(bench), indent=2))
     else:

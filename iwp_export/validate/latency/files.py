@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from iwp_export.bundle.document import Document
-from iwp_export.cache import whole_file
-from iwp_export.errors import DataError, OutputError, os_reason
+from iwp_export.bundle.document_file import check_output, write_file
+from iwp_export.errors import OutputError, ReportError
 from iwp_export.report.page import Column, Page, Section, Table
+from iwp_export.report.svg import check_installed
 from iwp_export.validate.gates import Gate
 from iwp_export.validate.latency.figures import Latency
 from iwp_export.validate.latency.page import blocks
@@ -28,41 +29,37 @@ class Bench:
 BENCH_JSON = Document(
     Bench,
     "iwp-bench",
+    noun="bench",
     foreign="is no bench's result: it",
     remedy="measure again",
     command=lambda data, where: "measure again",
     version=1,
-    error=DataError,
+    error=ReportError,
 )
 
 
-def check_output(path: Path) -> None:
+def check_report(path: Path, force: bool = False) -> None:
     """Refuse, before minutes of measuring, what cannot be written.
 
     Raises:
-        OutputError: the name ends neither in .json nor in .html, or there is no such folder.
+        OutputError: the name ends neither in .json nor in .html, it is there already, or there is no such folder.
+        BackendError: matplotlib, which draws the page, is missing.
     """
     if path.suffix not in SUFFIXES:
         raise OutputError(f"a report's name ends in {' or '.join(SUFFIXES)}, got {path}", options=("output",))
+    check_output(path, force)
     if not path.parent.is_dir():
-        raise OutputError(f"cannot write {path}: there is no folder {path.parent}", options=("output",))
+        raise OutputError(f"Cannot write {path}: there is no folder {path.parent}", options=("output",))
+    if path.suffix == ".html":
+        check_installed()
 
 
-def write_bench(path: Path, bench: Bench) -> None:
-    """Write NAME.json or NAME.html; one that is there is replaced.
-
-    Raises:
-        OutputError: it cannot be written.
-        BackendError: matplotlib, which draws the page, is missing.
-    """
+def write_bench(path: Path, bench: Bench, force: bool = False) -> None:
+    """Write NAME.json or NAME.html; see `check_report`."""
     if path.suffix == ".html":
         make_page(bench).write(path)
-        return
-    try:
-        with whole_file(path) as file:
-            file.write_text(BENCH_JSON.to_text(bench), encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {os_reason(error)}", options=("output",)) from error
+    else:
+        write_file(BENCH_JSON, bench, path, force)
 
 
 def make_page(bench: Bench) -> Page:

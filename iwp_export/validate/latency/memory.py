@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
 
-from iwp_export.backends.session import Array, Cache, CallLimits, Features, Session, StepInputs, StepOutput
+from iwp_export.backends.session import Array, Cache, Features, Session, StepInputs, StepOutput
 from iwp_export.device import process
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.validate.latency.figures import Memory
@@ -16,22 +17,15 @@ ON_THE_CPU = ("cpu", "torch", "openvino", "xnnpack", "qnn", "coreml")
 
 
 class PeakSession:
-    """A session that reads the process's high-water mark after each call, and sets it back."""
+    """A session that reads the process's high-water mark after each call, and sets it back; else it is the session."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
         self.peaks: dict[str, int] = {}
         process.reset_peak()
 
-    @property
-    def provider(self) -> str:
-        """See `Session.provider`."""
-        return self._session.provider
-
-    @property
-    def call_limits(self) -> CallLimits | None:
-        """See `Session.call_limits`."""
-        return self._session.call_limits
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
 
     def encode(self, inputs: Mapping[str, Array]) -> Features:
         """See `Session.encode`."""
@@ -78,7 +72,7 @@ def watch_memory(
     on_gpu = pipeline.provider.lower() not in ON_THE_CPU
     for side, keep in keeps.items():
         session = PeakSession(pipeline.session)
-        answer(pipeline, ask, keep, new_tokens, session)
+        answer(pipeline, ask, keep, new_tokens, cast(Session, session))
         peaks.update({f"{side} {phase}": peak for phase, peak in session.peaks.items()})
         if on_gpu and (used := gpu_bytes()) is not None:
             gpu[side] = used

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from iwp_export.backends.session import Cache, Ints, Session
+from iwp_export.backends.session import Ints
 from iwp_export.runtime.generate import TEXT, Call
 from iwp_export.runtime.model import LoadedModel
 from iwp_export.runtime.pipeline import Pipeline
@@ -19,16 +17,16 @@ from iwp_export.validate.latency.requests import prepare
 from iwp_export.validate.latency.workload import Ask
 
 CLOSE = 0.02
-"""Of the largest key: between the keys of one token in two runs. Shapes differ, and with them the order of sums, in
+"""Of the largest: between the keys of one token in two runs. Shapes differ, and with them the order of sums, in
 half precision too; the keys of different tokens differ by far more."""
-READ_BACK, BELIEVED = "read back from the backend's buffers", "as the session reports them"
+READ_BACK = "read back from the backend's buffers"
 
 
 def prove_dropped(pipeline: Pipeline, ask: Ask, keep: float) -> tuple[Dropped, Dropped]:
     """Run a prompt and a decode step at `keep` and at 1, and look at the caches.
 
-    Where the backend's buffers can be read, the pruned cache's keys of the pruning layer must also be those that the
-    unpruned cache holds of the kept tokens: that layer projects all tokens, and then drops some.
+    Keys and values of the pruning layer must also be those that the unpruned cache holds of the kept tokens: that layer
+    projects all tokens, and then drops some.
 
     Returns:
         The pruned side and the unpruned one.
@@ -58,29 +56,19 @@ class _Filled:
 
     def dropped(self, side: str, flaw: str) -> Dropped:
         """What was found."""
-        keys = [read_key(self.session, self.cache, layer) for layer in range(len(self.expected))]
-        read = [key.shape[2] for key in keys if key is not None]
-        if len(read) == len(keys):
-            return Dropped(side, self.expected, tuple(read), READ_BACK, flaw)
-        return Dropped(side, self.expected, tuple(self.cache.lengths), BELIEVED, flaw)
-
-
-def read_key(session: Session, cache: Cache, layer: int) -> npt.NDArray[Any] | None:
-    """Keys [1, H, K, d] of a layer from the backend's buffers; None where it does not give them."""
-    read = getattr(session, "read_cache", None)
-    return None if read is None else read(cache, layer)[0]
+        found = tuple(self.session.read_cache(self.cache, layer)[0].shape[1] for layer in range(len(self.expected)))
+        return Dropped(side, self.expected, found, READ_BACK, flaw)
 
 
 def _foreign(pruned: _Filled, unpruned: _Filled, layer: int) -> str:
-    """What is wrong with the keys that the pruned cache holds; empty if nothing is, or they cannot be read."""
-    left, whole = (read_key(side.session, side.cache, layer) for side in (pruned, unpruned))
-    if left is None or whole is None:
-        return ""
-    rows, wanted = left[:, :, : len(pruned.kept)], whole[:, :, pruned.kept]
-    if rows.shape != wanted.shape:
-        return f"layer {layer} holds keys {list(left.shape)}, {len(pruned.kept)} tokens were kept"
-    away = np.abs(rows.astype(np.float32) - wanted.astype(np.float32)).max(initial=0.0, axis=(0, 1, 3))
-    worst = int(np.argmax(away)) if away.size else 0
-    if away.size and not away[worst] <= CLOSE * float(np.abs(wanted.astype(np.float32)).max()):
-        return f"layer {layer} holds at row {worst} another key than that of token {int(pruned.kept[worst])}"
+    """What is wrong with the keys and values that the pruned cache holds at the pruning layer; empty if nothing is."""
+    sides = (side.session.read_cache(side.cache, layer) for side in (pruned, unpruned))
+    for name, left, whole in zip(("key", "value"), *sides, strict=True):
+        rows, wanted = left[:, : len(pruned.kept)], whole[:, pruned.kept]
+        if rows.shape != wanted.shape:
+            return f"layer {layer} holds {left.shape[1]} {name}s, {len(pruned.kept)} tokens were kept"
+        away = np.abs(rows - wanted).max(axis=(0, 2), initial=0.0)
+        worst = int(np.argmax(away))
+        if not away[worst] <= CLOSE * float(np.abs(wanted).max()):  # NaN is wrong too
+            return f"layer {layer} holds at row {worst} another {name} than that of token {int(pruned.kept[worst])}"
     return ""

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from iwp_export.backends.ort.providers import create_session
-from iwp_export.backends.ort.session import CARRIERS, ELEMENT_TYPES, OrtSession
+from iwp_export.backends.ort.session import ELEMENT_TYPES, OrtSession
+from iwp_export.backends.session import CARRIERS
 from iwp_export.bundle.manifest import Manifest
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.validate.latency.figures import Selection

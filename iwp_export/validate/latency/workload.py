@@ -9,14 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-import iwp_export
 from iwp_export.bundle.manifest import Manifest
 from iwp_export.errors import DataError
 from iwp_export.runtime.images import ImageSource
-from iwp_export.validate.questions import read_questions
+from iwp_export.validate.questions import SHIPPED, read_questions
 
-SAMPLES = {"tiny-llava": Path(iwp_export.__file__).parent / "assets" / "tiny_llava_samples" / "questions.jsonl"}
-"""Questions that ship with the package, by the name of their model."""
 QUESTIONS = 8
 """Of a file, unless the caller says otherwise: asked in turn, so that no single image decides."""
 PROMPT = "What is in the picture?"
@@ -60,7 +57,7 @@ def choose_asks(
     """
     if data is not None and (images or prompt is not None):
         raise DataError("questions come from a file or are images and a prompt, not both", options=("data", "image"))
-    if data is None and not images and (data := SAMPLES.get(manifest.model.name)) is not None and prompt is None:
+    if data is None and not images and (data := SHIPPED.get(manifest.model.name)) is not None and prompt is None:
         return Asks(_read(data, limit), f"the first {limit} samples of {manifest.model.name}")
     if data is not None:
         asked = _read(Path(data), limit)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +17,8 @@ from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.validate.latency import selection
 from iwp_export.validate.latency.memory import watch_memory
 from iwp_export.validate.latency.promise import mlp_width, promised_speedup
-from iwp_export.validate.latency.workload import SAMPLES, Ask, choose_asks
+from iwp_export.validate.latency.workload import Ask, choose_asks
+from iwp_export.validate.questions import SHIPPED
 from tests.runtime.toy import ToySession, toy_manifest
 from tests.validate.latency.made import pipeline_on
 
@@ -58,9 +58,9 @@ def test_what_is_asked(tmp_path):
     )
     given = choose_asks(tiny, [Path("a.png")], "what ?")
     assert given.requests == (Ask((Path("a.png"),), "what ?"),)
-    assert len(choose_asks(manifest, data=SAMPLES["tiny-llava"], limit=3).requests) == 3
+    assert len(choose_asks(manifest, data=SHIPPED["tiny-llava"], limit=3).requests) == 3
     with pytest.raises(DataError, match="not both"):
-        choose_asks(manifest, prompt="what ?", data=SAMPLES["tiny-llava"])
+        choose_asks(manifest, prompt="what ?", data=SHIPPED["tiny-llava"])
 
 
 def test_a_prompt_alone_is_asked_of_an_image():
@@ -110,8 +110,3 @@ def test_without_onnx_it_says_so(tiny_bundle, monkeypatch):
     monkeypatch.setattr(selection, "op_in_a_graph", missing)
     pipeline = Pipeline.open(tiny_bundle, threads=1)
     assert selection.time_selection(pipeline, Ask((), "x"), 0.3, (64, 9, 20), 3).how == selection.NO_ONNX
-
-
-def test_samples_ship_with_the_package():
-    lines = SAMPLES["tiny-llava"].read_text().splitlines()
-    assert {"image", "prompt"} <= json.loads(lines[0]).keys()

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from iwp_export.errors import DataError, OutputError, SettingsError
+from iwp_export.errors import OutputError, ReportError, SettingsError
 from iwp_export.validate.latency import files
 from iwp_export.validate.latency.figures import Dropped, Energy, Loop, Ratio, Trend
 from iwp_export.validate.latency.gates import LatencyLimits, gates
@@ -117,14 +117,14 @@ def test_the_file_is_read_back_as_it_was(tmp_path):
     text = (tmp_path / "a.json").read_text()
     assert json.loads(text)["latency"]["pruned"]["prefill"] == list(made.pruned.prefill)
     (tmp_path / "a.json").write_text(text.replace('"warmup": 3', '"warmup": 4'))
-    with pytest.raises(DataError, match="changed by hand"):
+    with pytest.raises(ReportError, match="changed by hand"):
         files.BENCH_JSON.read(tmp_path / "a.json", "a.json")
 
 
 @pytest.mark.parametrize("name", ["report.txt", "nowhere/report.json"])
 def test_outputs_that_cannot_be_written(tmp_path, name):
     with pytest.raises(OutputError):
-        files.check_output(tmp_path / name)
+        files.check_report(tmp_path / name)
 
 
 def page_text() -> str:
