@@ -43,6 +43,10 @@ class RecipeError(IwpError):
     """A recipe of pruning settings is damaged, foreign, newer than this version can read, or of another model."""
 
 
+class ReportError(IwpError):
+    """A report of a validation or a benchmark is damaged, foreign, or of another version."""
+
+
 class RequestError(IwpError, ValueError):
     """A request to a pipeline cannot be served: wrong image count, too long a prompt, keep out of range."""
 

@@ -13,6 +13,9 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 Array = npt.NDArray[Any]
 
+CARRIERS = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}
+"""numpy types of the same bits as an element type of graphs: numpy has no bfloat16."""
+
 STEP_TENSORS = ("input_ids", "feature_index", "query_index", "position_ids")
 """The arrays of `StepInputs`, by the names of the decoder's inputs."""
 
@@ -47,6 +50,22 @@ class StepOutput:
 
     logits: Floats
     kept_index: Ints
+
+
+@dataclass(frozen=True)
+class Inside:
+    """What a call computed on its way, for comparisons.
+
+    Attributes:
+        hidden: the input of layer 0, 1, ..., float32 [n, D] of the call's n tokens that are left there.
+        importance: float32 [S], as the pruning op got it; values at text mean nothing.
+        key, value: float32 [Hkv, S, d], as the pruning op got them.
+    """
+
+    hidden: tuple[Floats, ...]
+    importance: Floats
+    key: Floats
+    value: Floats
 
 
 @dataclass(frozen=True)
@@ -106,7 +125,7 @@ class Session(Protocol):
         """What one call may hold; None where only the model limits it."""
 
     def encode(self, inputs: Mapping[str, Array]) -> Features:
-        """Run the vision graph on one image.
+        """Run the vision graph on one image; the features are there when this returns.
 
         Args:
             inputs: the graph's inputs by name (`Picture.inputs`).
@@ -126,3 +145,41 @@ class Session(Protocol):
         Raises:
             BackendError: the backend failed.
         """
+
+    def read_features(self, features: Features) -> Floats:
+        """Copy an image's features to the host: float32 [n, D].
+
+        Raises:
+            BackendError: the backend failed.
+        """
+
+    def read_cache(self, cache: Cache, layer: int) -> tuple[Floats, Floats]:
+        """Copy a layer's keys (rotated) and values to the host, float32 [Hkv, P, d] each.
+
+        P is read from the backend's own buffers: what a layer holds after pruning shows here.
+
+        Args:
+            cache: from `new_cache`.
+            layer: from 0.
+
+        Raises:
+            BackendError: the backend failed.
+        """
+
+    @property
+    def no_look(self) -> str:
+        """Why `look` cannot be used; empty if it can."""
+
+    def look(self, inputs: StepInputs, features: Sequence[Features], cache: Cache) -> tuple[StepOutput, Inside]:
+        """`step`, with what the call computed on its way. Slower, and in memory beside the decoder itself.
+
+        Raises:
+            BackendError: the backend failed, or cannot do this (`no_look`).
+        """
+
+
+def widened(array: Array) -> Floats:
+    """Numbers of a type of `CARRIERS` as float32."""
+    if array.dtype == np.uint16:
+        return (array.astype(np.uint32) << 16).view(np.float32)
+    return array.astype(np.float32)

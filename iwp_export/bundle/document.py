@@ -32,6 +32,7 @@ class Document(Generic[T]):
         command: the remedy for one of an older version, from its content and its name.
         version: the schema version that is written and read.
         error: what is raised for a file that is not right.
+        noun: what people call such a file, where it stands alone.
     """
 
     kind: type[T]
@@ -41,6 +42,7 @@ class Document(Generic[T]):
     command: Callable[[Mapping[str, Any], str], str]
     version: int = SCHEMA_VERSION
     error: type[IwpError] = BundleError
+    noun: str = "document"
 
     def to_dict(self, value: T) -> dict[str, Any]:
         """JSON values, with `format`, `schema_version` and `digest` first."""

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from iwp_export.bundle.document import Document
-from iwp_export.bundle.schema import CONTROL, Count, Flaw, Form, Number, Rule, above_zero, shown
-from iwp_export.cache import whole_file
-from iwp_export.errors import OutputError, RecipeError, os_reason
+from iwp_export.bundle.document_file import read_file, write_file
+from iwp_export.bundle.schema import Count, Form, Number, Rule, above_zero
+from iwp_export.errors import RecipeError
 from iwp_export.pruning.settings import PruningSettings
 
 SourceKind = Literal["paper", "recipe", "shipped recipe", "options"]
@@ -184,71 +184,12 @@ def read_recipe(path: Path | str) -> Recipe:
     Raises:
         RecipeError: it is missing or cannot be read, is no recipe, of a newer version, or was changed by hand.
     """
-    path = Path(path)
-    where = plain_name(path)
-    try:
-        if path.is_dir():
-            raise RecipeError(f"{where} is a folder, not a recipe: a recipe is the JSON file that a calibration wrote")
-        if path.exists() and not path.is_file():
-            raise RecipeError(f"{where} is not a plain file, and a recipe is one")
-        return RECIPE_JSON.read(path, where)
-    except OSError as error:
-        raise RecipeError(f"cannot read the recipe {where}: {os_reason(error)}") from error
+    return read_file(RECIPE_JSON, path)
 
 
 def write_recipe(recipe: Recipe, path: Path | str, force: bool = False) -> Path:
-    """Write a recipe's file, whole or not at all.
-
-    Args:
-        recipe: the recipe.
-        path: the file; missing folders are made.
-        force: replace a file that is there already.
-
-    Returns:
-        `path`.
-
-    Raises:
-        OutputError: the file is there already, cannot be written, or could not be read back.
-    """
-    path = Path(path)
-    where = check_output(path, force)
-    try:
-        text = RECIPE_JSON.to_text(recipe)
-        with whole_file(path) as file:
-            file.write_text(text, encoding="utf-8")
-    except Flaw as flaw:
-        raise OutputError(f"Cannot write {where}: {flaw}") from flaw
-    except OSError as error:
-        raise OutputError(f"Cannot write {where}: {os_reason(error)}", options=("output",)) from error
-    return path
-
-
-def check_output(path: Path, force: bool = False) -> str:
-    """Refuse a file to which a recipe cannot be written; returns its name as text.
-
-    Raises:
-        OutputError: it is there already, or a folder.
-    """
-    where = plain_name(path)
-    if path.is_dir():
-        raise OutputError(f"Cannot write {where}: it is a folder", options=("output",))
-    if path.exists() and not force:
-        raise OutputError(
-            f"Cannot write {where}: it already exists. Remove it, choose another output, or replace it",
-            options=("output", "force"),
-        )
-    return where
-
-
-def plain_name(path: Path) -> str:
-    """A path as text that a terminal and a manifest can hold.
-
-    Raises:
-        RecipeError: it has control characters, or bytes that are no text.
-    """
-    if CONTROL.search(str(path)):
-        raise RecipeError(f"the file name {shown(str(path))} has characters that cannot be printed; rename the file")
-    return str(path)
+    """Write a recipe's file, whole or not at all; see `write_file`."""
+    return write_file(RECIPE_JSON, recipe, path, force)
 
 
 def _calibrate_again(data: Mapping[str, Any], where: str) -> str:
@@ -258,6 +199,7 @@ def _calibrate_again(data: Mapping[str, Any], where: str) -> str:
 RECIPE_JSON = Document(
     Recipe,
     "iwp-recipe",
+    noun="recipe",
     foreign="is not a recipe: it",
     remedy="copy it again or calibrate again (an export can override single settings of a recipe)",
     command=_calibrate_again,

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from iwp_export.bundle.recipe import Objective, check_output, plain_name
+from iwp_export.bundle.document_file import check_output, plain_name
+from iwp_export.bundle.recipe import Objective
 from iwp_export.bundle.schema import GREATEST
 from iwp_export.calibrate.candidates import Budget, candidate_layers
 from iwp_export.calibrate.samples import Samples, read_samples
@@ -18,12 +19,10 @@ from iwp_export.export.plan import ITEM_BYTES, Dtype, ExportPlan, plan_export
 from iwp_export.export.settings_source import PAPER
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.report.svg import check_installed
-from iwp_export.validate.questions import MAX_NEW_TOKENS
+from iwp_export.validate.questions import MAX_NEW_TOKENS, SHIPPED
 
 PAGE_SUFFIX = ".html"
 """Of the page beside a recipe."""
-DEFAULT_DATA = {"tiny-llava": Path(__file__).parent.parent / "assets" / "tiny_llava_samples" / "questions.jsonl"}
-"""Samples that ship with the package, by the name of the model."""
 
 
 @dataclass(frozen=True)
@@ -114,11 +113,11 @@ def plan_calibration(
     budget = _budget(budgets)
     export = plan_export(model, recipe=PAPER, pruning={"layer": 0}, revision=revision)
     if data is None:
-        data = DEFAULT_DATA.get(export.model.name)
+        data = SHIPPED.get(export.model.name)
         if data is None:
             raise DataError(f"{model} has no samples of its own: give a folder of images or a file", options=("data",))
     for name in (export.model.name, data.name):
-        plain_name(Path(name))  # the recipe holds both
+        plain_name(Path(name), DataError)  # the recipe holds both
     read = read_samples(data, prompts, most=samples, seed=seed)
     chosen = _dtype(export, dtype, device)
     return CalibrationPlan(export, read, budget, objective, layers, seed, chosen, device, max_new_tokens)

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from iwp_export.bundle.recipe import PruningSource, Recipe, RecipeModel, plain_name, read_recipe
+from iwp_export.bundle.document_file import plain_name
+from iwp_export.bundle.recipe import PruningSource, Recipe, RecipeModel, read_recipe
 from iwp_export.errors import RecipeError, SettingsError
 from iwp_export.export.checkpoint import Checkpoint
 from iwp_export.models import ALIASES
@@ -113,7 +114,7 @@ def _find(checkpoint: Checkpoint, recipe: Path | str | None) -> tuple[PruningSou
         return None
     if recipe is not None:
         content = read_recipe(recipe)
-        return PruningSource("recipe", plain_name(Path(Path(recipe).name)), content.digest), content
+        return PruningSource("recipe", plain_name(Path(Path(recipe).name), RecipeError), content.digest), content
     for file in sorted(RECIPES.glob("*.json")):
         content = read_recipe(file)
         if content.model.model_type == checkpoint.model_type and _ships_for(content.model, checkpoint):

@@ -68,13 +68,17 @@ class Line:
 
 @dataclass(frozen=True)
 class Bar:
-    """A horizontal bar from `start` to `start + length`, with its text at its end."""
+    """A horizontal bar from `start` to `start + length`, with its text at its end.
+
+    `interval` has the ends of the 95 % interval of where the bar ends; None draws none.
+    """
 
     name: str
     length: float
     text: str
     start: float = 0.0
     colour: int = 0
+    interval: tuple[float, float] | None = None
 
 
 def scatter(name: str, alt: str, series: Sequence[Points], x_axis: Axis, y_axis: Axis) -> Svg:
@@ -146,6 +150,8 @@ def bars(name: str, alt: str, series: Sequence[Bar], x_axis: Axis) -> Svg:
         ValueError: a number that is not finite.
     """
     check("bars", ([bar.start for bar in series], [bar.length for bar in series]))
+    for bar in series:
+        check(bar.name, [bar.interval or ()])
 
     def paint(figure: Any, axes: Any) -> None:
         places = range(len(series))
@@ -154,7 +160,12 @@ def bars(name: str, alt: str, series: Sequence[Bar], x_axis: Axis) -> Svg:
         drawn = axes.barh(places, lengths, left=starts, height=0.62, color=colours)
         for number, bar in enumerate(drawn):
             bar.set_gid(f"bar-{number}")
-        axes.bar_label(drawn, [short(bar.text, NAME_LENGTH) for bar in series], padding=4, color=INK)
+        for row, each in enumerate(series):
+            end = max(each.start + each.length, *(each.interval or (0.0,)))
+            text, offset = short(each.text, NAME_LENGTH), (6, 0)
+            axes.annotate(text, (end, row), offset, textcoords="offset points", va="center", color=INK)
+            if each.interval is not None:
+                axes.plot(each.interval, (row, row), color=INK, lw=1.4, marker="|", gid=f"interval-{row}")
         axes.set_yticks(places, [short(bar.name, NAME_LENGTH) for bar in series])
         axes.tick_params(axis="y", length=0)
         axes.grid(False, axis="y")

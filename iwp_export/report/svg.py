@@ -7,10 +7,12 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from iwp_export.errors import BackendError
+from iwp_export.cache import whole_file
+from iwp_export.errors import BackendError, OutputError, os_reason
 from iwp_export.report.text import clean
 
 WIDTH = 400.0
@@ -38,6 +40,32 @@ class Svg:
     name: str
     alt: str
     markup: str
+
+
+def write_picture(path: Path, charts: Sequence[Svg]) -> None:
+    """Write charts below each other as a picture of their own, on white; a file that is there is replaced.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    parts, top, width = [], 0.0, WIDTH
+    for chart in charts:
+        element = ElementTree.fromstring(chart.markup)
+        left, _, wide, high = (float(number) for number in element.get("viewBox", "").split())
+        element.attrib.update({"x": "0", "y": f"{top:g}", "width": f"{wide:g}", "height": f"{high:g}"})
+        parts.append(ElementTree.tostring(element, encoding="unicode"))
+        top, width = top + high, max(width, wide - left)
+    text = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {top:g}" width="{2 * width:g}" '
+        f'font-family="system-ui, sans-serif">\n<rect width="100%" height="100%" fill="#ffffff"/>\n'
+        + "\n".join(parts)
+        + "\n</svg>\n"
+    )
+    try:
+        with whole_file(path) as file:
+            file.write_text(text, encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise OutputError(f"Cannot write {path}: {os_reason(error)}", options=("picture",)) from error
 
 
 def check_installed() -> None:

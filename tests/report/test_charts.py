@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
@@ -89,6 +90,19 @@ def test_each_bar_of_a_waterfall_begins_where_the_one_before_ends() -> None:
     assert spans[0][1] == pytest.approx(spans[1][0]) and spans[2] == (spans[0][0], spans[1][1])
     assert spans[1][1] - spans[1][0] == pytest.approx(3 * (spans[0][1] - spans[0][0]), rel=1e-4)
     assert {"10 (25 %)", "30 (75 %)", "40", "total"} <= set(texts(chart))
+
+
+def test_a_bar_has_its_interval_and_its_text_beyond_it(tmp_path: Path) -> None:
+    series = [charts.Bar("one", 0.5, "50 %", interval=(0.3, 0.9)), charts.Bar("two", 0.7, "70 %")]
+    chart = charts.bars("shares", "two shares", series, Axis("share", "percent", 0.0, 1.0))
+    assert len(list(group(chart, "interval-0").iter("use"))) == 2
+    assert [each for each in ElementTree.fromstring(chart.markup).iter("g") if "interval-1" in each.get("id", "")] == []
+    svg.write_picture(tmp_path / "two.svg", [chart, charts.bars("again", "again", series, Axis("share"))])
+    root = ElementTree.parse(tmp_path / "two.svg").getroot()
+    inner = [each for each in root if each.tag.endswith("}svg")]
+    tops = [float(each.get("y", "")) for each in inner]
+    assert len(inner) == 2
+    assert tops == [0.0, float(inner[0].get("height", ""))]
 
 
 @pytest.mark.parametrize("count", [1, 7, 5000])

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 import iwp_export
-from iwp_export.backends.session import Cache, CallLimits, Features, Floats, StepInputs, StepOutput
+from iwp_export.backends.session import Cache, CallLimits, Features, Floats, Inside, StepInputs, StepOutput
 from iwp_export.bundle.manifest import Bounds, DecoderInfo, GraphSpec, Manifest, ModelInfo, TensorSpec, VisionInfo
 from iwp_export.bundle.store import BundleWriter
 from iwp_export.engine.files import EngineInfo, Fingerprint
@@ -105,6 +105,7 @@ class ToySession:
 
     provider = "toy"
     call_limits: CallLimits | None = None
+    no_look = "the toy has nothing inside"
 
     def __init__(self) -> None:
         self.encoded = 0
@@ -143,6 +144,17 @@ class ToySession:
         token = self.answers.pop(0) if self.answers else token
         logits = -np.abs(np.arange(VOCABULARY, dtype=np.float32) - token)
         return StepOutput(logits, kept.astype(np.int64))
+
+    def read_features(self, features: Features) -> Floats:
+        assert isinstance(features, ToyFeatures)
+        return features.values
+
+    def read_cache(self, cache: Cache, layer: int) -> tuple[Floats, Floats]:
+        assert isinstance(cache, ToyCache)
+        return cache.layers[layer][None], cache.layers[layer][None]
+
+    def look(self, inputs: StepInputs, features: Sequence[Features], cache: Cache) -> tuple[StepOutput, Inside]:
+        raise BackendError(self.no_look)
 
 
 def toy_features(pixel_values: Floats) -> Floats:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
+import iwp_export
 from calibration.tiny_llava import HELDOUT
+from iwp_export.bundle.recipe import read_recipe, write_recipe
 from iwp_export.errors import SettingsError
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.validate.compare import changed, main
 from iwp_export.validate.rivals import methods
+
+SHIPPED = Path(iwp_export.__file__).parent / "assets" / "recipes" / "tiny-llava.json"
 
 
 def test_methods_at_layers_and_budgets(tiny_bundle: Path, tmp_path: Path) -> None:
@@ -24,6 +29,23 @@ def test_methods_at_layers_and_budgets(tiny_bundle: Path, tmp_path: Path) -> Non
     assert all(set(row["accuracy"]) == {*report["keep 1"]} for row in report["methods"])
     assert report["keep 1"]["all"] > 0.6
     assert report["changes"] == ["penalty=0"]
+    for row in report["methods"]:
+        low, high = row["interval"]
+        assert 0 <= low <= row["accuracy"]["all"] <= high <= 1
+        assert high - low > 0.3, "three questions tell little"
+
+
+def test_a_recipe_is_compared_at_its_own_layer_and_drawn(tiny_bundle: Path, tmp_path: Path) -> None:
+    output, picture = tmp_path / "methods.json", tmp_path / "methods.svg"
+    recipe = write_recipe(read_recipe(SHIPPED), tmp_path / "some.recipe.json")
+    options = ["--methods", "grid", "--keep", "0.5", "0.2", "--recipe", str(recipe), "--picture", str(picture)]
+    assert main([str(tiny_bundle), "--data", str(HELDOUT), "--limit", "2", *options, "-o", str(output)]) == 0
+    rows = json.loads(output.read_text())["methods"]
+    layer = read_recipe(SHIPPED).settings.layer
+    assert [(row["method"], row["layer"]) for row in rows] == [("grid", 4)] * 2 + [("iwp calibrated", layer)] * 2
+    texts = [element.text for element in ElementTree.parse(picture).iter() if element.tag.endswith("}text")]
+    assert texts.count(f"iwp calibrated, layer {layer}") == 2
+    assert "right of 2 answers at keep 0.2" in texts
 
 
 def test_every_method_once_and_the_best_first(

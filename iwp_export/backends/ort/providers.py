@@ -39,6 +39,8 @@ INSTALL = {
 """Commands for where there are packages; see `how_to_install`."""
 GPU_PACKAGE_PYTHON = {"x86_64": (3, 10), "amd64": (3, 10), "aarch64": (3, 11)}
 """Processors for which PyPI has onnxruntime-gpu, and from which Python on (looked up in November 2026)."""
+EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
+"""Where a model that comes as bytes has its external weights (onnxruntime_session_options_config_keys.h)."""
 LOG_ERRORS = 3
 """ONNX Runtime's log severity from which lines are printed: a provider that falls back is an error here anyway."""
 
@@ -65,13 +67,15 @@ def device_of(provider: str) -> tuple[str, int]:
     return ("cuda", 0) if provider in CUDA_PROVIDERS else ("cpu", 0)
 
 
-def create_session(model: Path, provider: str, threads: int | None = None) -> Any:
+def create_session(model: Path | bytes, provider: str, threads: int | None = None, weights: Path | None = None) -> Any:
     """An `onnxruntime.InferenceSession` in which `provider` is the active one.
 
     Args:
-        model: path of the ONNX file; its external weights are mapped from beside it.
+        model: path of the ONNX file; its external weights are mapped from beside it. Or a file's content.
         provider: a short name of `PROVIDERS`.
         threads: threads of one operator; None is ONNX Runtime's choice.
+        weights: for a file's content, the folder of its external weights. They are mapped, and not copied to suit
+            the operators either: a model that runs beside another one of the same weights.
 
     Raises:
         BackendError: the provider is unknown, not in this build of ONNX Runtime, or did not become active, or the
@@ -93,14 +97,19 @@ def create_session(model: Path, provider: str, threads: int | None = None) -> An
     options.log_severity_level = LOG_ERRORS
     if threads is not None:
         options.intra_op_num_threads = threads
+    if weights is not None:
+        options.add_session_config_entry(EXTERNAL_FOLDER, str(weights))
+        options.add_session_config_entry("session.disable_prepacking", "1")
     wanted: list[Any] = [(name, OPTIONS[provider]) if provider in OPTIONS else name]
     if provider != "cpu":
         wanted.append(PROVIDERS["cpu"])
     try:
-        session = onnxruntime.InferenceSession(str(model), options, providers=wanted)
+        content = model if isinstance(model, bytes) else str(model)
+        session = onnxruntime.InferenceSession(content, options, providers=wanted)
     except Exception as error:  # ONNX Runtime's own exceptions share no base class
         reason = str(error).strip().splitlines()[0]
-        raise BackendError(f"ONNX Runtime {onnxruntime.__version__} cannot load {model}: {reason}") from error
+        what = "the graph" if isinstance(model, bytes) else model
+        raise BackendError(f"ONNX Runtime {onnxruntime.__version__} cannot load {what}: {reason}") from error
     if session.get_providers()[0] != name:
         raise BackendError(_missing(provider, "it could not be loaded and ONNX Runtime fell back to the CPU"))
     session.disable_fallback()

@@ -8,8 +8,20 @@ from typing import Any
 
 import numpy as np
 
+from iwp_export.backends.ort.inside import InsideGraph
 from iwp_export.backends.ort.providers import create_session, device_of
-from iwp_export.backends.session import STEP_TENSORS, Array, Cache, Features, StepInputs, StepOutput
+from iwp_export.backends.session import (
+    CARRIERS,
+    STEP_TENSORS,
+    Array,
+    Cache,
+    Features,
+    Floats,
+    Inside,
+    StepInputs,
+    StepOutput,
+    widened,
+)
 from iwp_export.bundle.manifest import GraphSpec
 from iwp_export.bundle.store import Bundle
 from iwp_export.errors import BackendError
@@ -17,8 +29,6 @@ from iwp_export.errors import BackendError
 ONNX_FLOAT, ONNX_FLOAT16, ONNX_BFLOAT16 = 1, 10, 16
 """Element types of the ONNX specification (TensorProto.DataType)."""
 ELEMENT_TYPES = {"float32": ONNX_FLOAT, "float16": ONNX_FLOAT16, "bfloat16": ONNX_BFLOAT16}
-CARRIERS = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}
-"""numpy types of the same bits: numpy has no bfloat16."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +98,7 @@ class OrtSession:
         self._past = [tensor.name for tensor in graphs["decoder"].inputs if tensor.name.startswith("past_key_values.")]
         self._present = [name.replace("past_key_values.", "present.") for name in self._past]
         self._manifest = bundle.manifest
+        self._inside = InsideGraph(bundle.path(graphs["decoder"].file), provider, threads)
         self._no_image = _zeros((1, bundle.manifest.vision.feature_size), bundle.manifest.decoder.dtype)
 
     def encode(self, inputs: Mapping[str, Array]) -> Features:
@@ -97,6 +108,7 @@ class OrtSession:
             binding.bind_cpu_input(name, np.ascontiguousarray(array))
         binding.bind_output("image_features", *self._device)
         _run(self._vision, binding)
+        binding.synchronize_outputs()
         value = binding.get_outputs()[0]
         return OrtFeatures(value, value.shape()[0], value.tensor_size_in_bytes(), binding)
 
@@ -108,10 +120,44 @@ class OrtSession:
 
     def step(self, inputs: StepInputs, features: Sequence[Features], cache: Cache) -> StepOutput:
         """See `Session.step`."""
+        return self._run_decoder(self._decoder, inputs, features, cache)[0]
+
+    def read_features(self, features: Features) -> Floats:
+        """See `Session.read_features`."""
+        assert isinstance(features, OrtFeatures)
+        return widened(_bits(features.value))
+
+    def read_cache(self, cache: Cache, layer: int) -> tuple[Floats, Floats]:
+        """See `Session.read_cache`."""
+        assert isinstance(cache, OrtCache)
+        key, value = (widened(_bits(held)[0]) for held in cache.values[2 * layer : 2 * layer + 2])
+        return key, value
+
+    @property
+    def no_look(self) -> str:
+        """See `Session.no_look`."""
+        return self._inside.refusal
+
+    def look(self, inputs: StepInputs, features: Sequence[Features], cache: Cache) -> tuple[StepOutput, Inside]:
+        """See `Session.look`. The first call loads a copy of the decoder whose graph has more outputs."""
+        names, decoder = self._inside.names, self._inside.session
+        output, extra = self._run_decoder(decoder, inputs, features, cache, [*names.hidden, *names.choice])
+        found = [widened(_bits(value)[0]) for value in extra]
+        return output, Inside(tuple(found[:-3]), *found[-3:])
+
+    def _run_decoder(
+        self,
+        decoder: Any,
+        inputs: StepInputs,
+        features: Sequence[Features],
+        cache: Cache,
+        extra: Sequence[str] = (),
+    ) -> tuple[StepOutput, list[Any]]:
+        """One call by a session of the decoder, and what `extra` outputs it has."""
         if not isinstance(cache, OrtCache):
             raise TypeError(f"a cache of {type(cache).__name__} does not belong to ONNX Runtime")
         images = self._joined(features)  # held until the run is over: before 1.30 a binding does not keep its inputs
-        binding = self._decoder.io_binding()
+        binding = decoder.io_binding()
         for name in STEP_TENSORS:
             binding.bind_cpu_input(name, np.ascontiguousarray(getattr(inputs, name)))
         binding.bind_cpu_input("num_kept", np.array([inputs.num_kept], np.int64))
@@ -122,11 +168,14 @@ class OrtSession:
         binding.bind_output("kept_index")
         for name in self._present:
             binding.bind_output(name, *self._device)
-        _run(self._decoder, binding)
-        logits, kept, *present = binding.get_outputs()
+        for name in extra:
+            binding.bind_output(name, *self._device)
+        _run(decoder, binding)
+        logits, kept, *rest = binding.get_outputs()
         binding.clear_binding_inputs()  # it would hold the old cache
-        cache.replace(present, binding)
-        return StepOutput(logits.numpy().reshape(-1), kept.numpy().reshape(-1))
+        cache.replace(rest[: len(self._present)], binding)
+        output = StepOutput(logits.numpy().reshape(-1), kept.numpy().reshape(-1))
+        return output, rest[len(self._present) :]
 
     def _joined(self, features: Sequence[Features]) -> Any:
         """The call's features as one OrtValue [N, D]; several images are joined on the host."""

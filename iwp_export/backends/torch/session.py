@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from iwp_export.backends.session import Cache, Features, StepInputs, StepOutput
+from iwp_export.backends.session import Cache, Features, Floats, Inside, StepInputs, StepOutput
 from iwp_export.backends.torch.call import DecoderCall, condensed_call, whole_call
 from iwp_export.backends.torch.decoder import PrunedDecoder, select_in_torch
 from iwp_export.backends.torch.seen import Condense, LayerSeen, Seen, SelectFor, TowerSeen
@@ -55,6 +55,14 @@ class TorchCache:
         return sum(value.nbytes for value in self.values)
 
 
+@dataclass
+class _Noted:
+    """What `TorchSession.look` collects: see `Inside`."""
+
+    hidden: list[Floats] = field(default_factory=list)
+    choice: list[Floats] = field(default_factory=list)
+
+
 class TorchSession:
     """A checkpoint's transformers modules run by torch, pruned by the torch selection or by a rival's.
 
@@ -69,6 +77,7 @@ class TorchSession:
 
     provider = "torch"
     call_limits = None
+    no_look = ""
 
     def __init__(
         self,
@@ -82,6 +91,7 @@ class TorchSession:
         self._select_for = select_for or (lambda seen: select_in_torch(settings))
         self.decoder = PrunedDecoder(model, family, settings, _unset).eval()
         self._encoder = family.vision_graph(model).module.eval()
+        self._noted: _Noted | None = None
 
     @property
     def device(self) -> torch.device:
@@ -98,6 +108,8 @@ class TorchSession:
         tensors = {name: torch.from_numpy(array).to(self.device) for name, array in inputs.items()}
         with torch.no_grad():
             values = self._encoder(**tensors)
+        if values.is_cuda:
+            torch.cuda.synchronize()
         return TorchFeatures(values, inputs)
 
     def new_cache(self) -> Cache:
@@ -126,6 +138,23 @@ class TorchSession:
         cache.shift += inputs.input_ids.shape[1] - call.tokens
         return StepOutput(logits[0, 0].cpu().numpy(), (kept[0] if left is None else left).cpu().numpy())
 
+    def read_features(self, features: Features) -> Floats:
+        assert isinstance(features, TorchFeatures)
+        return _on_host(features.values)
+
+    def read_cache(self, cache: Cache, layer: int) -> tuple[Floats, Floats]:
+        assert isinstance(cache, TorchCache)
+        key, value = (_on_host(held[0]) for held in cache.values[2 * layer : 2 * layer + 2])
+        return key, value
+
+    def look(self, inputs: StepInputs, features: Sequence[Features], cache: Cache) -> tuple[StepOutput, Inside]:
+        self._noted = noted = _Noted()
+        try:
+            output = self.step(inputs, features, cache)
+        finally:
+            self._noted = None
+        return output, Inside(tuple(noted.hidden), *noted.choice)
+
     def _see(self, call: DecoderCall, images: Sequence[TorchFeatures]) -> Seen:
         """What can be seen of a call before the language model runs."""
         visual = call.visual
@@ -146,11 +175,17 @@ class TorchSession:
         layer = self.decoder.settings.layer
         layers: dict[int, LayerSeen] = {}
 
+        noted = self._noted
+
         def watch(index: int, computed: LayerSeen) -> None:
             if index in (layer - 1, layer):
                 layers[index] = computed
+            if noted is not None:
+                noted.hidden.append(_on_host(computed.hidden[0]))
 
         def select(*inputs: Tensor) -> Tensor:
+            if noted is not None:
+                noted.choice = [_on_host(each[0]) for each in inputs[:3]]
             return self._select_for(replace(before, below=layers.get(layer - 1), at=layers[layer]))(*inputs)
 
         self.decoder.watch, self.decoder.select = watch, select
@@ -161,6 +196,11 @@ class TorchSession:
         heads = attention.k_proj.out_features // attention.head_dim
         empty = torch.zeros(1, heads, 0, attention.head_dim, dtype=self.model.dtype, device=self.device)
         return [empty] * (2 * len(layers))
+
+
+def _on_host(tensor: Tensor) -> Floats:
+    found: Floats = tensor.detach().float().cpu().numpy()
+    return found
 
 
 def _unset(*inputs: Tensor) -> Tensor:

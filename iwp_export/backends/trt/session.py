@@ -15,13 +15,25 @@ from typing import Any
 
 import numpy as np
 
-from iwp_export.backends.session import STEP_TENSORS, Array, Cache, CallLimits, Features, StepInputs, StepOutput
+from iwp_export.backends.session import (
+    CARRIERS,
+    STEP_TENSORS,
+    Array,
+    Cache,
+    CallLimits,
+    Features,
+    Floats,
+    Inside,
+    StepInputs,
+    StepOutput,
+    widened,
+)
 from iwp_export.backends.trt.device import Device
 from iwp_export.backends.trt.pool import Block, Pool, offsets
 from iwp_export.backends.trt.runner import Placed, Runner, Shape
 from iwp_export.bundle.manifest import Manifest
 from iwp_export.engine.profiles import EngineLimits
-from iwp_export.errors import RequestError
+from iwp_export.errors import BackendError, RequestError
 
 ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 HOST_OUTPUTS: dict[str, Any] = {"logits": np.float32, "kept_index": np.int64}
@@ -159,6 +171,37 @@ class TrtSession:
             self._after_first_decode()
             self._after_first_decode = None
         return output
+
+    def read_features(self, features: Features) -> Floats:
+        """See `Session.read_features`."""
+        assert isinstance(features, TrtFeatures)
+        return self._download(features.address, (features.count, self._manifest.vision.feature_size))
+
+    def read_cache(self, cache: Cache, layer: int) -> tuple[Floats, Floats]:
+        """See `Session.read_cache`."""
+        assert isinstance(cache, TrtCache)
+        decoder = self._manifest.decoder
+        shape = (decoder.kv_heads, cache.lengths[layer], decoder.head_dim)
+        if not cache.blocks:
+            return np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+        key, value = (self._download(address, shape) for address in cache.addresses[2 * layer : 2 * layer + 2])
+        return key, value
+
+    @property
+    def no_look(self) -> str:
+        """See `Session.no_look`."""
+        return f"{self.provider} runs a compiled engine, which returns nothing of its layers"
+
+    def look(self, inputs: StepInputs, features: Sequence[Features], cache: Cache) -> tuple[StepOutput, Inside]:
+        """See `Session.look`."""
+        raise BackendError(self.no_look)
+
+    def _download(self, address: int, shape: Shape) -> Floats:
+        self._device.activate()
+        array = np.empty(shape, CARRIERS[self._manifest.decoder.dtype])
+        self._device.download(address, array)
+        self._device.synchronize()
+        return widened(array)
 
     def _execute(
         self, runner: Runner, placed: Mapping[str, Placed], lengths: Mapping[str, Any], cache: TrtCache

@@ -1,0 +1,139 @@
+"""The report of a validation or a benchmark: what was measured of an artefact, which gates it held, and where."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+from iwp_export.bundle.document import Document
+from iwp_export.bundle.document_file import read_file, write_file
+from iwp_export.bundle.recipe import Digest, Name, PruningSource, Settings
+from iwp_export.errors import ReportError
+from iwp_export.runtime.pipeline import Pipeline
+from iwp_export.validate.gates import Gate
+from iwp_export.version import __version__
+
+PACKAGES = ("torch", "transformers", "numpy", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx")
+"""What figures may depend on; a report gives the versions of those that are installed."""
+
+
+@dataclass(frozen=True)
+class ReportArtefact:
+    """What was measured.
+
+    Attributes:
+        name: of the bundle or the engine, without its folder.
+        digest: SHA-256 of its manifest, which holds the hashes of its files.
+        model: the checkpoint's name.
+        model_type: its transformers type.
+        dtype: of weights and activations.
+        provider: what ran the graphs.
+        pruning: the exported settings.
+        pruning_source: where they come from.
+    """
+
+    name: Name
+    digest: Digest
+    model: Name
+    model_type: Name
+    dtype: Name
+    provider: Name
+    pruning: Settings
+    pruning_source: PruningSource
+
+    @classmethod
+    def of(cls, path: Path, pipeline: Pipeline) -> ReportArtefact:
+        """Of an artefact that is open."""
+        manifest = pipeline.manifest
+        return cls(
+            path.absolute().name,
+            str(manifest.to_dict()["digest"]),
+            manifest.model.name,
+            manifest.model.model_type,
+            manifest.decoder.dtype,
+            pipeline.provider,
+            manifest.pruning,
+            manifest.pruning_source,
+        )
+
+
+@dataclass(frozen=True)
+class Report:
+    """The content of a report's file.
+
+    Attributes:
+        command: the command line that made it.
+        made: when, in UTC, as ISO 8601.
+        artefact: what was measured.
+        verdict: what was found, in sentences, the most important first.
+        gates: what was required, and whether it holds.
+        warnings: what makes figures unreliable, such as clocks that are not locked.
+        environment: versions of this package, of what figures depend on, and of Python and the system.
+    """
+
+    command: str
+    made: str
+    artefact: ReportArtefact
+    verdict: tuple[str, ...]
+    gates: tuple[Gate, ...]
+    warnings: tuple[str, ...]
+    environment: Mapping[str, str]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every gate holds."""
+        return all(gate.passed for gate in self.gates)
+
+
+def environment() -> dict[str, str]:
+    """Versions that figures may depend on."""
+    found = {"iwp-export": __version__, "python": platform.python_version(), "system": platform.platform()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def now() -> str:
+    """The time in UTC, to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def headline(gates: Sequence[Gate]) -> str:
+    """The first sentence of a verdict."""
+    failed = [gate.name for gate in gates if not gate.passed]
+    if failed:
+        return f"FAILED: {', '.join(failed)} ({len(failed)} of {len(gates)} gates)."
+    return f"Passed: {len(gates)} gates." if gates else "Measured; no gate was set."
+
+
+def read_report(path: Path | str) -> Report:
+    """Read a report's file.
+
+    Raises:
+        ReportError: it is missing, is no report, of another version, or was changed by hand.
+    """
+    return read_file(REPORT_JSON, path)
+
+
+def write_report(report: Report, path: Path | str, force: bool = False) -> Path:
+    """Write a report's file, whole or not at all; see `write_file`."""
+    return write_file(REPORT_JSON, report, path, force)
+
+
+REPORT_JSON = Document(
+    Report,
+    "iwp-report",
+    noun="report",
+    foreign="is not a report: it",
+    remedy="copy it again, or measure again",
+    command=lambda data, where: "measure again",
+    version=1,
+    error=ReportError,
+)
