@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,7 @@ from iwp_export.report.page import Page
 from iwp_export.validate.monitors.figures import Monitors
 from iwp_export.validate.monitors.page import picture, section
 from iwp_export.validate.monitors.words import describe, layer_rows
+from tests.report.browser import needs_chromium, open_page
 from tests.report.markup import check
 from tests.validate.monitors.made_up import monitors
 
@@ -52,3 +54,11 @@ def test_figures_need_no_torch() -> None:
         "assert not {'torch', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@needs_chromium
+@pytest.mark.parametrize("width", [360, 1200])
+def test_a_browser_shows_it(tmp_path: Path, width: int) -> None:
+    found, console = open_page(Page("title", "", [section(monitors())]).html(), tmp_path, width)
+    assert console == []
+    assert found["scroll"] == width and found["wide"] == []
