@@ -1,4 +1,4 @@
-"""What the package does, for Python users and the command line alike: export, calibrate, estimate, build, load."""
+"""What the package does, for Python users and the command line alike."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from iwp_export.export.live import Device
     from iwp_export.export.plan import Dtype, ExportPlan
     from iwp_export.pruning.settings import PruningSettings
+    from iwp_export.runtime.images import ImageSource
     from iwp_export.runtime.pipeline import Pipeline
+    from iwp_export.validate.latency.figures import Latency
 
 # Torch, transformers and TensorRT are imported where they are used: a robot has not all of them.
 
@@ -295,6 +297,40 @@ def estimate(
         new_tokens=new_tokens,
         revision=revision,
     )
+
+
+def bench(
+    artefact: Path | str,
+    *,
+    images: Sequence[ImageSource] = (),
+    prompt: str | None = None,
+    data: Path | str | None = None,
+    limit: int | None = None,
+    provider: str = "cpu",
+    threads: int | None = None,
+    **settings: Any,
+) -> Latency:
+    """Measure how long an artefact takes to answer, pruned and unpruned in turn. Needs no torch.
+
+    `iwp_export.validate.latency.gates.gates` says whether the result holds what it must.
+
+    Args:
+        artefact: a bundle's folder, or NAME.plan.
+        images, prompt: what is asked; samples that ship with the model or a synthetic image if left out.
+        data: a file of questions in their place, see `iwp_export.validate.questions`; `limit`: the first so many.
+        provider, threads: see `load`.
+        **settings: fields of `iwp_export.validate.latency.bench.BenchSettings`, such as keep, new_tokens and pairs.
+
+    Raises:
+        SettingsError, DataError, RequestError, BundleError, BackendError: see `measure_latency`.
+    """
+    from iwp_export.validate.latency.bench import BenchSettings, measure_latency
+    from iwp_export.validate.latency.workload import QUESTIONS, choose_asks
+
+    chosen = BenchSettings(threads=threads, **settings)
+    pipeline = load(artefact, provider=provider, threads=threads)
+    asks = choose_asks(pipeline.manifest, images, prompt, data, QUESTIONS if limit is None else limit)
+    return measure_latency(pipeline, asks, chosen, Path(artefact).absolute().name)
 
 
 def plan_build(

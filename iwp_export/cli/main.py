@@ -20,6 +20,7 @@ VERBS = {
     "calibrate": "choose the pruning settings that keep a model's answers, on your own images",
     "estimate": "estimate speed and memory on a device, with and without pruning",
     "build": "build TensorRT engines from a bundle",
+    "bench": "measure latency, pruned and unpruned in turn; fails when a gate does",
     "run": "answer a question about images",
     "inspect": "show what is in a bundle",
     "doctor": "show what this machine can export, build and run, and what to install",

@@ -77,6 +77,11 @@ class Pipeline:
         return self._model.session.provider
 
     @property
+    def session(self) -> Session:
+        """The graphs, for measurements that call them themselves."""
+        return self._model.session
+
+    @property
     def processor(self) -> Processor:
         """Tokenizer, image processor and chat template."""
         return self._model.processor

@@ -23,6 +23,8 @@ from iwp_export.errors import DataError, os_reason
 
 OPTIONAL = ("answer", "kind")
 
+SHIPPED = {"tiny-llava": Path(__file__).parent.parent / "assets" / "tiny_llava_samples" / "questions.jsonl"}
+"""Samples that ship with the package, by the name of the model."""
 MAX_NEW_TOKENS = 16
 """Of an answer, unless the caller says otherwise."""
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 
 from calibration.tiny_llava import HELDOUT as IN_CHECKOUT
-from iwp_export.calibrate.plan import DEFAULT_DATA
 from iwp_export.errors import DataError
 from iwp_export.validate.accuracy.data import open_data
-from iwp_export.validate.questions import digest_of, read_questions
+from iwp_export.validate.questions import SHIPPED, digest_of, read_questions
 
 
 def test_tiny_llava_has_held_out_questions_of_its_own() -> None:
@@ -16,7 +15,7 @@ def test_tiny_llava_has_held_out_questions_of_its_own() -> None:
     assert len(own.questions) == 600 and all(question.answer for question in own.questions)
     assert own.questions == tuple(read_questions(IN_CHECKOUT))
     assert open_data(None, "tiny-llava", 7).questions == own.questions[:7]
-    calibrated = {digest_of([question])[:16] for question in read_questions(DEFAULT_DATA["tiny-llava"])}
+    calibrated = {digest_of([question])[:16] for question in read_questions(SHIPPED["tiny-llava"])}
     assert not calibrated & {digest_of([question])[:16] for question in own.questions[:96]}
 
 

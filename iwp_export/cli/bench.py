@@ -1,0 +1,91 @@
+"""`iwp-export bench ARTEFACT`: how long answers take, pruned and unpruned, and whether that is good enough."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from iwp_export import api
+
+DESCRIPTION = (
+    "Measure how long an artefact takes to answer, phase by phase: pruned and unpruned requests in turn,\n"
+    "with the ratio's interval. Exit code 1: a gate failed; 2: it could not run. Needs no torch."
+)
+EXAMPLES = """\
+  iwp-export bench tiny-llava.bundle                                on its own samples
+  iwp-export bench my.plan --image a.jpg --prompt "What is it?" --new-tokens 16 --hz 5
+  iwp-export bench my.bundle --provider cuda --fail-if-slower --max-ttft-ms 200 -o bench.html
+"""
+EXIT_ERROR = 2
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    add = parser.add_argument
+    add("artefact", metavar="ARTEFACT", type=Path, help="a bundle, or an engine (NAME.plan)")
+    asked = parser.add_argument_group("what is asked")
+    add = asked.add_argument
+    add("--image", metavar="FILE", type=Path, action="append", default=[], help="an image; repeat for several")
+    add("--prompt", metavar="TEXT", help="the question")
+    add("--data", metavar="FILE", type=Path, help="questions, one JSON object a line, asked in turn")
+    add("--limit", metavar="N", type=int, help="the first N questions of the file (default: 8)")
+    add("--new-tokens", metavar="N", type=int, default=32, help="length of every answer (default: 32)")
+    add("--keep", metavar="RATIO", type=float, help="fraction of visual tokens that stays (default: the exported one)")
+    measure = parser.add_argument_group("how it is measured")
+    add = measure.add_argument
+    add("--pairs", metavar="N", type=int, help="pruned and unpruned runs (default: 40 to 200, within 30 s)")
+    add("--warmup", metavar="N", type=int, default=3, help="runs of each side that do not count (default: 3)")
+    add("--hz", metavar="RATE", type=float, help="also a control loop: requests that start RATE times a second")
+    add("--provider", default="cpu", help="execution provider of a bundle: cpu, cuda, ... (default: cpu)")
+    add("--threads", metavar="N", type=int, help="threads of one operator (default: the provider's choice)")
+    gates = parser.add_argument_group("gates, of the pruned runs; that tokens are dropped is always one")
+    add = gates.add_argument
+    add(
+        "--fail-if-slower",
+        metavar="PHASE",
+        nargs="?",
+        const="end-to-end",
+        choices=("end-to-end", "prefill"),
+        help="unless pruning is shown to be faster: lower end of the ratio above 1, end-to-end (default) or prefill",
+    )
+    add("--max-ttft-ms", metavar="MS", type=float, help="90th percentile of the time to first token at most")
+    add("--max-p99-ms", metavar="MS", type=float, help="99th percentile end to end at most")
+    parser.add_argument("-o", "--output", metavar="FILE", type=Path, help="write the result: NAME.json or NAME.html")
+    parser.add_argument("--force", action="store_true", help="replace a result that is there already")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON: seconds and bytes")
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Measure, print and check; 1 if a gate failed."""
+    from iwp_export.validate import gates as gate_words
+    from iwp_export.validate.latency import files, words
+    from iwp_export.validate.latency.gates import LatencyLimits, gates
+
+    slower = args.fail_if_slower
+    limits = LatencyLimits(slower and slower.replace("-", "_"), args.max_ttft_ms, args.max_p99_ms)
+    if args.output is not None:
+        files.check_report(args.output, args.force)
+    latency = api.bench(
+        args.artefact,
+        images=args.image,
+        prompt=args.prompt,
+        data=args.data,
+        limit=args.limit,
+        provider=args.provider,
+        threads=args.threads,
+        keep=args.keep,
+        new_tokens=args.new_tokens,
+        pairs=args.pairs,
+        warmup=args.warmup,
+        hz=args.hz,
+        needs_p99=args.max_p99_ms is not None,
+    )
+    bench = files.Bench(latency, tuple(gates(latency, limits)))
+    if args.output is not None:
+        files.write_bench(args.output, bench, args.force)
+    if args.json:
+        print(json.dumps(files.BENCH_JSON.to_dict(bench), indent=2))
+    else:
+        print(f"{words.describe(latency)}\n\n{gate_words.describe(bench.gates)}")
+    return 0 if all(gate.passed for gate in bench.gates) else 1
