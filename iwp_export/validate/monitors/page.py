@@ -9,7 +9,7 @@ from iwp_export.report.charts import Line, lines
 from iwp_export.report.page import Beside, Block, Chart, Column, Fold, Paragraph, Section, Table, Verdict
 from iwp_export.report.svg import Svg
 from iwp_export.validate.monitors.figures import LayerFigures, Monitors
-from iwp_export.validate.monitors.knee import RULES
+from iwp_export.validate.monitors.knee import RULES, sentence, warnings
 from iwp_export.validate.monitors.words import Rows, budget_rows, depth_rows, layer_rows, verdict
 from iwp_export.validate.statistics import Interval
 
@@ -33,7 +33,7 @@ def blocks(monitors: Monitors) -> list[Block]:
         budget_chart(monitors), f"The {monitors.measure} by budget, pruned at layer {monitors.pruning_layer}."
     )
     shown: list[Block] = [
-        Verdict([f"{text[0].upper()}{text[1:]}." for text in verdict(monitors)]),
+        Verdict([*warnings(monitors), *verdict(monitors)]),
         Beside((depth, budget)),
     ]
     if monitors.attention:
@@ -44,7 +44,7 @@ def blocks(monitors: Monitors) -> list[Block]:
         _table("Read-depth curve", depth_rows(monitors)),
         _table("Budgets", budget_rows(monitors)),
         *([_table("Attention by layer", layer_rows(monitors))] if monitors.attention else []),
-        *(Paragraph(f"{rule[0].upper()}{rule[1:]}.", quiet=True) for rule in RULES),
+        *(Paragraph(sentence(rule), quiet=True) for rule in RULES),
     ]
     return [*shown, Fold(f"Figures of {monitors.questions:,} questions of {monitors.data}, and the rules", tables)]
 

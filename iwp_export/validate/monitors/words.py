@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from iwp_export.tables import table
 from iwp_export.validate.accuracy.words import percent, spread
 from iwp_export.validate.monitors.figures import Kept, Monitors
-from iwp_export.validate.monitors.knee import RULES, about, gain, knee, read_between, share_read, warnings
+from iwp_export.validate.monitors.knee import RULES, about, gain, knee, read_between, sentence, share_read, warnings
 
 
 def verdict(monitors: Monitors) -> list[str]:
-    """What the figures say, in sentences; warnings come first."""
-    return [*warnings(monitors), _reading(monitors), _budget(monitors), *_attention(monitors)]
+    """What the figures say, in sentences; what they warn of is `knee.warnings`."""
+    return [sentence(line) for line in (_reading(monitors), _budget(monitors), *_attention(monitors))]
 
 
 def describe(monitors: Monitors) -> str:
-    """For the terminal: the verdict, then tables."""
-    parts = [f"{sentence[0].upper()}{sentence[1:]}." for sentence in verdict(monitors)]
+    """For the terminal: warnings and the verdict, then tables."""
+    parts = [*warnings(monitors), *verdict(monitors)]
     tables = [
         table([head, *rows]) for head, rows in (depth_rows(monitors), budget_rows(monitors), layer_rows(monitors))
     ]
