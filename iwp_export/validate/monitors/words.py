@@ -32,8 +32,9 @@ def _reading(monitors: Monitors) -> str:
     begun, done = between
     last = "the last layer" if done == monitors.layers else f"layer {done - 1}"
     share = share_read(monitors, monitors.pruning_layer)
+    layer = monitors.pruning_layer
     read = (
-        "" if share is None else f"; before layer {monitors.pruning_layer}, where it is pruned, {about(max(share, 0))}"
+        "" if share is None else f"; {about(max(share, 0))} of what it brings before layer {layer}, which drops tokens"
     )
     if done - begun <= 1:
         return f"the image is read in layer {max(done - 1, 0)}{read}"

@@ -29,7 +29,7 @@ def test_figures_are_json(answers: bool) -> None:
 def test_words_begin_with_what_is_wrong() -> None:
     text = describe(monitors((0.2, 0.98, 0.98, 0.99, 1.0)))
     assert text.startswith("The model has read the image before layer 1")
-    assert "The image is read in layer 0; before layer 1, where it is pruned, 98 %" in text
+    assert "The image is read in layer 0; 98 % of what it brings before layer 1, which drops tokens." in text
     assert (
         "In the last layer 50 % of the text's attention is on visual tokens, with pruning 25 %, on 50 % of them" in text
     )
