@@ -20,9 +20,11 @@ from iwp_export.validate.accuracy.scoring import find_rule
 from iwp_export.validate.gates import Gate
 from iwp_export.validate.monitors import knee
 from iwp_export.validate.monitors import words as monitors_words
+from iwp_export.validate.monitors.figures import Monitors
 from iwp_export.validate.parity import check as parity_check
 from iwp_export.validate.parity import gates as parity_gates
 from iwp_export.validate.parity import words as parity_words
+from iwp_export.validate.parity.figures import Parity
 from iwp_export.validate.parity.recording import record
 from iwp_export.validate.parity.reference import CHECKPOINT, RECORDING, ParityReference, open_reference
 from iwp_export.validate.questions import MAX_NEW_TOKENS
@@ -177,7 +179,7 @@ class Validation:
             return None
         return open_data(settings.data, model, settings.limit)
 
-    def _parity(self, reference: ParityReference, force: bool) -> parity_check.Parity:
+    def _parity(self, reference: ParityReference, force: bool) -> Parity:
         settings, questions = self._settings, None
         if self._data is not None and reference.samples is None:
             questions = self._data.questions[: settings.parity_samples]
@@ -196,7 +198,7 @@ class Validation:
             path=self._path,
         )
 
-    def _monitors(self) -> knee.Monitors:
+    def _monitors(self) -> Monitors:
         settings = self._settings
         assert self._data is not None
         with _torch_named():

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from iwp_export.errors import ReportError
 from iwp_export.report import page as html
@@ -41,7 +42,7 @@ def merged(reports: Sequence[Report]) -> Report | None:
     same = {(report.artefact.digest, report.artefact.provider) for report in reports}
     if len(reports) < 2 or len(same) > 1 or len(set(measured)) < len(measured):
         return None
-    sections = {part.field: _first(reports, part.field) for part in PARTS}
+    sections: dict[str, Any] = {part.field: _first(reports, part.field) for part in PARTS}
     return replace(
         first,
         command="\n".join(report.command for report in reports),
