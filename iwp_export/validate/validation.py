@@ -17,7 +17,7 @@ from iwp_export.validate.accuracy import words as accuracy_words
 from iwp_export.validate.accuracy.data import OWN, DataSet, open_data
 from iwp_export.validate.accuracy.measure import measure_accuracy
 from iwp_export.validate.accuracy.scoring import find_rule
-from iwp_export.validate.gates import Gate
+from iwp_export.validate.gates import Gate, strict_gate
 from iwp_export.validate.monitors import knee
 from iwp_export.validate.monitors import words as monitors_words
 from iwp_export.validate.monitors.figures import Monitors
@@ -157,7 +157,7 @@ class Validation:
             doubts += knee.warnings(monitors)
         state = read_state()
         doubts += warnings(state, self._before)
-        gates += strict_gates(doubts) if settings.strict else []
+        gates += [strict_gate(doubts)] if settings.strict else []
         return Report(
             command=command,
             made=now(),
@@ -206,13 +206,6 @@ class Validation:
             from iwp_export.validate.reference import Reference
         reference = Reference.of(self._pipeline.manifest, settings.checkpoint)
         return measure_monitors(self._pipeline, reference, self._data, max_new_tokens=settings.max_new_tokens)
-
-
-def strict_gates(doubts: list[str]) -> list[Gate]:
-    """What makes figures unreliable, as a gate that fails."""
-    if not doubts:
-        return [Gate("no warnings", True, "none", "none")]
-    return [Gate("no warnings", False, f"{len(doubts)}", "none", remedy="; ".join(doubts))]
 
 
 @contextmanager

@@ -103,7 +103,8 @@ def headline(gates: Sequence[Gate]) -> str:
     failed = [gate.name for gate in gates if not gate.passed]
     if failed:
         return f"FAILED: {', '.join(failed)} ({len(failed)} of {len(gates)} gates)."
-    return f"Passed: {len(gates)} gates." if gates else "Measured; no gate was set."
+    count = "1 gate" if len(gates) == 1 else f"{len(gates)} gates"
+    return f"Passed: {count}." if gates else "Measured; no gate was set."
 
 
 def read_report(path: Path | str) -> Report:

@@ -10,7 +10,7 @@ from iwp_export.validate.accuracy import words as accuracy_words
 from iwp_export.validate.latency import words as latency_words
 from iwp_export.validate.monitors import words as monitors_words
 from iwp_export.validate.parity import words as parity_words
-from iwp_export.validate.reports.report import Report
+from iwp_export.validate.reports.report import Report, headline
 
 WORDS: Mapping[str, Callable[[Any], str]] = {
     "accuracy": accuracy_words.describe,
@@ -23,7 +23,7 @@ WORDS: Mapping[str, Callable[[Any], str]] = {
 
 def describe(report: Report) -> str:
     """Lines for the terminal."""
-    parts = ["\n".join(report.verdict)]
+    parts = [headline(report.gates)]
     parts += [f"warning: {text}" for text in report.warnings]
     for field, words in WORDS.items():
         section = getattr(report, field)
