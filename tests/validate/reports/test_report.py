@@ -110,7 +110,7 @@ def test_outputs_are_checked_before_anything_is_measured(whole: Report, tmp_path
 
 def test_reports_need_no_torch() -> None:
     code = (
-        "import sys, iwp_export.validate.validation, iwp_export.validate.benching; "
+        "import sys, iwp_export.validate.validation, iwp_export.validate.benchmark; "
         "import iwp_export.validate.reports.page, iwp_export.validate.reports.comparison; "
         "assert not {'torch', 'transformers', 'matplotlib'} & set(sys.modules)"
     )
