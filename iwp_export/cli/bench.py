@@ -29,7 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--image", metavar="FILE", type=Path, action="append", default=[], help="an image; repeat for several")
     add("--prompt", metavar="TEXT", help="the question")
     add("--data", metavar="FILE", type=Path, help="questions, one JSON object a line, asked in turn")
-    add("--limit", metavar="N", type=int, help="the first N questions of the file (default: 8)")
+    add("--limit", metavar="N", type=int, help="the first N questions of the file (default: 7)")
     add("--new-tokens", metavar="N", type=int, default=32, help="length of every answer (default: 32)")
     add("--keep", metavar="RATIO", type=float, help="fraction of visual tokens that stays (default: the exported one)")
     measure = parser.add_argument_group("how it is measured")
