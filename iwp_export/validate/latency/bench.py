@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -143,6 +144,7 @@ def measure_latency(
         energy=energy,
         dropped=prove_dropped(pipeline, first, keep),
         load=(*before, *_load()),
+        cpus=os.cpu_count() or 1,
         notes=notes,
     )
 
@@ -171,7 +173,7 @@ def _side(runs: Sequence[Run]) -> Side:
     steps = [run.steps for run in runs]
     if steps[0]:
         phases["step"] = spread_of([step for each in steps for step in each])
-    medians = tuple(round(spread_of(each).p50, DIGITS) for each in zip(*steps, strict=True))
+    medians = tuple(round(statistics.median(each), DIGITS) for each in zip(*steps, strict=True))
     cache = sum(run.result.cache_bytes for run in runs) / len(runs)
     return Side(**columns, steps=medians, phases=phases, cache_bytes=round(cache))
 

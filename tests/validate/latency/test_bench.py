@@ -22,7 +22,7 @@ def session(monkeypatch):
 
 
 def bench(session, **settings):
-    chosen = BenchSettings(**{"pairs": 12, "warmup": 2, "new_tokens": 5, **settings})
+    chosen = BenchSettings(**{"pairs": 14, "warmup": 2, "new_tokens": 5, **settings})
     return measure_latency(pipeline_on(session), ASKS, chosen, "toy", meters=[])
 
 
@@ -40,7 +40,7 @@ def test_every_phase_has_its_time(session):
         assert means["end_to_end"] == pytest.approx(0.036 + 0.001 * tokens)
         assert means["rest"] == pytest.approx(0, abs=1e-9)
         assert side.steps == pytest.approx((0.004,) * 4)
-        assert len(side.prefill) == 12 == found.pairs
+        assert len(side.prefill) == 14 == found.pairs
     assert found.ratios["prefill"].value == pytest.approx((text + 64) / (text + 16))
     assert found.ratios["decode"].value == pytest.approx(1)
     assert found.trends == () and found.loops == ()
@@ -49,7 +49,7 @@ def test_every_phase_has_its_time(session):
 def test_features_are_computed_for_every_request(session):
     bench(session)
     prompts = sum(call.input_ids.size > 1 for call in session.calls)
-    assert session.encoded == prompts == 2 * (1 + 2 + 12) + 2  # memory, warm-up, pairs; and the proof
+    assert session.encoded == prompts == 2 * (1 + 2 + 14) + 2  # memory, warm-up, pairs; and the proof
 
 
 def test_sides_take_turns_and_their_order_swaps(session):
@@ -70,7 +70,7 @@ def test_slow_machines_get_fewer_pairs():
     assert BenchSettings().number_of_pairs(1e-4) == MOST
     assert BenchSettings().number_of_pairs(0.3) == 100
     assert BenchSettings(needs_p99=True).number_of_pairs(10.0) == 100
-    assert BenchSettings(pairs=13).number_of_pairs(1e-4) == 13
+    assert BenchSettings(pairs=15).number_of_pairs(1e-4) == 15
 
 
 def test_one_token_has_no_decode(session):
@@ -118,7 +118,7 @@ class Meter:
 def test_joules_of_an_answer(session):
     meter = Meter(session.clock)
     broken = Meter(session.clock, name="GPU", problem="no permission")
-    chosen = BenchSettings(pairs=12, new_tokens=5)
+    chosen = BenchSettings(pairs=14, new_tokens=5)
     found = measure_latency(pipeline_on(session), ASKS, chosen, "toy", meters=[meter, broken])
     (energy,) = found.energy
     assert energy.pruned == pytest.approx([50 * found.pruned.end_to_end[0]] * 3, rel=1e-4)
@@ -136,7 +136,7 @@ def test_without_sensors_it_says_so(session):
     [
         ({"keep": 0.0}, "keep must be"),
         ({"keep": 1.0}, "prunes nothing"),
-        ({"pairs": 11}, "pairs must be a whole number of 12 or more"),
+        ({"pairs": 13}, "pairs must be a whole number of 14 or more"),
         ({"pairs": 50, "needs_p99": True}, "100 or more for a 99th percentile"),
         ({"new_tokens": 0}, "new_tokens"),
         ({"warmup": 0}, "warmup"),

@@ -58,6 +58,14 @@ def test_trends_loops_and_caches_are_in_the_verdict():
     assert "TOKENS WERE NOT DROPPED" in said
 
 
+def test_a_busy_machine_is_told():
+    assert (
+        "the machine was busy before the bench (load average 2.1 on 4 processors)"
+        in verdict(latency(load=(2.1, 9.0)))[-1]
+    )
+    assert "busy" not in "\n".join(verdict(latency(load=(1.9, 9.0)))) + "\n".join(verdict(latency(load=())))
+
+
 def test_cache_lengths_in_few_words():
     assert layers_of((9, 9, 5, 5, 5)) == "layers 0 to 1 hold 9, 2 to 4 hold 5"
     assert layers_of((9, 5)) == "layers 0 holds 9, 1 holds 5"
