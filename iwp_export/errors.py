@@ -47,6 +47,10 @@ class ReportError(IwpError):
     """A report of a validation or a benchmark is damaged, foreign, or of another version."""
 
 
+class RecordingError(IwpError):
+    """A recording of a reference is damaged, foreign, newer than this version can read, or lacks what is asked."""
+
+
 class RequestError(IwpError, ValueError):
     """A request to a pipeline cannot be served: wrong image count, too long a prompt, keep out of range."""
 

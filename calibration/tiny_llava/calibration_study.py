@@ -31,7 +31,6 @@ from iwp_export import api
 from iwp_export.bundle.recipe import Recipe
 from iwp_export.calibrate.calibration import Calibration
 from iwp_export.calibrate.candidates import controls_of
-from iwp_export.calibrate.score import Scorer
 from iwp_export.export.live import limit_threads, open_live
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.runtime.model import LoadedModel
@@ -40,6 +39,7 @@ from iwp_export.validate import entry
 from iwp_export.validate.accuracy.measure import right_shares
 from iwp_export.validate.questions import Question, read_questions
 from iwp_export.validate.rivals import methods
+from iwp_export.validate.score import Scorer
 
 KEEPS = (0.222, 0.111)
 SAMPLES = Path("iwp_export/assets/tiny_llava_samples/questions.jsonl")

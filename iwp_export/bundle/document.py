@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 from iwp_export.bundle.schema import Flaw, from_json, shown, to_json
 from iwp_export.errors import BundleError, IwpError
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Of bundles' and engines' files alike: an engine's file holds the manifest of its bundle."""
 FILE_LIMIT = 64 << 20
 """Bytes of the largest file that is read; a 7B model's manifest has 0.1 MB."""

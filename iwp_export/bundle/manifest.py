@@ -48,13 +48,14 @@ class GraphSpec:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """The checkpoint that was exported."""
+    """The checkpoint that was exported; `digest` is `Checkpoint.digest`, which tells it from others of its name."""
 
     name: str
     source: str
     model_type: str
     architecture: str
     revision: str | None = None
+    digest: Digest | None = None
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,8 @@ SUFFIX = ".plan"
 ROLES = ("decoder", "vision")
 """The graphs of a bundle, each with a file of its own in an engine."""
 
+FIRST_WITH_RECIPES = 3
+"""Schema version from which on an export without a recipe may have taken the one that ships for its model."""
 RTX_SMS = ("75", "80", "86", "89", "120", "121")
 """Architectures that TensorRT-RTX 1.7 compiles for; a message for another one names the other way."""
 
@@ -224,7 +226,8 @@ def _command_of_old(data: Mapping[str, Any], where: str) -> str:
         fingerprint = from_json(Fingerprint, data["fingerprint"], "fingerprint")
         limits = from_json(EngineLimits, data["limits"], "limits")
         source, profiles = from_json(str, data["source"], "source"), from_json(Count, data["profiles"], "profiles")
-        if not {"build", "--recipe"} & set(shlex.split(source)):  # an export, from before there were recipes
+        before_recipes = data["schema_version"] < FIRST_WITH_RECIPES
+        if before_recipes and not {"build", "--recipe"} & set(shlex.split(source)):  # an export
             source += " --recipe paper"
         sms = fingerprint.sms if fingerprint.flavour == "rtx" else ()
         command = _command(Path(where).with_suffix(SUFFIX), source, limits, profiles, sms)

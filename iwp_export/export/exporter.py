@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,7 +71,7 @@ def export_bundle(plan: ExportPlan, output: Path | str, force: bool = False) -> 
         graphs["decoder"] = _save(decoder, writer.folder, "decoder", losses)
         versions = {name: importlib.metadata.version(name) for name in TOOLS}
         manifest = Manifest(
-            plan.model,
+            replace(plan.model, digest=checkpoint.digest()),
             settings,
             plan.decoder,
             plan.vision,

@@ -31,8 +31,8 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
         ({"digest": None}, "changed by hand"),
         ({"more": 1}, "changed by hand"),
         ({"format": "hole"}, "^it is no whole: it has no format 'whole'$"),
-        ({"schema_version": 1}, "^it has schema version 1, this version reads 3: run make it$"),
-        ({"schema_version": 4}, "^it has schema version 4, this version reads 3: upgrade iwp-export$"),
+        ({"schema_version": 1}, "^it has schema version 1, this version reads 4: run make it$"),
+        ({"schema_version": 5}, "^it has schema version 5, this version reads 4: upgrade iwp-export$"),
         ({"schema_version": 0}, "^it is damaged: its schema_version is 0; make it again$"),
         ({"schema_version": True}, "schema_version is True"),
         ({"schema_version": "2"}, "schema_version is '2'"),
@@ -58,7 +58,7 @@ def test_what_is_no_json_is_one_line(tmp_path: Path, text: str) -> None:
 
 def test_deep_nesting_is_one_line(tmp_path: Path) -> None:
     for depth in (300, 900, 2000, 20_000):
-        text = '{"format": "whole", "schema_version": 3, "x": ' + "[" * depth + "]" * depth + "}"
+        text = '{"format": "whole", "schema_version": 4, "x": ' + "[" * depth + "]" * depth + "}"
         (tmp_path / "whole.json").write_text(text)
         with pytest.raises(BundleError, match=r"^it "):
             DOCUMENT.read(tmp_path / "whole.json", "it")

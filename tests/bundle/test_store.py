@@ -341,7 +341,7 @@ def test_an_older_version_is_refused_with_the_command(tmp_path: Path) -> None:
         Bundle.open(path)
     command = "iwp-export 'my models/llava;x' --recipe paper --layer 3 --keep 0.25 --importance value --query last"
     command += f" --rope-in-importance --dtype float32 -o {path} --force"
-    assert str(caught.value).endswith(f"schema version 1, this version reads 3: export it again: {command}")
+    assert str(caught.value).endswith(f"schema version 1, this version reads 4: export it again: {command}")
     write(path, force=True)  # which that command does
     Bundle.open(path)
 

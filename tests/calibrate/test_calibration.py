@@ -16,10 +16,10 @@ from iwp_export.bundle.recipe import RECIPE_JSON, Recipe, read_recipe
 from iwp_export.calibrate.calibration import ONE_TOKEN, Calibration
 from iwp_export.calibrate.candidates import VARIANTS
 from iwp_export.calibrate.page import Example
-from iwp_export.calibrate.score import Scorer
 from iwp_export.errors import RequestError
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.validate.questions import SHIPPED
+from iwp_export.validate.score import Scorer
 
 SAMPLES = SHIPPED["tiny-llava"].parent
 

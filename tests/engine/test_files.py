@@ -247,11 +247,13 @@ def test_an_older_version_is_refused_with_the_command(tmp_path: Path) -> None:
         f"iwp-export build 'my x.bundle' -o {path} --target rtx --sm 86 "
         "--max-context 256 --max-prompt 200 --max-images 1 --profiles 2 --force"
     )
-    assert rejection(path).endswith(f"schema version 1, this version reads 3: build it again: {command}")
+    assert rejection(path).endswith(f"schema version 1, this version reads 4: build it again: {command}")
     (tmp_path / "a.json").write_text(json.dumps({**data, "schema_version": 2, "source": "llava --keep 0.2"}))
     assert f"iwp-export llava --keep 0.2 --recipe paper -o {path} " in rejection(path)
+    (tmp_path / "a.json").write_text(json.dumps({**data, "schema_version": 3, "source": "llava --keep 0.2"}))
+    assert f"iwp-export llava --keep 0.2 -o {path} " in rejection(path)
     (tmp_path / "a.json").write_text('{"format": "iwp-plan", "schema_version": 1, "limits": [], "files": {}}')
-    assert rejection(path).endswith("this version reads 3: build the engine again")
+    assert rejection(path).endswith("this version reads 4: build the engine again")
 
 
 def test_an_older_version_is_replaced_by_force(tmp_path: Path) -> None:

@@ -43,6 +43,7 @@ def test_bundle_equals_transformers_and_the_reference(tmp_path: Path, decoder: s
     model.generation_config.eos_token_id = None
     bundle = api.export(str(tmp_path / "model"), tmp_path / "out.bundle", LAYER_1)
     pipeline = iwp_export.load(str(bundle))
+    assert pipeline.manifest.model.digest == open_checkpoint(str(tmp_path / "model")).digest()
     rng = np.random.default_rng(1)
     pixels = rng.standard_normal((2, 3, 112, 112)).astype(np.float32)
     pictures = [toy_picture(image) for image in pixels]

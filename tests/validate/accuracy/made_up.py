@@ -34,7 +34,21 @@ class Parrot:
         text = self._texts[keep][int(prompt.split()[-1])]
         finish: Any = self._finish
         picture = Picture({}, 12, (view,))
-        return Result(text, [1], finish, Timing(0, 0, 0, 0, 0), 5, 0, "", (picture,), 12, kept, 1, 2)
+        return Result(
+            text=text,
+            token_ids=[1],
+            finish_reason=finish,
+            timing=Timing(0, 0, 0, 0, 0),
+            prompt_tokens=17,
+            reused_tokens=0,
+            note="",
+            pictures=(picture,),
+            visual_tokens=12,
+            kept=kept,
+            cache_bytes=1,
+            cache_bytes_unpruned=2,
+            cache_lengths=(18,),
+        )
 
 
 def questions(folder: Path, answers: Sequence[str | Sequence[str] | None], kinds: Sequence[str] = ()) -> list[Question]:

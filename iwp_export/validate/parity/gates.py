@@ -1,0 +1,151 @@
+"""What a comparison must hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from iwp_export.tables import human_bytes
+from iwp_export.validate.gates import Gate
+from iwp_export.validate.parity.compare import CACHES, FEATURES, HIDDEN, LOGITS, PIXELS, PROMPT
+from iwp_export.validate.parity.figures import KeepFigures, Parity, StageFigures
+from iwp_export.validate.parity.limits import LIMITS, Limits
+from iwp_export.validate.parity.limits import PIXELS as PIXELS_LIMIT
+
+REMEDIES = {
+    PROMPT: "export again: the processor's files or the chat template are not the checkpoint's",
+    PIXELS: "export again: the image processor's configuration is not the checkpoint's",
+    FEATURES: "export again; if it fails again in float16, values overflow: try float32 or bfloat16",
+    HIDDEN: "the first layer that differs is named; export again, or build with a higher precision",
+    CACHES: "the first layer that differs is named; export again, or build with a higher precision",
+    LOGITS: "export again, or build with a higher precision",
+}
+
+
+def gates(parity: Parity, limits: Limits | None = None) -> list[Gate]:
+    """One for each stage, over all keep ratios, by the limits of the figures' element type unless others are given."""
+    return list(_gates(parity, LIMITS[parity.dtype] if limits is None else limits))
+
+
+def _gates(parity: Parity, limits: Limits) -> Iterator[Gate]:
+    found = parity.integrity
+    if found is not None:
+        size = f"{found.files} files, {human_bytes(found.bytes)}"
+        yield _gate(
+            "integrity",
+            not found.flaw,
+            "damaged" if found.flaw else size,
+            "every SHA-256",
+            found.flaw,
+            "copy it again, or export it again",
+        )
+    yield _gate(
+        "same checkpoint",
+        not parity.differences,
+        f"{len(parity.differences)} differences" if parity.differences else "the reference's",
+        "the reference's",
+        "; ".join(parity.differences),
+        "compare with what it was exported from, or export and build again",
+    )
+    for stage, relative, cosine in (
+        (PROMPT, 0.0, 1.0),
+        (PIXELS, PIXELS_LIMIT, -1.0),
+        (FEATURES, limits.rows, limits.cosine),
+        (HIDDEN, limits.rows, limits.cosine),
+        (CACHES, limits.rows, limits.cosine),
+        (LOGITS, limits.logits, limits.cosine),
+    ):
+        stages = [figures for keep in parity.keeps for figures in keep.stages if figures.stage == stage]
+        if stages:
+            yield _stage_gate(stage, stages, relative, cosine)
+    yield _kl_gate(parity, limits)
+    yield _kept_gate(parity, limits)
+    yield _token_gate(parity)
+
+
+def _stage_gate(name: str, stages: list[StageFigures], relative: float, cosine: float) -> Gate:
+    flaws = [figures.flaw for figures in stages if figures.flaw]
+    found = [figures for figures in stages if figures.relative is not None]
+    least = min((figures.cosine or 0.0 for figures in found), default=0.0)
+    worst = max(found, key=lambda figures: figures.relative or 0.0, default=None)
+    far = 0.0 if worst is None else worst.relative or 0.0
+    exact = name == PROMPT
+    limit = (
+        "the same tokens" if exact else f"{relative:g} of its length" + (f", cosine {cosine:g}" if cosine > 0 else "")
+    )
+    if flaws or worst is None:
+        return _gate(
+            name,
+            False,
+            "not comparable" if flaws else "nothing was compared",
+            limit,
+            "; ".join(flaws[:1]),
+            REMEDIES[name],
+        )
+    measured = f"the same in {worst.rows}" if exact else f"{far:.1e}" + (f", cosine {least:.6f}" if cosine > 0 else "")
+    return _gate(name, far <= relative and least >= cosine, measured, limit, worst.where, REMEDIES[name])
+
+
+def _kl_gate(parity: Parity, limits: Limits) -> Gate:
+    worst = _worst(parity, lambda keep: next((f.kl for f in keep.stages if f.stage == LOGITS), None))
+    limit = f"{limits.kl:g} nats"
+    if worst is None:
+        return _gate("next token", False, "nothing was compared", limit, "", REMEDIES[LOGITS])
+    kl, keep = worst
+    return _gate("next token", kl <= limits.kl, f"KL {kl:.1e} nats", limit, f"keep {keep:g}", REMEDIES[LOGITS])
+
+
+def _kept_gate(parity: Parity, limits: Limits) -> Gate:
+    kept = [keep.kept for keep in parity.keeps]
+    differing, choices = sum(each.differing for each in kept), sum(each.choices for each in kept)
+    flaws = [each.flaw for each in kept if each.flaw]
+    unknown = any(each.gap is None for each in kept)
+    worst = max(kept, key=lambda each: each.gap or 0.0)
+    gap = worst.gap or 0.0
+    remedy = "the selection differs from the reference's: check the pruning plugin's version, and export again"
+    limit = f"the same, or a tie within {limits.gap:g}"
+    measured = f"{differing} of {choices} differ"
+    if not choices or flaws:
+        return _gate(
+            "kept tokens", False, measured if flaws else "nothing was compared", limit, "; ".join(flaws[:1]), remedy
+        )
+    if unknown:
+        return _gate(
+            "kept tokens",
+            False,
+            f"{measured}; whether by ties the reference cannot tell",
+            limit,
+            worst.where,
+            "compare with the checkpoint, or with a recording of it",
+        )
+    if differing:
+        share = min(each.agreement for each in kept)
+        measured += f", by {gap:.1e}; {100 * share:.0f} % of a set at least agree"
+    return _gate("kept tokens", gap <= limits.gap, measured, limit, worst.where, remedy)
+
+
+def _token_gate(parity: Parity) -> Gate:
+    tokens = [keep.tokens for keep in parity.keeps]
+    compared, differing, ties = (
+        sum(getattr(each, name) for each in tokens) for name in ("tokens", "differing", "ties")
+    )
+    measured = f"{differing - ties} of {compared} differ" + (f", and {ties} ties" if ties else "")
+    where = next((each.where for each in tokens if each.where), "")
+    passed = compared > 0 and differing == ties
+    return _gate(
+        "greedy tokens",
+        passed,
+        measured if compared else "nothing was compared",
+        "the reference's",
+        where,
+        REMEDIES[LOGITS],
+    )
+
+
+def _worst(parity: Parity, value: Callable[[KeepFigures], float | None]) -> tuple[float, float] | None:
+    """The largest value of all keep ratios, and its ratio."""
+    found = [(number, keep.keep) for keep in parity.keeps if (number := value(keep)) is not None]
+    return max(found, default=None)
+
+
+def _gate(name: str, passed: bool, measured: str, limit: str, where: str, remedy: str) -> Gate:
+    return Gate(name, passed, measured, limit, where, "" if passed else remedy)

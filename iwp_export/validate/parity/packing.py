@@ -1,0 +1,98 @@
+"""An observation as named arrays of a recording, and back.
+
+What does not depend on the keep ratio (prompt, pixels, features, what tokens are chosen from) is there once for a
+sample, under its number; the rest is under the numbers of the sample and of the ratio.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from iwp_export.backends.session import Array, Ints
+from iwp_export.errors import RecordingError
+from iwp_export.validate.parity.observation import Choice, Observation
+from iwp_export.validate.parity.sketch import Rows
+
+
+def pack(found: Observation, sample: int, ratio: int) -> dict[str, Array]:
+    """Arrays by name."""
+    once, here = f"{sample}", f"{sample}.{ratio}"
+    arrays: dict[str, Array] = {f"{once}.token_ids": found.token_ids, f"{once}.visual": found.visual}
+    arrays[f"{once}.images"] = np.array(len(found.inputs), np.int64)
+    for number, inputs in enumerate(found.inputs):
+        for name, value in inputs.items():
+            where = f"{once}.input.{number}.{name}"
+            arrays.update(_rows(where, [value]) if isinstance(value, Rows) else {where: value})
+    arrays.update(_rows(f"{once}.features", found.features))
+    if found.choice is not None:
+        for name in ("importance", "key", "value"):
+            arrays[f"{once}.choice.{name}"] = getattr(found.choice, name)
+    for name in ("kept", "tokens", "forced", "logits"):
+        arrays[f"{here}.{name}"] = getattr(found, name)
+    arrays.update(_rows(f"{here}.cache", [rows for layer in found.cache for rows in layer]))
+    arrays.update(_rows(f"{here}.hidden", found.hidden))
+    return arrays
+
+
+def unpack(arrays: Mapping[str, Array], sample: int, ratio: int, new_tokens: int) -> Observation:
+    """The observation, cut to `new_tokens` tokens of the answer.
+
+    Raises:
+        RecordingError: an array is missing, or does not fit the others.
+    """
+    once, here = f"{sample}", f"{sample}.{ratio}"
+    try:
+        total = len(arrays[f"{here}.forced"])
+        drop = total - min(new_tokens, total)
+        cache = [_shorter(rows, drop) for rows in _split(arrays, f"{here}.cache")]
+        choice = None
+        if f"{once}.choice.importance" in arrays:
+            choice = Choice(*(arrays[f"{once}.choice.{name}"] for name in ("importance", "key", "value")))
+        return Observation(
+            token_ids=arrays[f"{once}.token_ids"],
+            visual=arrays[f"{once}.visual"],
+            inputs=tuple(_inputs(arrays, f"{once}.input.{i}.") for i in range(int(arrays[f"{once}.images"]))),
+            features=tuple(_split(arrays, f"{once}.features")),
+            kept=arrays[f"{here}.kept"],
+            tokens=arrays[f"{here}.tokens"][: total - drop],
+            forced=arrays[f"{here}.forced"][: total - drop],
+            logits=arrays[f"{here}.logits"][: total - drop],
+            cache=tuple(zip(cache[::2], cache[1::2], strict=True)),
+            hidden=tuple(_shorter(rows, drop) for rows in _split(arrays, f"{here}.hidden")),
+            choice=choice,
+        )
+    except (KeyError, ValueError, IndexError, TypeError) as error:
+        raise RecordingError(f"the recording is damaged: sample {sample}, {error}: record again") from error
+
+
+def _rows(prefix: str, parts: Sequence[Rows]) -> dict[str, Array]:
+    empty = np.zeros((0, 0), np.float32)
+    return {
+        f"{prefix}.sketch": np.concatenate([part.sketch for part in parts]) if parts else empty,
+        f"{prefix}.norm": np.concatenate([part.norm for part in parts]) if parts else empty[0:0, 0:0].reshape(0),
+        f"{prefix}.lengths": np.array([len(part) for part in parts], np.int64),
+    }
+
+
+def _split(arrays: Mapping[str, Array], prefix: str) -> list[Rows]:
+    sketch, norm, lengths = (arrays[f"{prefix}.{name}"] for name in ("sketch", "norm", "lengths"))
+    ends = np.cumsum(lengths)
+    if (len(sketch), len(norm)) != (int(ends[-1]) if len(ends) else 0,) * 2:
+        raise ValueError(f"{prefix} has other rows than it says")
+    return [Rows(sketch[end - n : end], norm[end - n : end]) for n, end in zip(lengths, ends, strict=True)]
+
+
+def _inputs(arrays: Mapping[str, Array], prefix: str) -> dict[str, Rows | Ints]:
+    found: dict[str, Rows | Ints] = {}
+    for name in arrays:
+        if name.startswith(prefix):
+            key = name.removeprefix(prefix).split(".")[0]
+            found[key] = _split(arrays, prefix + key)[0] if f"{prefix}{key}.sketch" in arrays else arrays[name]
+    return found
+
+
+def _shorter(rows: Rows, drop: int) -> Rows:
+    """Without the answer's last tokens."""
+    return rows if not drop else Rows(rows.sketch[:-drop], rows.norm[:-drop])

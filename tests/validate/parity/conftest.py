@@ -1,0 +1,28 @@
+"""One artefact and its checkpoint for the tests of parity."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+
+import pytest
+
+from calibration.tiny_llava import HELDOUT
+from iwp_export.runtime.pipeline import Pipeline
+from iwp_export.validate.parity.checkpoint import CheckpointReference
+from iwp_export.validate.questions import Question, read_questions
+
+
+@pytest.fixture(scope="package")
+def pipeline(tiny_bundle: Path) -> Pipeline:
+    return Pipeline.open(tiny_bundle, threads=1)
+
+
+@pytest.fixture(scope="package")
+def checkpoint(pipeline: Pipeline) -> CheckpointReference:
+    return CheckpointReference(pipeline.manifest)
+
+
+@pytest.fixture(scope="package")
+def questions() -> list[Question]:
+    return list(islice(read_questions(HELDOUT), 3))
