@@ -8,12 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from iwp_export.device.metering import PowerMeter
+from iwp_export.device.power import find_meters
 from iwp_export.errors import SettingsError
 from iwp_export.progress import progress
 from iwp_export.pruning.settings import check_keep
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.runtime.result import Result
-from iwp_export.validate.latency.energy import PowerMeter, machine_meters, measure_energy
+from iwp_export.validate.latency.energy import measure_energy
 from iwp_export.validate.latency.figures import PHASES, SPANS, Latency, Loop, Ratio, Side, Trend, Workload
 from iwp_export.validate.latency.loop import joined, run_loop
 from iwp_export.validate.latency.memory import watch_memory
@@ -123,7 +125,7 @@ def measure_latency(
     loops = _loops(ask, settings.hz, len(runs["pruned"]))
     pruned, unpruned = (_side(runs[side]) for side in SIDES)
     fastest = min(pruned.phases["end_to_end"].p50, unpruned.phases["end_to_end"].p50)
-    found = machine_meters() if meters is None else meters
+    found = find_meters() if meters is None else meters
     energy, notes = measure_energy(found, lambda: ask("pruned", 0), lambda: ask("unpruned", 0), fastest)
     ratios = _ratios(runs, promised_speedup(pipeline.manifest, prompts))
     if ratios["prefill"].promised is None:

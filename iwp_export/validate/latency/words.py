@@ -61,10 +61,16 @@ def verdict(latency: Latency) -> list[str]:
         said.append(_shortfall(latency))
     said += [dropped(side) for side in latency.dropped if side.side == "pruned"]
     said += [loop_words(loop) for loop in latency.loops]
+    return said
+
+
+def doubts(latency: Latency) -> list[str]:
+    """What makes the figures unreliable."""
+    said = [trend_words(trend) for trend in latency.trends]
     if latency.load and latency.load[0] > BUSY * latency.cpus:
         load = f"load average {latency.load[0]:g} on {latency.cpus} processors"
         said.append(f"the machine was busy before the bench ({load}): its times and ratios are a busy machine's")
-    return said + [trend_words(trend) for trend in latency.trends]
+    return said
 
 
 def _prefill(latency: Latency) -> str:

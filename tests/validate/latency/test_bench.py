@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import numpy as np
 import pytest
 
+from iwp_export.device.metering import PowerMeter
 from iwp_export.errors import RequestError, SettingsError
 from iwp_export.validate.latency.bench import FEWEST, MOST, BenchSettings, measure_latency
 from iwp_export.validate.latency.workload import Ask, Asks
@@ -91,39 +90,26 @@ def test_a_drift_is_told(session, monkeypatch):
     assert all(trend.change > 0.05 for trend in found.trends)
 
 
-@dataclass
-class Meter:
-    """Draws 50 W by the fake clock."""
+def meter(clock: Clock, readings: list[float], name: str = "VDD_IN", problem: str = "") -> PowerMeter:
+    """A counter of a board that draws 50 W by the fake clock; what it reads is noted."""
 
-    clock: Clock
-    name: str = "VDD_IN"
-    source: str = "fake"
-    scope: str = "board"
-    problem: str = ""
-    joules: float | None = None
-    blocks: list[float] = field(default_factory=list)
+    def read() -> float:
+        readings.append(clock.now)
+        return 50 * clock.now
 
-    def measure(self):
-        return self
-
-    def __enter__(self):
-        self.start = self.clock.now
-        return self
-
-    def __exit__(self, *error):
-        self.joules = 50 * (self.clock.now - self.start)
-        self.blocks.append(self.clock.now - self.start)
+    seldom = 1000.0  # so that it is read at the ends of a block alone
+    return PowerMeter(name, "fake", "board", read, interval=seldom, counts=True, problem=problem)
 
 
 def test_joules_of_an_answer(session):
-    meter = Meter(session.clock)
-    broken = Meter(session.clock, name="GPU", problem="no permission")
+    readings: list[float] = []
+    meters = [meter(session.clock, readings), meter(session.clock, [], name="GPU", problem="no permission")]
     chosen = BenchSettings(pairs=14, new_tokens=5)
-    found = measure_latency(pipeline_on(session), ASKS, chosen, "toy", meters=[meter, broken])
+    found = measure_latency(pipeline_on(session), ASKS, chosen, "toy", meters=meters)
     (energy,) = found.energy
     assert energy.pruned == pytest.approx([50 * found.pruned.end_to_end[0]] * 3, rel=1e-4)
     assert energy.unpruned == pytest.approx([50 * found.unpruned.end_to_end[0]] * 3, rel=1e-4)
-    assert min(meter.blocks) >= 2  # seconds: sensors are slow
+    assert min(end - start for start, end in zip(readings[::2], readings[1::2], strict=True)) >= 2  # sensors are slow
     assert "joules of GPU not measured: no permission" in found.notes
 
 
