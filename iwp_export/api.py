@@ -300,6 +300,39 @@ def estimate(
     )
 
 
+def validate(
+    artefact: Path | str,
+    *,
+    provider: str = "cpu",
+    threads: int | None = None,
+    command: str = "iwp_export.api.validate",
+    force: bool = False,
+    **settings: Any,
+) -> Report:
+    """Compare an artefact with its reference, and its answers with the unpruned model's.
+
+    Args:
+        artefact: a bundle's folder, or NAME.plan.
+        provider, threads: see `load`.
+        command: the command line, for the report.
+        force: replace a recording that is there already.
+        **settings: fields of `iwp_export.validate.validation.ValidationSettings`, such as against, data and max_drop.
+
+    Returns:
+        The report; its `passed` says whether every gate holds.
+
+    Raises:
+        SettingsError, DataError, BundleError, CheckpointError, BackendError, RequestError, RecordingError, OutputError:
+            see `Validation`.
+    """
+    from iwp_export.validate.validation import Validation, ValidationSettings
+
+    chosen = ValidationSettings(threads=threads, **settings)
+    chosen.check()
+    pipeline = load(artefact, provider=provider, threads=threads)
+    return Validation(pipeline, Path(artefact), chosen).run(command, force)
+
+
 def bench(
     artefact: Path | str,
     *,

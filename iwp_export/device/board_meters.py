@@ -16,9 +16,9 @@ from iwp_export.device.metering import PowerMeter
 from iwp_export.device.probe import Probe, read_text
 
 INTERVAL = 0.02
-"""Seconds: INA3221 as NVIDIA sets it up gives a new mean every few milliseconds, and a read takes one."""
+"""Seconds: shorter than any phase worth measuring, and long beside the read itself, which goes over I2C."""
 JTOP_INTERVAL = 0.5
-"""Seconds between updates that are asked of jetson-stats' service."""
+"""Seconds between updates that jetson-stats' service is asked for; another client may have set others."""
 
 HWMON = ("/sys/class/hwmon/hwmon*", "/sys/bus/i2c/drivers/ina3221*/*/hwmon/hwmon*", "/sys/bus/i2c/devices/*/hwmon/*")
 IIO = ("/sys/bus/i2c/drivers/ina3221x/*/iio:device*", "/sys/bus/i2c/devices/*/iio:device*")
@@ -131,7 +131,7 @@ def jtop_meters(probe: Probe, module: Any = None) -> list[PowerMeter]:
     try:
         service = module.jtop(interval=JTOP_INTERVAL)
         service.start()
-        name = str(service.power["tot"].get("name") or "all rails")
+        name, interval = str(service.power["tot"].get("name") or "all rails"), float(service.interval)
     except Exception:  # jetson-stats raises errors of its own where its service is missing, old or forbidden
         return []
 
@@ -140,4 +140,4 @@ def jtop_meters(probe: Probe, module: Any = None) -> list[PowerMeter]:
             raise OSError("the service of jetson-stats has stopped")
         return float(service.power["tot"]["power"]) / 1e3
 
-    return [PowerMeter(name, "jetson-stats' service", SCOPES.get(name, "module"), watts, JTOP_INTERVAL)]
+    return [PowerMeter(name, "jetson-stats' service", SCOPES.get(name, "module"), watts, interval)]

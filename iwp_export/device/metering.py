@@ -148,5 +148,5 @@ class _Sampler:
         except (OSError, ValueError) as error:
             self._failure = str(error) or type(error).__name__
             return
-        # The middle of the read: one over I2C takes a millisecond.
+        # The middle of the read, which takes time over I2C and much more in a process of its own.
         self._readings.append(((before + time.perf_counter()) / 2, value))

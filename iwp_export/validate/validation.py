@@ -94,7 +94,9 @@ class ValidationSettings:
         find_rule(self.score)
         accuracy_gates.check_limits(self.max_drop, self.min_agreement)
         if self.record is not None and self.against != CHECKPOINT:
-            raise SettingsError(f"a recording is of the checkpoint, not of {self.against}", options=("record", "against"))
+            raise SettingsError(
+                f"a recording is of the checkpoint, not of {self.against}", options=("record", "against")
+            )
 
 
 class Validation:
@@ -186,9 +188,7 @@ class Validation:
         if settings.record is not None:
             assert questions is not None
             keeps = parity_check.KEEPS
-            record(
-                reference, questions, keeps, settings.record, settings.parity_tokens, settings.hidden_states, force
-            )
+            record(reference, questions, keeps, settings.record, settings.parity_tokens, settings.hidden_states, force)
         return parity_check.check_parity(
             self._pipeline,
             reference,

@@ -154,11 +154,14 @@ def test_nvml_counts_energy_where_the_card_does(tmp_path: Path) -> None:
 
 def test_the_service_of_jetson_stats(tmp_path: Path) -> None:
     service = SimpleNamespace(
-        start=lambda: None, ok=lambda spin: True, power={"tot": {"name": "VDD_IN", "power": 4860}, "rail": {}}
+        start=lambda: None,
+        ok=lambda spin: True,
+        interval=0.25,
+        power={"tot": {"name": "VDD_IN", "power": 4860}, "rail": {}},
     )
     module = SimpleNamespace(jtop=lambda interval: service)
     (meter,) = board_meters.jtop_meters(Machine({}).probe(tmp_path), module)
-    assert (meter.name, meter.scope, meter.read(), meter.interval) == ("VDD_IN", "module", 4.86, 0.5)
+    assert (meter.name, meter.scope, meter.read(), meter.interval) == ("VDD_IN", "module", 4.86, 0.25)
 
 
 def test_a_service_that_does_not_run_is_no_meter(tmp_path: Path) -> None:

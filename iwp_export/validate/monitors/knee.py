@@ -20,6 +20,11 @@ def about(share: float) -> str:
     return f"{100 * share:.0f} %"
 
 
+def sentence(text: str) -> str:
+    """With a capital and a full stop."""
+    return f"{text[0].upper()}{text[1:]}."
+
+
 RULES = (
     f"read: the first layer from which on the model needs no visual token to have {about(READ)} of what the image "
     "brings (its score with every token less its score without the image)",
@@ -65,8 +70,8 @@ def knee(monitors: Monitors) -> BudgetPoint:
 
 
 def warnings(monitors: Monitors) -> list[str]:
-    """What makes a result at these settings prove little, or the settings costly; a line each."""
-    return [line for line in (_too_late(monitors), _past_the_knee(monitors)) if line]
+    """What makes a result at these settings prove little, or the settings costly; a sentence each."""
+    return [sentence(line) for line in (_too_late(monitors), _past_the_knee(monitors)) if line]
 
 
 def gates(monitors: Monitors, strict: bool = False) -> list[Gate]:

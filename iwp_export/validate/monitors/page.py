@@ -9,7 +9,7 @@ from iwp_export.report.charts import Line, lines
 from iwp_export.report.page import Beside, Block, Chart, Column, Fold, Paragraph, Section, Table, Verdict
 from iwp_export.report.svg import Svg
 from iwp_export.validate.monitors.figures import LayerFigures, Monitors
-from iwp_export.validate.monitors.knee import RULES
+from iwp_export.validate.monitors.knee import RULES, sentence, warnings
 from iwp_export.validate.monitors.words import Rows, budget_rows, depth_rows, layer_rows, verdict
 from iwp_export.validate.statistics import Interval
 
@@ -32,7 +32,10 @@ def blocks(monitors: Monitors) -> list[Block]:
     budget = Chart(
         budget_chart(monitors), f"The {monitors.measure} by budget, pruned at layer {monitors.pruning_layer}."
     )
-    shown: list[Block] = [Verdict([f"{text[0].upper()}{text[1:]}." for text in verdict(monitors)]), depth, budget]
+    shown: list[Block] = [
+        Verdict([*warnings(monitors), *verdict(monitors)]),
+        Beside((depth, budget)),
+    ]
     if monitors.attention:
         entropy = Chart(entropy_chart(monitors), "How widely text attends: entropy of attention weights by layer.")
         visual = Chart(visual_chart(monitors), "How much of the text's attention is on visual tokens.")
@@ -41,7 +44,7 @@ def blocks(monitors: Monitors) -> list[Block]:
         _table("Read-depth curve", depth_rows(monitors)),
         _table("Budgets", budget_rows(monitors)),
         *([_table("Attention by layer", layer_rows(monitors))] if monitors.attention else []),
-        *(Paragraph(f"{rule[0].upper()}{rule[1:]}.", quiet=True) for rule in RULES),
+        *(Paragraph(sentence(rule), quiet=True) for rule in RULES),
     ]
     return [*shown, Fold(f"Figures of {monitors.questions:,} questions of {monitors.data}, and the rules", tables)]
 
@@ -68,6 +71,7 @@ def depth_chart(monitors: Monitors) -> Svg:
     kinds = list(monitors.depth[-1].left.kinds)
     if 1 < len(kinds) <= MOST_KINDS:
         series += [Line(kind, places, tuple(point.left.kinds[kind] for point in monitors.depth)) for kind in kinds]
+    series.append(Line("pruned here", (float(monitors.pruning_layer),) * 2, (0.0, 1.0)))
     alt = f"Read-depth curve: {monitors.measure} of {monitors.questions} questions by the layer that ends the image"
     return lines("monitor-depth", alt, series, _layer_axis("no visual token from layer"), _share_axis(monitors.measure))
 
@@ -79,7 +83,7 @@ def budget_chart(monitors: Monitors) -> Svg:
     line = _line(monitors.measure, tuple(point.keep for point in points), scores)
     alt = f"{monitors.measure.capitalize()} by the share of visual tokens that is kept"
     return lines(
-        "monitor-budget", alt, [line], Axis("visual tokens kept", "percent", 0.0, 1.0), _share_axis(monitors.measure)
+        "monitor-budget", alt, [line], Axis("visual tokens kept", "percent", low=0.0), _share_axis(monitors.measure)
     )
 
 
@@ -115,7 +119,7 @@ def _layer_axis(label: str) -> Axis:
 
 
 def _share_axis(label: str) -> Axis:
-    return Axis(label, "percent", 0.0, 1.0)
+    return Axis(label, "percent", low=0.0)
 
 
 def _table(caption: str, rows: Rows) -> Table:

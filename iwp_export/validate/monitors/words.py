@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from iwp_export.tables import table
 from iwp_export.validate.accuracy.words import percent, spread
 from iwp_export.validate.monitors.figures import Kept, Monitors
-from iwp_export.validate.monitors.knee import RULES, about, gain, knee, read_between, share_read, warnings
+from iwp_export.validate.monitors.knee import RULES, about, gain, knee, read_between, sentence, share_read, warnings
 
 
 def verdict(monitors: Monitors) -> list[str]:
-    """What the figures say, in sentences; warnings come first."""
-    return [*warnings(monitors), _reading(monitors), _budget(monitors), *_attention(monitors)]
+    """What the figures say, in sentences; what they warn of is `knee.warnings`."""
+    return [sentence(line) for line in (_reading(monitors), _budget(monitors), *_attention(monitors))]
 
 
 def describe(monitors: Monitors) -> str:
-    """For the terminal: the verdict, then tables."""
-    parts = [f"{sentence[0].upper()}{sentence[1:]}." for sentence in verdict(monitors)]
+    """For the terminal: warnings and the verdict, then tables."""
+    parts = [*warnings(monitors), *verdict(monitors)]
     tables = [
         table([head, *rows]) for head, rows in (depth_rows(monitors), budget_rows(monitors), layer_rows(monitors))
     ]
@@ -32,8 +32,9 @@ def _reading(monitors: Monitors) -> str:
     begun, done = between
     last = "the last layer" if done == monitors.layers else f"layer {done - 1}"
     share = share_read(monitors, monitors.pruning_layer)
+    layer = monitors.pruning_layer
     read = (
-        "" if share is None else f"; before layer {monitors.pruning_layer}, where it is pruned, {about(max(share, 0))}"
+        "" if share is None else f"; {about(max(share, 0))} of what it brings before layer {layer}, which drops tokens"
     )
     if done - begun <= 1:
         return f"the image is read in layer {max(done - 1, 0)}{read}"

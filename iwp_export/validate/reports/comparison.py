@@ -90,9 +90,8 @@ def _unlike(first: Named, other: Named) -> list[str]:
             ("scoring rule", a.accuracy.rule, b.accuracy.rule),
         ]
     if a.latency and b.latency:
-        pairs += [
-            (name, x, y) for (name, x), y in zip(vars(a.latency.workload).items(), vars(b.latency.workload).values())
-        ]
+        ours, theirs = vars(a.latency.workload), vars(b.latency.workload)
+        pairs += [(name, ours[name], theirs[name]) for name in ours]
     names = [name.replace("_", " ") for name, x, y in pairs if x != y]
     return [f"{first.name} and {other.name} differ in {', '.join(names)}: compare with care."] if names else []
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 from iwp_export.validate import gates
 from iwp_export.validate.accuracy import words as accuracy_words
 from iwp_export.validate.latency import words as latency_words
@@ -9,7 +12,7 @@ from iwp_export.validate.monitors import words as monitors_words
 from iwp_export.validate.parity import words as parity_words
 from iwp_export.validate.reports.report import Report
 
-WORDS = {
+WORDS: Mapping[str, Callable[[Any], str]] = {
     "accuracy": accuracy_words.describe,
     "latency": latency_words.describe,
     "parity": parity_words.describe,

@@ -57,7 +57,7 @@ def test_a_budget_past_the_knee_is_warned_of() -> None:
     budget = {1.0: 1.0, 0.5: 0.98, 0.2: 0.7}
     assert warnings(monitors(budget=budget, keep=0.5)) == []
     (line,) = warnings(monitors(budget=budget, keep=0.2))
-    assert "keep 0.2 is past the knee: accuracy is 70.0 % at keep 0.2 and 98.0 % at 0.5" in line
+    assert "Keep 0.2 is past the knee: accuracy is 70.0 % at keep 0.2 and 98.0 % at 0.5" in line
 
 
 def test_warnings_are_gates_where_asked_for() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,7 @@ from iwp_export.report.page import Page
 from iwp_export.validate.monitors.figures import Monitors
 from iwp_export.validate.monitors.page import picture, section
 from iwp_export.validate.monitors.words import describe, layer_rows
+from tests.report.browser import needs_chromium, open_page
 from tests.report.markup import check
 from tests.validate.monitors.made_up import monitors
 
@@ -27,7 +29,7 @@ def test_figures_are_json(answers: bool) -> None:
 def test_words_begin_with_what_is_wrong() -> None:
     text = describe(monitors((0.2, 0.98, 0.98, 0.99, 1.0)))
     assert text.startswith("The model has read the image before layer 1")
-    assert "The image is read in layer 0; before layer 1, where it is pruned, 98 %" in text
+    assert "The image is read in layer 0; 98 % of what it brings before layer 1, which drops tokens." in text
     assert (
         "In the last layer 50 % of the text's attention is on visual tokens, with pruning 25 %, on 50 % of them" in text
     )
@@ -52,3 +54,11 @@ def test_figures_need_no_torch() -> None:
         "assert not {'torch', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@needs_chromium
+@pytest.mark.parametrize("width", [360, 1200])
+def test_a_browser_shows_it(tmp_path: Path, width: int) -> None:
+    found, console = open_page(Page("title", "", [section(monitors())]).html(), tmp_path, width)
+    assert console == []
+    assert found["scroll"] == width and found["wide"] == []
