@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from iwp_export.pruning.settings import PruningSettings
     from iwp_export.runtime.images import ImageSource
     from iwp_export.runtime.pipeline import Pipeline
-    from iwp_export.validate.latency.figures import Latency
+    from iwp_export.validate.latency.gates import Faster
     from iwp_export.validate.reports.report import Report
 
 # Torch, transformers and TensorRT are imported where they are used: a robot has not all of them.
@@ -342,29 +342,41 @@ def bench(
     limit: int | None = None,
     provider: str = "cpu",
     threads: int | None = None,
+    fail_if_slower: Faster | None = None,
+    max_ttft_ms: float | None = None,
+    max_p99_ms: float | None = None,
+    strict: bool = False,
+    command: str = "iwp_export.api.bench",
     **settings: Any,
-) -> Latency:
+) -> Report:
     """Measure how long an artefact takes to answer, pruned and unpruned in turn. Needs no torch.
-
-    `iwp_export.validate.latency.gates.gates` says whether the result holds what it must.
 
     Args:
         artefact: a bundle's folder, or NAME.plan.
         images, prompt: what is asked; samples that ship with the model or a synthetic image if left out.
         data: a file of questions in their place, see `iwp_export.validate.questions`; `limit`: the first so many.
         provider, threads: see `load`.
+        fail_if_slower, max_ttft_ms, max_p99_ms: gates, see `iwp_export.validate.latency.gates.LatencyLimits`.
+        strict: warnings fail, such as clocks that are not locked.
+        command: the command line, for the report.
         **settings: fields of `iwp_export.validate.latency.bench.BenchSettings`, such as keep, new_tokens and pairs.
 
+    Returns:
+        The report: its `latency` has the figures, its `passed` says whether every gate holds.
+
     Raises:
-        SettingsError, DataError, RequestError, BundleError, BackendError: see `measure_latency`.
+        SettingsError, DataError, RequestError, BundleError, BackendError: see `benchmark`.
     """
-    from iwp_export.validate.latency.bench import BenchSettings, measure_latency
+    from iwp_export.validate.benchmark import benchmark
+    from iwp_export.validate.latency.bench import BenchSettings
+    from iwp_export.validate.latency.gates import LatencyLimits
     from iwp_export.validate.latency.workload import QUESTIONS, choose_asks
 
-    chosen = BenchSettings(threads=threads, **settings)
+    limits = LatencyLimits(fail_if_slower, max_ttft_ms, max_p99_ms)
+    chosen = BenchSettings(threads=threads, needs_p99=max_p99_ms is not None, **settings)
     pipeline = load(artefact, provider=provider, threads=threads)
     asks = choose_asks(pipeline.manifest, images, prompt, data, QUESTIONS if limit is None else limit)
-    return measure_latency(pipeline, asks, chosen, Path(artefact).absolute().name)
+    return benchmark(pipeline, Path(artefact), asks, chosen, limits, command, strict)
 
 
 def plan_build(

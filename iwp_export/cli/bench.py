@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
+import sys
 from pathlib import Path
 
 from iwp_export import api
@@ -29,7 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--image", metavar="FILE", type=Path, action="append", default=[], help="an image; repeat for several")
     add("--prompt", metavar="TEXT", help="the question")
     add("--data", metavar="FILE", type=Path, help="questions, one JSON object a line, asked in turn")
-    add("--limit", metavar="N", type=int, help="the first N questions of the file (default: 8)")
+    add("--limit", metavar="N", type=int, help="the first N questions of the file (default: 7)")
     add("--new-tokens", metavar="N", type=int, default=32, help="length of every answer (default: 32)")
     add("--keep", metavar="RATIO", type=float, help="fraction of visual tokens that stays (default: the exported one)")
     measure = parser.add_argument_group("how it is measured")
@@ -51,22 +53,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add("--max-ttft-ms", metavar="MS", type=float, help="90th percentile of the time to first token at most")
     add("--max-p99-ms", metavar="MS", type=float, help="99th percentile end to end at most")
-    parser.add_argument("-o", "--output", metavar="FILE", type=Path, help="write the result: NAME.json or NAME.html")
-    parser.add_argument("--force", action="store_true", help="replace a result that is there already")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON: seconds and bytes")
+    parser.add_argument("--strict", action="store_true", help="warnings fail, such as clocks that are not locked")
+    help_text = "the report: NAME.json, NAME.html or both"
+    parser.add_argument("-o", "--output", metavar="FILE", type=Path, nargs="+", default=[], help=help_text)
+    parser.add_argument("--force", action="store_true", help="replace files that are there already")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON: seconds and bytes")
 
 
 def execute(args: argparse.Namespace) -> int:
-    """Measure, print and check; 1 if a gate failed."""
-    from iwp_export.validate import gates as gate_words
-    from iwp_export.validate.latency import files, words
-    from iwp_export.validate.latency.gates import LatencyLimits, gates
+    """Measure, print and write; 1 if a gate failed."""
+    from iwp_export.validate.reports.files import check_outputs, write_outputs
+    from iwp_export.validate.reports.report import REPORT_JSON
+    from iwp_export.validate.reports.summary import describe
 
+    check_outputs(args.output, args.force)
     slower = args.fail_if_slower
-    limits = LatencyLimits(slower and slower.replace("-", "_"), args.max_ttft_ms, args.max_p99_ms)
-    if args.output is not None:
-        files.check_report(args.output, args.force)
-    latency = api.bench(
+    report = api.bench(
         args.artefact,
         images=args.image,
         prompt=args.prompt,
@@ -74,18 +76,17 @@ def execute(args: argparse.Namespace) -> int:
         limit=args.limit,
         provider=args.provider,
         threads=args.threads,
+        fail_if_slower=slower and slower.replace("-", "_"),
+        max_ttft_ms=args.max_ttft_ms,
+        max_p99_ms=args.max_p99_ms,
+        strict=args.strict,
+        command=f"iwp-export {shlex.join(sys.argv[1:])}",
         keep=args.keep,
         new_tokens=args.new_tokens,
         pairs=args.pairs,
         warmup=args.warmup,
         hz=args.hz,
-        needs_p99=args.max_p99_ms is not None,
     )
-    bench = files.Bench(latency, tuple(gates(latency, limits)))
-    if args.output is not None:
-        files.write_bench(args.output, bench, args.force)
-    if args.json:
-        print(json.dumps(files.BENCH_JSON.to_dict(bench), indent=2))
-    else:
-        print(f"{words.describe(latency)}\n\n{gate_words.describe(bench.gates)}")
-    return 0 if all(gate.passed for gate in bench.gates) else 1
+    write_outputs(report, args.output, args.force)
+    print(json.dumps(REPORT_JSON.to_dict(report), indent=2) if args.json else describe(report))
+    return 0 if report.passed else 1

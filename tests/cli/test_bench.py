@@ -7,9 +7,9 @@ import json
 import pytest
 
 from iwp_export.cli.main import main
-from iwp_export.validate.latency.files import BENCH_JSON
+from iwp_export.validate.reports.report import read_report
 
-SMALL = ["--pairs", "12", "--warmup", "1", "--new-tokens", "3", "--threads", "1"]
+SMALL = ["--pairs", "14", "--warmup", "1", "--new-tokens", "3", "--threads", "1"]
 
 
 def test_a_small_run(tiny_bundle, tmp_path, capsys):
@@ -18,13 +18,14 @@ def test_a_small_run(tiny_bundle, tmp_path, capsys):
     limits = ["--max-ttft-ms", "0.001", "--hz", "1000"]
     assert main(["bench", str(tiny_bundle), *SMALL, *limits, "-o", str(output)]) == 1
     shown = capsys.readouterr().out
-    assert shown.startswith("verdict\n  prefill ") and "promised" in shown and "max-ttft" in shown
-    assert "tokens were dropped: layers " in shown and "at 1000 Hz, pruned: 12 of 12 deadlines missed" in shown
-    bench = BENCH_JSON.read(output, output.name)
-    found = {gate.name: gate.passed for gate in bench.gates}
+    assert shown.startswith("FAILED: max-ttft (1 of 3 gates).\nprefill ") and "promised" in shown
+    assert "tokens were dropped: layers " in shown and "at 1000 Hz, pruned: 14 of 14 deadlines missed" in shown
+    report = read_report(output)
+    found = {gate.name: gate.passed for gate in report.gates}
     assert found == {"tokens-dropped": True, "tokens-kept": True, "max-ttft": False}
-    latency = bench.latency
-    assert (latency.pairs, latency.workload.kept, latency.workload.visual_tokens) == (12, 20, 64)
+    latency = report.latency
+    assert latency is not None and not report.passed
+    assert (latency.pairs, latency.workload.kept, latency.workload.visual_tokens) == (14, 20, 64)
     promised = latency.ratios["prefill"].promised
     assert promised is not None and 1 < promised < 4
     for side in (latency.pruned, latency.unpruned):
@@ -38,7 +39,7 @@ def test_a_small_run(tiny_bundle, tmp_path, capsys):
 def test_json(tiny_bundle, capsys):
     assert main(["bench", str(tiny_bundle), *SMALL, "--keep", "0.5", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["format"] == "iwp-bench" and found["latency"]["workload"]["kept"] == 32
+    assert found["format"] == "iwp-report" and found["latency"]["workload"]["kept"] == 32
     assert set(found["latency"]["ratios"]) == {"prefill", "decode", "first_token", "end_to_end"}
 
 
@@ -47,7 +48,7 @@ def test_json(tiny_bundle, capsys):
     [
         (["--keep", "1"], "prunes nothing"),
         (["--keep", "2"], "keep must be"),
-        (["--pairs", "3"], "12 or more, got 3 (--pairs)"),
+        (["--pairs", "3"], "14 or more, got 3 (--pairs)"),
         (["--pairs", "50", "--max-p99-ms", "5"], "(--pairs)"),
         (["--new-tokens", "0"], "(--new-tokens)"),
         (["--new-tokens", "300"], "256 positions"),

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from iwp_export.device.metering import PowerMeter
+from iwp_export.device.power import find_meters
 from iwp_export.errors import SettingsError
 from iwp_export.progress import progress
 from iwp_export.pruning.settings import check_keep
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.runtime.result import Result
-from iwp_export.validate.latency.energy import PowerMeter, machine_meters, measure_energy
+from iwp_export.validate.latency.energy import measure_energy
 from iwp_export.validate.latency.figures import PHASES, SPANS, Latency, Loop, Ratio, Side, Trend, Workload
 from iwp_export.validate.latency.loop import joined, run_loop
 from iwp_export.validate.latency.memory import watch_memory
@@ -122,7 +125,7 @@ def measure_latency(
     loops = _loops(ask, settings.hz, len(runs["pruned"]))
     pruned, unpruned = (_side(runs[side]) for side in SIDES)
     fastest = min(pruned.phases["end_to_end"].p50, unpruned.phases["end_to_end"].p50)
-    found = machine_meters() if meters is None else meters
+    found = find_meters() if meters is None else meters
     energy, notes = measure_energy(found, lambda: ask("pruned", 0), lambda: ask("unpruned", 0), fastest)
     ratios = _ratios(runs, promised_speedup(pipeline.manifest, prompts))
     if ratios["prefill"].promised is None:
@@ -143,6 +146,7 @@ def measure_latency(
         energy=energy,
         dropped=prove_dropped(pipeline, first, keep),
         load=(*before, *_load()),
+        cpus=os.cpu_count() or 1,
         notes=notes,
     )
 
@@ -171,7 +175,7 @@ def _side(runs: Sequence[Run]) -> Side:
     steps = [run.steps for run in runs]
     if steps[0]:
         phases["step"] = spread_of([step for each in steps for step in each])
-    medians = tuple(round(spread_of(each).p50, DIGITS) for each in zip(*steps, strict=True))
+    medians = tuple(round(statistics.median(each), DIGITS) for each in zip(*steps, strict=True))
     cache = sum(run.result.cache_bytes for run in runs) / len(runs)
     return Side(**columns, steps=medians, phases=phases, cache_bytes=round(cache))
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from typing import Protocol
 
+from iwp_export.device.metering import PowerMeter
 from iwp_export.validate.latency.figures import Energy
 
 LEAST_SECONDS = 2.0
@@ -14,40 +13,6 @@ LEAST_SECONDS = 2.0
 MOST_ANSWERS = 1000
 TURNS = 3
 NO_SENSOR = "joules not measured: no power sensor"
-
-
-class Reading(Protocol):
-    """Energy that was drawn within a block: None, and why, where a sensor could not be read."""
-
-    joules: float | None
-    problem: str
-
-
-class PowerMeter(Protocol):
-    """A power sensor, see `iwp_export.device.metering.PowerMeter`."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def source(self) -> str: ...
-
-    @property
-    def scope(self) -> str: ...
-
-    @property
-    def problem(self) -> str: ...
-
-    def measure(self) -> AbstractContextManager[Reading]: ...
-
-
-def machine_meters() -> list[PowerMeter]:
-    """This machine's sensors; empty if it has none that can be read."""
-    try:
-        from iwp_export.device.power import find_meters  # type: ignore[import-not-found,import-untyped,unused-ignore]
-    except ModuleNotFoundError:
-        return []
-    return list(find_meters())
 
 
 def measure_energy(

@@ -84,7 +84,7 @@ class Ratio:
     """How many times as long the unpruned runs take; the interval holds a repetition's ratio 98 times of 100.
 
     Attributes:
-        value: median over the pairs.
+        value: the middle of the pairs', see `spread`.
         low, high: ends of the interval.
         promised: by the number of multiply-adds; None where they promise nothing.
     """
@@ -210,6 +210,7 @@ class Latency:
         energy: by meter; empty if there is none.
         dropped: proof that tokens were dropped.
         load: the system's load average of a minute, before and after; empty if it does not tell.
+        cpus: the machine's processors, for the load.
         notes: what could not be measured, and what else to know.
     """
 
@@ -228,6 +229,7 @@ class Latency:
     energy: tuple[Energy, ...]
     dropped: tuple[Dropped, ...]
     load: tuple[float, ...]
+    cpus: int
     notes: tuple[str, ...]
 
     @property

@@ -7,7 +7,7 @@ from iwp_export.report import page as html
 from iwp_export.report.axes import Axis
 from iwp_export.tables import human_bytes
 from iwp_export.validate.latency.figures import PHASES, TITLES, Latency, Side
-from iwp_export.validate.latency.words import COLUMNS, dropped, joules, loop_words, phase_rows, remarks, runs, verdict
+from iwp_export.validate.latency.words import COLUMNS, joules, loop_words, phase_rows, remarks, runs, verdict
 
 MS = 1000
 SIDES = ("unpruned", "pruned")
@@ -25,7 +25,7 @@ def blocks(latency: Latency) -> list[html.Block]:
         html.Section("How long answers take", [html.Beside([_ecdf(latency, name) for name in DRAWN[:2]])], level=3),
         html.Section("Where the time goes", [html.Beside([_waterfall(latency, side) for side in SIDES])], level=3),
         html.Section("Phases", [_phases(latency), *_steps(latency)], level=3),
-        html.Section("Memory, energy and caches", [html.Pairs(_facts(latency))], level=3),
+        html.Section("Memory, energy and caches", _memory(latency), level=3),
         html.Section(
             "How it was measured", [html.Pairs(_how(latency)), *map(html.Paragraph, remarks(latency))], level=3
         ),
@@ -86,18 +86,19 @@ def _steps(latency: Latency) -> list[html.Block]:
     return [html.Chart(charts.lines("latency-steps", alt, lines, *axes), "Each decode step: median over the runs.")]
 
 
-def _facts(latency: Latency) -> list[tuple[str, object]]:
+def _memory(latency: Latency) -> list[html.Block]:
+    """Memory of both sides by phase; energy where it was measured."""
     memory = latency.memory
-    rows: list[tuple[str, object]] = [
-        (f"Peak memory, {name}", human_bytes(value)) for name, value in memory.peaks.items()
-    ]
-    if memory.loaded is not None:
-        rows.insert(0, ("Memory before the first run", human_bytes(memory.loaded)))
-    rows += [(f"GPU memory, {side}", human_bytes(value)) for side, value in memory.gpu.items()]
-    rows += [(f"Cache, {side}", human_bytes(_side(latency, side).cache_bytes)) for side in SIDES]
-    rows += [(f"Energy, {energy.meter}", joules(energy)) for energy in latency.energy]
-    rows += [("Tokens", dropped(side)) for side in latency.dropped if side.side == "pruned"]
-    return rows
+    columns: list[html.Column | str] = ["", *(html.Column(title, number=True) for title in (*PHASES, "cache", "GPU"))]
+    rows = []
+    for side in SIDES:
+        peaks = [memory.peaks.get(f"{side} {name}") for name in PHASES]
+        sizes = [*peaks, _side(latency, side).cache_bytes, memory.gpu.get(side)]
+        rows.append([side, *("-" if size is None else human_bytes(size) for size in sizes)])
+    loaded = "" if memory.loaded is None else f"; {human_bytes(memory.loaded)} before the first run"
+    caption = f"Peak memory of the process in each phase, the cache at the end, and what is in use on the GPU{loaded}"
+    drawn = [(energy.meter, joules(energy)) for energy in latency.energy]
+    return [html.Table(columns, rows, caption), *([html.Pairs(drawn)] if drawn else [])]
 
 
 def _how(latency: Latency) -> list[tuple[str, object]]:

@@ -1,9 +1,10 @@
 """What repeated times say: percentiles, intervals that allow for runs that depend on each other, and trends.
 
-A ratio is the median over pairs of neighbouring runs, so a run that waits for another program moves it little. Its
-interval is for a repetition: another bench of as many pairs gives a ratio in it 98 times of 100, so that three benches
-lie in each other's intervals 95 times of 100. Its ends are pairs' own ratios, as in a sign test's interval of a median,
-further out by sqrt(2) since the repetition has noise of its own, and by the correlation of neighbouring pairs.
+A ratio is Hodges and Lehmann's: the middle of the geometric means of any two pairs' ratios. A run that waits for
+another program moves it little, and on a quiet machine it is as certain as a mean. Its interval is for a repetition:
+another bench of as many pairs gives a ratio in it 98 times of 100, so that three benches lie in each other's intervals
+95 times of 100. It is that of Wilcoxon's signed-rank test, which needs no distribution, wider by sqrt(2) since the
+repetition has noise of its own, and by the correlation of neighbouring pairs.
 """
 
 from __future__ import annotations
@@ -17,11 +18,10 @@ import numpy.typing as npt
 
 from iwp_export.validate.statistics import LEVEL, RESAMPLES, Interval
 
-REPEAT_LEVEL = 0.98
 NORMAL_98 = 2.326348
 """Standard deviations of the normal distribution on either side that hold 98 %."""
-LEAST_PAIRS = 12
-"""Fewer have no pair so far out that an interval of `REPEAT_LEVEL` could end at it."""
+LEAST_PAIRS = 14
+"""Of fewer, no interval of this level ends within what was measured."""
 RUNS_FOR_P99 = 100
 """With fewer, the 99th percentile is the slowest run or lies beyond it."""
 BLOCKS = 10
@@ -67,31 +67,36 @@ def block_bootstrap(values: npt.ArrayLike, seed: int = 0) -> Interval:
     """
     array = np.asarray(values, float)
     length = max(1, len(array) // BLOCKS)
-    starts = np.random.default_rng(seed).integers(len(array), size=(RESAMPLES, math.ceil(len(array) / length)))
-    drawn = (starts[:, :, None] + np.arange(length)).reshape(RESAMPLES, -1)[:, : len(array)] % len(array)
+    blocks = math.ceil(len(array) / length)
+    sums = np.cumsum([0.0, *array, *array[:length]])
+    stretches = (sums[length:] - sums[:-length])[: len(array)] / length
+    draws = np.random.default_rng(seed).integers(len(array), size=(RESAMPLES, blocks))
     tail = 100 * (1 - LEVEL) / 2
-    low, high = np.percentile(array[drawn].mean(1), [tail, 100 - tail])
+    low, high = np.percentile(stretches[draws].mean(1), [tail, 100 - tail])
     return Interval(float(array.mean()), float(low), float(high))
 
 
 def paired_ratio(over: npt.ArrayLike, under: npt.ArrayLike) -> Interval:
-    """Median of `over[i] / under[i]`, with its interval for a repetition.
+    """How many times as long `over` takes, with the interval for a repetition.
 
     Args:
         over, under: seconds of the two runs of each pair, in the order of the pairs; `LEAST_PAIRS` at least.
     """
-    ratios = np.asarray(over, float) / np.asarray(under, float)
-    ordered, middle = np.sort(ratios), float(np.median(ratios))
-    count = len(ratios)
+    logs = np.log(np.asarray(over, float) / np.asarray(under, float))
+    count = len(logs)
     if count < LEAST_PAIRS:
         raise ValueError(f"an interval needs {LEAST_PAIRS} pairs, got {count}")
-    reach = math.sqrt(2) * NORMAL_98 * math.sqrt(count * dependence(ratios)) / 2
-    low, high = math.floor(count / 2 - reach), math.ceil(count / 2 + reach)
-    return Interval(middle, float(ordered[max(low, 0)]), float(ordered[min(high, count - 1)]))
+    first, second = np.triu_indices(count)
+    means = np.sort((logs[first] + logs[second]) / 2)
+    variance = count * (count + 1) * (2 * count + 1) / 24  # of the signed-rank statistic
+    reach = math.sqrt(2) * NORMAL_98 * math.sqrt(variance * dependence(logs))
+    low, high = math.floor(len(means) / 2 - reach), math.ceil(len(means) / 2 + reach)
+    ends = means[max(low, 0)], means[min(high, len(means) - 1)]
+    return Interval(*(float(np.exp(value)) for value in (np.median(means), *ends)))
 
 
 def dependence(values: npt.ArrayLike) -> float:
-    """By how much the variance of values' median grows because neighbours lie on the same side of it; 1 at least.
+    """By how much the variance of the values' middle grows because neighbours lie on the same side of it; 1 at least.
 
     Bartlett's weights over sqrt(n) neighbours.
     """

@@ -23,6 +23,8 @@ from iwp_export.validate.latency.spread import RUNS_FOR_P99, Spread
 
 SHORTFALL = 0.9
 """Below this part of the promise a prefill has missed it."""
+BUSY = 0.5
+"""Load average a processor from which other work takes turns with the bench."""
 HELPS = {
     "decode": "shorter answers or smaller weights would help more",
     "vision": "pruning does not touch the vision tower",
@@ -32,7 +34,7 @@ HELPS = {
 COLUMNS = ("p50", "p90", "p99", "mean")
 NO_P99 = f"* the slowest run: a p99 means nothing of fewer than {RUNS_FOR_P99} runs, and there are {{}}"
 SIDES = ("unpruned", "pruned")
-REPEATS = "a ratio is a median over pairs; another bench like this one gives one in its interval 98 times of 100"
+REPEATS = "a ratio is the middle of the pairs'; another bench like this one gives one in its interval 98 times of 100"
 
 
 def describe(latency: Latency) -> str:
@@ -59,7 +61,16 @@ def verdict(latency: Latency) -> list[str]:
         said.append(_shortfall(latency))
     said += [dropped(side) for side in latency.dropped if side.side == "pruned"]
     said += [loop_words(loop) for loop in latency.loops]
-    return said + [trend_words(trend) for trend in latency.trends]
+    return said
+
+
+def doubts(latency: Latency) -> list[str]:
+    """What makes the figures unreliable."""
+    said = [trend_words(trend) for trend in latency.trends]
+    if latency.load and latency.load[0] > BUSY * latency.cpus:
+        load = f"load average {latency.load[0]:g} on {latency.cpus} processors"
+        said.append(f"the machine was busy before the bench ({load}): its times and ratios are a busy machine's")
+    return said
 
 
 def _prefill(latency: Latency) -> str:

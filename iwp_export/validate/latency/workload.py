@@ -14,8 +14,9 @@ from iwp_export.errors import DataError
 from iwp_export.runtime.images import ImageSource
 from iwp_export.validate.questions import SHIPPED, read_questions
 
-QUESTIONS = 8
-"""Of a file, unless the caller says otherwise: asked in turn, so that no single image decides."""
+QUESTIONS = 7
+"""Of a file, unless the caller says otherwise: several, so that no single image decides, and an odd number, so that
+each meets both orders of a pair."""
 PROMPT = "What is in the picture?"
 CAMERA = (480, 640, 3)
 """Height and width of a camera's picture, for models that ship no samples."""

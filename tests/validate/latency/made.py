@@ -112,6 +112,7 @@ def latency(
             Dropped("unpruned", (9,) * 3, (9,) * 3, "read back"),
         ),
         load=(0.5, 0.6),
+        cpus=4,
         notes=("joules not measured: no power sensor",),
     )
     return replace(made, **changes)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import numpy as np
 import pytest
 
+from iwp_export.device.metering import PowerMeter
 from iwp_export.errors import RequestError, SettingsError
 from iwp_export.validate.latency.bench import FEWEST, MOST, BenchSettings, measure_latency
 from iwp_export.validate.latency.workload import Ask, Asks
@@ -22,7 +21,7 @@ def session(monkeypatch):
 
 
 def bench(session, **settings):
-    chosen = BenchSettings(**{"pairs": 12, "warmup": 2, "new_tokens": 5, **settings})
+    chosen = BenchSettings(**{"pairs": 14, "warmup": 2, "new_tokens": 5, **settings})
     return measure_latency(pipeline_on(session), ASKS, chosen, "toy", meters=[])
 
 
@@ -40,7 +39,7 @@ def test_every_phase_has_its_time(session):
         assert means["end_to_end"] == pytest.approx(0.036 + 0.001 * tokens)
         assert means["rest"] == pytest.approx(0, abs=1e-9)
         assert side.steps == pytest.approx((0.004,) * 4)
-        assert len(side.prefill) == 12 == found.pairs
+        assert len(side.prefill) == 14 == found.pairs
     assert found.ratios["prefill"].value == pytest.approx((text + 64) / (text + 16))
     assert found.ratios["decode"].value == pytest.approx(1)
     assert found.trends == () and found.loops == ()
@@ -49,7 +48,7 @@ def test_every_phase_has_its_time(session):
 def test_features_are_computed_for_every_request(session):
     bench(session)
     prompts = sum(call.input_ids.size > 1 for call in session.calls)
-    assert session.encoded == prompts == 2 * (1 + 2 + 12) + 2  # memory, warm-up, pairs; and the proof
+    assert session.encoded == prompts == 2 * (1 + 2 + 14) + 2  # memory, warm-up, pairs; and the proof
 
 
 def test_sides_take_turns_and_their_order_swaps(session):
@@ -70,7 +69,7 @@ def test_slow_machines_get_fewer_pairs():
     assert BenchSettings().number_of_pairs(1e-4) == MOST
     assert BenchSettings().number_of_pairs(0.3) == 100
     assert BenchSettings(needs_p99=True).number_of_pairs(10.0) == 100
-    assert BenchSettings(pairs=13).number_of_pairs(1e-4) == 13
+    assert BenchSettings(pairs=15).number_of_pairs(1e-4) == 15
 
 
 def test_one_token_has_no_decode(session):
@@ -91,39 +90,26 @@ def test_a_drift_is_told(session, monkeypatch):
     assert all(trend.change > 0.05 for trend in found.trends)
 
 
-@dataclass
-class Meter:
-    """Draws 50 W by the fake clock."""
+def meter(clock: Clock, readings: list[float], name: str = "VDD_IN", problem: str = "") -> PowerMeter:
+    """A counter of a board that draws 50 W by the fake clock; what it reads is noted."""
 
-    clock: Clock
-    name: str = "VDD_IN"
-    source: str = "fake"
-    scope: str = "board"
-    problem: str = ""
-    joules: float | None = None
-    blocks: list[float] = field(default_factory=list)
+    def read() -> float:
+        readings.append(clock.now)
+        return 50 * clock.now
 
-    def measure(self):
-        return self
-
-    def __enter__(self):
-        self.start = self.clock.now
-        return self
-
-    def __exit__(self, *error):
-        self.joules = 50 * (self.clock.now - self.start)
-        self.blocks.append(self.clock.now - self.start)
+    seldom = 1000.0  # so that it is read at the ends of a block alone
+    return PowerMeter(name, "fake", "board", read, interval=seldom, counts=True, problem=problem)
 
 
 def test_joules_of_an_answer(session):
-    meter = Meter(session.clock)
-    broken = Meter(session.clock, name="GPU", problem="no permission")
-    chosen = BenchSettings(pairs=12, new_tokens=5)
-    found = measure_latency(pipeline_on(session), ASKS, chosen, "toy", meters=[meter, broken])
+    readings: list[float] = []
+    meters = [meter(session.clock, readings), meter(session.clock, [], name="GPU", problem="no permission")]
+    chosen = BenchSettings(pairs=14, new_tokens=5)
+    found = measure_latency(pipeline_on(session), ASKS, chosen, "toy", meters=meters)
     (energy,) = found.energy
     assert energy.pruned == pytest.approx([50 * found.pruned.end_to_end[0]] * 3, rel=1e-4)
     assert energy.unpruned == pytest.approx([50 * found.unpruned.end_to_end[0]] * 3, rel=1e-4)
-    assert min(meter.blocks) >= 2  # seconds: sensors are slow
+    assert min(end - start for start, end in zip(readings[::2], readings[1::2], strict=True)) >= 2  # sensors are slow
     assert "joules of GPU not measured: no permission" in found.notes
 
 
@@ -136,7 +122,7 @@ def test_without_sensors_it_says_so(session):
     [
         ({"keep": 0.0}, "keep must be"),
         ({"keep": 1.0}, "prunes nothing"),
-        ({"pairs": 11}, "pairs must be a whole number of 12 or more"),
+        ({"pairs": 13}, "pairs must be a whole number of 14 or more"),
         ({"pairs": 50, "needs_p99": True}, "100 or more for a 99th percentile"),
         ({"new_tokens": 0}, "new_tokens"),
         ({"warmup": 0}, "warmup"),

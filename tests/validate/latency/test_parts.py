@@ -17,8 +17,10 @@ from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.validate.latency import selection
 from iwp_export.validate.latency.memory import watch_memory
 from iwp_export.validate.latency.promise import mlp_width, promised_speedup
+from iwp_export.validate.latency.requests import answer
 from iwp_export.validate.latency.workload import Ask, choose_asks
 from iwp_export.validate.questions import SHIPPED
+from iwp_export.validate.reference import Reference
 from tests.runtime.toy import ToySession, toy_manifest
 from tests.validate.latency.made import pipeline_on
 
@@ -49,7 +51,7 @@ def test_a_manifest_without_files_promises_nothing():
 def test_what_is_asked(tmp_path):
     manifest = toy_manifest()
     tiny = replace(manifest, model=replace(manifest.model, name="tiny-llava"))
-    assert len(choose_asks(tiny).requests) == 8 and "samples of tiny-llava" in choose_asks(tiny).source
+    assert len(choose_asks(tiny).requests) == 7 and "samples of tiny-llava" in choose_asks(tiny).source
     synthetic = choose_asks(manifest)
     assert "synthetic image of 640 x 480" in synthetic.source and np.asarray(synthetic.requests[0].images[0]).shape == (
         480,
@@ -110,3 +112,14 @@ def test_without_onnx_it_says_so(tiny_bundle, monkeypatch):
     monkeypatch.setattr(selection, "op_in_a_graph", missing)
     pipeline = Pipeline.open(tiny_bundle, threads=1)
     assert selection.time_selection(pipeline, Ask((), "x"), 0.3, (64, 9, 20), 3).how == selection.NO_ONNX
+
+
+def test_torch_tells_the_time_of_the_op_in_its_place(tiny_bundle):
+    pipeline = Pipeline.open(tiny_bundle, threads=1)
+    manifest = pipeline.manifest
+    reference = Reference.of(manifest).pruned(pipeline, manifest.pruning)
+    ask = choose_asks(manifest).requests[0]
+    found = selection.time_selection(reference, ask, 0.3, (64, 9, 20), runs=4)
+    assert found.how == selection.IN_PLACE and found.seconds is not None
+    prefill = answer(reference, ask, 0.3, 1).phases["prefill"]
+    assert found.seconds.runs == 4 and 0 < found.seconds.p50 < 100 * prefill

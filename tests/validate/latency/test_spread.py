@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -26,7 +28,7 @@ def test_three_benches_lie_in_each_others_intervals(drift, hiccups):
     for _ in range(200):
         found = [paired_ratio(*bench(rng, 40, drift, hiccups)) for _ in range(3)]
         agree += all(one.low <= other.mean <= one.high for one in found for other in found)
-    assert agree >= 0.92 * 200  # 95 of 100, less what 200 draws may deviate by
+    assert agree >= 0.9 * 200  # 95 of 100, less what 200 draws may deviate by
 
 
 def test_the_interval_holds_the_ratio_and_is_not_endless():
@@ -37,7 +39,7 @@ def test_the_interval_holds_the_ratio_and_is_not_endless():
 
 def test_too_few_pairs_have_no_interval():
     values = [1.0] * (LEAST_PAIRS - 1)
-    with pytest.raises(ValueError, match="needs 12 pairs"):
+    with pytest.raises(ValueError, match="needs 14 pairs"):
         paired_ratio(values, values)
 
 
@@ -57,6 +59,14 @@ def test_a_mean_of_dependent_runs_is_less_certain():
     blocks, single = block_bootstrap(slow), bootstrap_mean(slow)
     assert blocks.mean == pytest.approx(single.mean)
     assert blocks.high - blocks.low > 2 * (single.high - single.low)
+
+
+def test_thousands_of_steps_take_little_memory():
+    tracemalloc.start()
+    block_bootstrap(np.ones(20_000))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20 << 20
 
 
 def test_a_p99_of_few_runs_is_not_given():

@@ -7,12 +7,16 @@ from dataclasses import replace
 
 import pytest
 
-from iwp_export.errors import OutputError, ReportError, SettingsError
-from iwp_export.validate.latency import files
-from iwp_export.validate.latency.figures import Dropped, Energy, Loop, Ratio, Trend
+from iwp_export.bundle.recipe import PruningSource
+from iwp_export.device.state import DeviceState
+from iwp_export.errors import SettingsError
+from iwp_export.pruning.settings import PruningSettings
+from iwp_export.validate.latency.figures import Dropped, Energy, Latency, Loop, Ratio, Trend
 from iwp_export.validate.latency.gates import LatencyLimits, gates
 from iwp_export.validate.latency.spread import spread_of
-from iwp_export.validate.latency.words import describe, layers_of, verdict
+from iwp_export.validate.latency.words import describe, doubts, layers_of, verdict
+from iwp_export.validate.reports.page import make_page
+from iwp_export.validate.reports.report import REPORT_JSON, Report, ReportArtefact
 from tests.report.browser import needs_chromium, open_page
 from tests.report.markup import check
 from tests.validate.latency.made import latency
@@ -46,16 +50,22 @@ def test_a_promise_that_is_missed_is_told_with_what_the_choice_of_tokens_takes()
     assert "misses" not in "\n".join(verdict(latency()))
 
 
-def test_trends_loops_and_caches_are_in_the_verdict():
+def test_loops_and_caches_are_in_the_verdict_and_trends_are_doubts():
     made = latency(
         trends=(Trend("pruned", "prefill", -0.12),),
         loops=(Loop("pruned", 5.0, (0.0, 0.031), (0.0, 0.0)),),
         dropped=(Dropped("pruned", (9, 5), (9, 9), "read back"),),
     )
     said = "\n".join(verdict(made))
-    assert "pruned prefill fell by 12 % over the runs: warm up longer" in said
+    assert "pruned prefill fell by 12 % over the runs: warm up longer" in doubts(made)[0] and "fell" not in said
     assert "at 5 Hz, pruned: 1 of 2 deadlines missed" in said and "31 ms" in said
     assert "TOKENS WERE NOT DROPPED" in said
+
+
+def test_a_busy_machine_is_told():
+    (said,) = doubts(latency(load=(2.1, 9.0)))
+    assert "the machine was busy before the bench (load average 2.1 on 4 processors)" in said
+    assert not doubts(latency(load=(1.9, 9.0))) and not doubts(latency(load=()))
 
 
 def test_cache_lengths_in_few_words():
@@ -109,27 +119,27 @@ def test_a_cache_of_too_few_layers_fails():
     assert passed(LatencyLimits(), made) == {"tokens-dropped": False}
 
 
-def test_the_file_is_read_back_as_it_was(tmp_path):
+def reported(made: Latency) -> Report:
+    """A report of nothing but this bench."""
+    settings, source = PruningSettings(), PruningSource()
+    artefact = ReportArtefact("made.bundle", "0" * 64, "made", "llava", "float32", "cpu", settings, source)
+    found = tuple(gates(made))
+    return Report(
+        "iwp-export bench", "2026-11-21T00:00:00", artefact, ("Passed.",), found, (), DeviceState(), latency=made
+    )
+
+
+def test_a_report_is_read_back_as_it_was():
     made = latency(loops=(Loop("pruned", 5.0, (0.0, 0.031), (0.0, 0.0)),), trends=(Trend("pruned", "prefill", 0.2),))
-    bench = files.Bench(made, tuple(gates(made)))
-    files.write_bench(tmp_path / "a.json", bench)
-    assert files.BENCH_JSON.read(tmp_path / "a.json", "a.json") == bench
-    text = (tmp_path / "a.json").read_text()
-    assert json.loads(text)["latency"]["pruned"]["prefill"] == list(made.pruned.prefill)
-    (tmp_path / "a.json").write_text(text.replace('"warmup": 3', '"warmup": 4'))
-    with pytest.raises(ReportError, match="changed by hand"):
-        files.BENCH_JSON.read(tmp_path / "a.json", "a.json")
-
-
-@pytest.mark.parametrize("name", ["report.txt", "nowhere/report.json"])
-def test_outputs_that_cannot_be_written(tmp_path, name):
-    with pytest.raises(OutputError):
-        files.check_report(tmp_path / name)
+    report = reported(made)
+    data = json.loads(REPORT_JSON.to_text(report))
+    assert REPORT_JSON.from_dict(data, "a.json") == report
+    assert data["latency"]["pruned"]["prefill"] == list(made.pruned.prefill)
 
 
 def page_text() -> str:
     made = latency(decode=(1.0, 1.0), loops=(Loop("pruned", 5.0, (0.0, 0.031), (0.0, 0.0)),))
-    return files.make_page(files.Bench(made, tuple(gates(made)))).html()
+    return make_page(reported(made)).html()
 
 
 def test_the_page_has_the_verdict_and_the_charts():
