@@ -18,7 +18,7 @@ from iwp_export.backends.torch.seen import Seen
 from iwp_export.backends.torch.session import TorchSession
 from iwp_export.bundle.manifest import Manifest
 from iwp_export.export.live import Device, enough_memory, open_live
-from iwp_export.export.plan import plan_export
+from iwp_export.export.plan import Dtype, plan_export
 from iwp_export.models.common.picture import Picture
 from iwp_export.pruning.torch_select import Select
 from iwp_export.runtime.images import load_image
@@ -37,9 +37,11 @@ class CheckpointReference:
     Prompts are transformers' own too: its chat template, its processor.
 
     Args:
-        manifest: the artefact's, whose pruning settings and element type the reference takes.
+        manifest: the artefact's, whose pruning settings the reference takes.
         checkpoint: where the checkpoint is; None is where the artefact was exported from.
         device: where it runs.
+        dtype: element type of weights and activations. A 16-bit artefact is nearer to the float32 model than to one
+            that rounds as often as itself, but a 7B model takes 28 GB so.
 
     Raises:
         CheckpointError: the checkpoint is not there, or cannot be read.
@@ -48,11 +50,12 @@ class CheckpointReference:
 
     no_hidden_states = ""
 
-    def __init__(self, manifest: Manifest, checkpoint: str | None = None, device: Device = "cpu") -> None:
+    def __init__(
+        self, manifest: Manifest, checkpoint: str | None = None, device: Device = "cpu", dtype: Dtype = "float32"
+    ) -> None:
         source, revision = (
             (manifest.model.source, manifest.model.revision) if checkpoint is None else (checkpoint, None)
         )
-        dtype: Any = manifest.decoder.dtype
         plan = plan_export(source, manifest.pruning, dtype=dtype, revision=revision)
         session, own, processor = open_live(plan, dtype, device)
         local = plan.checkpoint.with_weights()

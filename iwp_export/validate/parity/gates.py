@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from iwp_export.tables import human_bytes
 from iwp_export.validate.gates import Gate
 from iwp_export.validate.parity.compare import CACHES, FEATURES, HIDDEN, LOGITS, PIXELS, PROMPT
-from iwp_export.validate.parity.figures import KeepFigures, Parity, StageFigures
-from iwp_export.validate.parity.limits import LIMITS, Limits
+from iwp_export.validate.parity.figures import Gap, KeepFigures, Parity, StageFigures
+from iwp_export.validate.parity.limits import LIMITS, OWN_GAP, Limits
 from iwp_export.validate.parity.limits import PIXELS as PIXELS_LIMIT
 
 REMEDIES = {
@@ -95,32 +95,33 @@ def _kl_gate(parity: Parity, limits: Limits) -> Gate:
 
 
 def _kept_gate(parity: Parity, limits: Limits) -> Gate:
+    """A set that differs holds if it is a tie, or right by what it was chosen from, and that is within rounding."""
     kept = [keep.kept for keep in parity.keeps]
     differing, choices = sum(each.differing for each in kept), sum(each.choices for each in kept)
-    flaws = [each.flaw for each in kept if each.flaw]
-    unknown = any(each.gap is None for each in kept)
-    worst = max(kept, key=lambda each: each.gap or 0.0)
-    gap = worst.gap or 0.0
-    remedy = "the selection differs from the reference's: check the pruning plugin's version, and export again"
+    flaw = next((each.flaw for each in kept if each.flaw), "")
+    gaps = [gap for each in kept for gap in each.gaps]
+    wrong = [gap for gap in gaps if not _explained(gap, limits)]
     limit = f"the same, or a tie within {limits.gap:g}"
-    measured = f"{differing} of {choices} differ"
-    if not choices or flaws:
-        return _gate(
-            "kept tokens", False, measured if flaws else "nothing was compared", limit, "; ".join(flaws[:1]), remedy
-        )
-    if unknown:
-        return _gate(
-            "kept tokens",
-            False,
-            f"{measured}; whether by ties the reference cannot tell",
-            limit,
-            worst.where,
-            "compare with the checkpoint, or with a recording of it",
-        )
-    if differing:
-        share = min(each.agreement for each in kept)
-        measured += f", by {gap:.1e}; {100 * share:.0f} % of a set at least agree"
-    return _gate("kept tokens", gap <= limits.gap, measured, limit, worst.where, remedy)
+    measured = f"{differing} of {choices} differ" if choices else "nothing was compared"
+    remedy = "check the pruning plugin's version, and export again"
+    if wrong and all(gap.gap is None for gap in wrong):
+        measured += "; whether by ties the reference cannot tell"
+        remedy = "compare with the checkpoint, or with a recording of it"
+    elif gaps:
+        worst = max(wrong or gaps, key=lambda gap: gap.gap or 0.0)
+        measured += f", by {worst.gap or 0:.1e}"
+        if worst.own_gap is not None:
+            measured += f"; {worst.own_gap:.1e} by its own scores, which differ by {worst.scores or 0:.1e}"
+    passed = choices > 0 and not flaw and not wrong
+    where = flaw or next((gap.where for gap in wrong or gaps), "")
+    return _gate("kept tokens", passed, measured, limit, where, remedy)
+
+
+def _explained(gap: Gap, limits: Limits) -> bool:
+    if gap.gap is not None and gap.gap <= limits.gap:
+        return True
+    own, scores = gap.own_gap, gap.scores
+    return own is not None and scores is not None and own <= OWN_GAP and scores <= limits.scores
 
 
 def _token_gate(parity: Parity) -> Gate:

@@ -116,7 +116,7 @@ def test_other_features_give_other_choices(
     assert "pixels" not in failed(parity)  # what the processor made is right; the vision graph got something else
     kept = parity.keeps[1].kept
     assert (kept.choices, kept.differing, kept.followed) == (2, 2, 2)
-    assert kept.gap is not None and kept.gap > 0.01 and kept.agreement < 1
+    assert all(gap.gap and gap.gap > 0.01 and gap.own_gap is not None for gap in kept.gaps) and kept.agreement < 1
     assert "The first stage that fails is features" in describe(parity)
 
 
