@@ -95,33 +95,39 @@ def _kl_gate(parity: Parity, limits: Limits) -> Gate:
 
 
 def _kept_gate(parity: Parity, limits: Limits) -> Gate:
-    """A set that differs holds if it is a tie, or right by what it was chosen from, and that is within rounding."""
     kept = [keep.kept for keep in parity.keeps]
     differing, choices = sum(each.differing for each in kept), sum(each.choices for each in kept)
     flaw = next((each.flaw for each in kept if each.flaw), "")
     gaps = [gap for each in kept for gap in each.gaps]
     wrong = [gap for gap in gaps if not _explained(gap, limits)]
-    limit = f"the same, or a tie within {limits.gap:g}"
-    measured = f"{differing} of {choices} differ" if choices else "nothing was compared"
-    remedy = "check the pruning plugin's version, and export again"
-    if wrong and all(gap.gap is None for gap in wrong):
+    shown = max(wrong or gaps, key=lambda gap: max(gap.gap or 0.0, gap.own_gap or 0.0), default=None)
+    measured, limit = f"{differing} of {choices} differ" if choices else "nothing was compared", "the same"
+    remedy = "check the version of the pruning op, and export again"
+    if shown is None:
+        pass
+    elif shown.gap is None:
         measured += "; whether by ties the reference cannot tell"
         remedy = "compare with the checkpoint, or with a recording of it"
-    elif gaps:
-        worst = max(wrong or gaps, key=lambda gap: gap.gap or 0.0)
-        measured += f", by {worst.gap or 0:.1e}"
-        if worst.own_gap is not None:
-            measured += f"; {worst.own_gap:.1e} by its own scores, which differ by {worst.scores or 0:.1e}"
+    elif shown.own_gap is None or shown.scores is None:
+        measured += f", by {shown.gap:.1e}"
+        limit += f", or a tie within {limits.gap:g}"
+    else:
+        measured += f", by {shown.own_gap:.1e} of its own scores, which are off by {shown.scores:.1e}"
+        limit += f", or right within {OWN_GAP:g} by scores that are off by {limits.scores:g}"
     passed = choices > 0 and not flaw and not wrong
-    where = flaw or next((gap.where for gap in wrong or gaps), "")
-    return _gate("kept tokens", passed, measured, limit, where, remedy)
+    return _gate("kept tokens", passed, measured, limit, flaw or ("" if shown is None else shown.where), remedy)
 
 
 def _explained(gap: Gap, limits: Limits) -> bool:
-    if gap.gap is not None and gap.gap <= limits.gap:
-        return True
-    own, scores = gap.own_gap, gap.scores
-    return own is not None and scores is not None and own <= OWN_GAP and scores <= limits.scores
+    """Whether a set that differs is right by what it was chosen from, and that within rounding of the reference's.
+
+    Where an artefact does not tell what it chose from, the reference's scores must do.
+    """
+    if gap.gap is None:
+        return False
+    if gap.own_gap is None or gap.scores is None:
+        return gap.gap <= limits.gap
+    return gap.own_gap <= OWN_GAP and gap.scores <= limits.scores
 
 
 def _token_gate(parity: Parity) -> Gate:
