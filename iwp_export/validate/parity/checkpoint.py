@@ -61,7 +61,7 @@ class CheckpointReference:
         local = plan.checkpoint.with_weights()
         self.name, self.dtype = f"checkpoint {plan.model.name}, torch, {dtype}", str(dtype)
         self.identity = Identity.of(own, local.digest())
-        self._folder, self._manifest, self._processor, self._session = local.folder, own, processor, session
+        self.session, self._manifest, self._processor = session, own, processor
         self._model = session.model
         self._images = _image_processor(local.folder)
         self._texts = _text_processor(local.folder, self._images)
@@ -81,7 +81,7 @@ class CheckpointReference:
         if keep == 1:
             return self._generate(*self._prompt(sample), max_new_tokens, hidden_states)
         look: Look = "layers" if hidden_states else "choice"
-        return observe(self._pipeline(self._session), self._prompt(sample)[0], keep, max_new_tokens, look=look)
+        return observe(self._pipeline(self.session), self._prompt(sample)[0], keep, max_new_tokens, look=look)
 
     def observe_choosing(
         self, sample: Sample, keep: float, forced: Sequence[int], kept: Ints, hidden_states: bool = False
@@ -95,7 +95,7 @@ class CheckpointReference:
 
             return select
 
-        session = self._session.choosing(self._manifest.pruning, select_for)
+        session = self.session.choosing(self._manifest.pruning, select_for)
         look: Look = "layers" if hidden_states else "nothing"
         return observe(self._pipeline(session), self._prompt(sample)[0], keep, len(forced), forced, look)
 
@@ -125,8 +125,8 @@ class CheckpointReference:
         self, prompt: Prompt, images: Sequence[Image.Image], max_new_tokens: int, hidden_states: bool
     ) -> Observation:
         """transformers' `generate`, which shares nothing with the artefact but the checkpoint."""
-        model, ids = self._model, torch.from_numpy(prompt.token_ids)[None].to(self._session.device)
-        layers = len(self._session.decoder.language_model.layers)
+        model, ids = self._model, torch.from_numpy(prompt.token_ids)[None].to(self.session.device)
+        layers = len(self.session.decoder.language_model.layers)
         with self._layer_inputs(range(layers if hidden_states else 1)) as seen, torch.no_grad(), enough_memory("cuda"):
             output: Any = model.generate(
                 input_ids=ids,
@@ -160,7 +160,7 @@ class CheckpointReference:
             return {}
         known = inspect.signature(self._model.forward).parameters
         outputs = dict(self._images(images=list(images), return_tensors="pt"))
-        found = {name: value.to(self._session.device) for name, value in outputs.items() if name in known}
+        found = {name: value.to(self.session.device) for name, value in outputs.items() if name in known}
         dtype = self._model.dtype
         return {name: value.to(dtype) if value.is_floating_point() else value for name, value in found.items()}
 
@@ -176,7 +176,7 @@ class CheckpointReference:
 
             return hook
 
-        modules = self._session.decoder.language_model.layers
+        modules = self.session.decoder.language_model.layers
         handles = [modules[i].register_forward_pre_hook(watch(i), with_kwargs=True) for i in layers]
         try:
             yield seen

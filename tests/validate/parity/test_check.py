@@ -149,7 +149,11 @@ def test_numbers_that_are_not_finite_fail_and_are_placed(
 
 
 def test_a_tie_broken_otherwise_is_followed(
-    pipeline: Pipeline, checkpoint: CheckpointReference, questions: list[Question], monkeypatch: pytest.MonkeyPatch
+    pipeline: Pipeline,
+    checkpoint: CheckpointReference,
+    questions: list[Question],
+    tiny_bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Another choice, and everything after it right: kept tokens alone say so, and a tie would pass."""
     from iwp_export.validate.parity import compare
@@ -157,7 +161,7 @@ def test_a_tie_broken_otherwise_is_followed(
     settings = replace(pipeline.manifest.pruning, importance="random", penalty=0.0)
     manifest = replace(pipeline.manifest, pruning=settings)
     other = CheckpointReference(manifest)
-    choosing = Pipeline.of(pipeline.manifest, other._folder, other._session)
+    choosing = Pipeline.of(pipeline.manifest, tiny_bundle / "processor", other.session)
     parity = check_parity(choosing, checkpoint, questions[:1], (0.3,), 3)
     assert failed(parity) == ["kept tokens"]
     assert parity.keeps[0].kept.followed == 1
