@@ -17,7 +17,7 @@ from iwp_export.validate.parity.compare import Comparison
 from iwp_export.validate.parity.figures import Integrity, Parity
 from iwp_export.validate.parity.identity import Identity
 from iwp_export.validate.parity.limits import limits_of
-from iwp_export.validate.parity.observation import Observation, observe
+from iwp_export.validate.parity.observation import Choice, Observation, observe
 from iwp_export.validate.parity.reference import ParityReference
 from iwp_export.validate.parity.sample import Prompt, Sample, read_prompt, samples_of
 from iwp_export.validate.questions import Question
@@ -139,7 +139,7 @@ class _Asked:
             return
         if first:
             comparison.add_inputs(name, ours, theirs)
-        same = comparison.add_choice(name, ours, theirs)
+        same = comparison.add_choice(name, ours, theirs, lambda: self._choice(theirs, keep))
         if not same and len(ours.kept) == len(theirs.kept):
             followed = self._reference.observe_choosing(
                 self._sample, keep, theirs.forced.tolist(), ours.kept, self._inside
@@ -148,6 +148,13 @@ class _Asked:
                 comparison.followed += 1
                 theirs, same = followed, True
         comparison.add_rest(name, ours, theirs, same)
+
+    def _choice(self, theirs: Observation, keep: float) -> Choice | None:
+        """What the artefact chose from, if it can tell."""
+        if self._prompt is None or self._pipeline.session.no_look:
+            return None
+        prompt = Prompt(theirs.token_ids, self._prompt.pictures)
+        return observe(self._pipeline, prompt, keep, 1, theirs.forced[:1].tolist(), "choice").choice
 
     def _observe(self, prompt: Prompt, keep: float, theirs: Observation) -> Observation:
         """The artefact along the reference's answer; the states between layers come from a run of their own."""

@@ -18,7 +18,7 @@ from iwp_export.backends.torch.seen import Seen
 from iwp_export.backends.torch.session import TorchSession
 from iwp_export.bundle.manifest import Manifest
 from iwp_export.export.live import Device, enough_memory, open_live
-from iwp_export.export.plan import plan_export
+from iwp_export.export.plan import Dtype, plan_export
 from iwp_export.models.common.picture import Picture
 from iwp_export.pruning.torch_select import Select
 from iwp_export.runtime.images import load_image
@@ -37,9 +37,11 @@ class CheckpointReference:
     Prompts are transformers' own too: its chat template, its processor.
 
     Args:
-        manifest: the artefact's, whose pruning settings and element type the reference takes.
+        manifest: the artefact's, whose pruning settings the reference takes.
         checkpoint: where the checkpoint is; None is where the artefact was exported from.
         device: where it runs.
+        dtype: element type of weights and activations. A 16-bit artefact is nearer to the float32 model than to one
+            that rounds as often as itself, but a 7B model takes 28 GB so.
 
     Raises:
         CheckpointError: the checkpoint is not there, or cannot be read.
@@ -48,17 +50,18 @@ class CheckpointReference:
 
     no_hidden_states = ""
 
-    def __init__(self, manifest: Manifest, checkpoint: str | None = None, device: Device = "cpu") -> None:
+    def __init__(
+        self, manifest: Manifest, checkpoint: str | None = None, device: Device = "cpu", dtype: Dtype = "float32"
+    ) -> None:
         source, revision = (
             (manifest.model.source, manifest.model.revision) if checkpoint is None else (checkpoint, None)
         )
-        dtype: Any = manifest.decoder.dtype
         plan = plan_export(source, manifest.pruning, dtype=dtype, revision=revision)
         session, own, processor = open_live(plan, dtype, device)
         local = plan.checkpoint.with_weights()
         self.name, self.dtype = f"checkpoint {plan.model.name}, torch, {dtype}", str(dtype)
         self.identity = Identity.of(own, local.digest())
-        self._folder, self._manifest, self._processor, self._session = local.folder, own, processor, session
+        self.session, self._manifest, self._processor = session, own, processor
         self._model = session.model
         self._images = _image_processor(local.folder)
         self._texts = _text_processor(local.folder, self._images)
@@ -78,7 +81,7 @@ class CheckpointReference:
         if keep == 1:
             return self._generate(*self._prompt(sample), max_new_tokens, hidden_states)
         look: Look = "layers" if hidden_states else "choice"
-        return observe(self._pipeline(self._session), self._prompt(sample)[0], keep, max_new_tokens, look=look)
+        return observe(self._pipeline(self.session), self._prompt(sample)[0], keep, max_new_tokens, look=look)
 
     def observe_choosing(
         self, sample: Sample, keep: float, forced: Sequence[int], kept: Ints, hidden_states: bool = False
@@ -92,7 +95,7 @@ class CheckpointReference:
 
             return select
 
-        session = self._session.choosing(self._manifest.pruning, select_for)
+        session = self.session.choosing(self._manifest.pruning, select_for)
         look: Look = "layers" if hidden_states else "nothing"
         return observe(self._pipeline(session), self._prompt(sample)[0], keep, len(forced), forced, look)
 
@@ -122,8 +125,8 @@ class CheckpointReference:
         self, prompt: Prompt, images: Sequence[Image.Image], max_new_tokens: int, hidden_states: bool
     ) -> Observation:
         """transformers' `generate`, which shares nothing with the artefact but the checkpoint."""
-        model, ids = self._model, torch.from_numpy(prompt.token_ids)[None].to(self._session.device)
-        layers = len(self._session.decoder.language_model.layers)
+        model, ids = self._model, torch.from_numpy(prompt.token_ids)[None].to(self.session.device)
+        layers = len(self.session.decoder.language_model.layers)
         with self._layer_inputs(range(layers if hidden_states else 1)) as seen, torch.no_grad(), enough_memory("cuda"):
             output: Any = model.generate(
                 input_ids=ids,
@@ -157,7 +160,7 @@ class CheckpointReference:
             return {}
         known = inspect.signature(self._model.forward).parameters
         outputs = dict(self._images(images=list(images), return_tensors="pt"))
-        found = {name: value.to(self._session.device) for name, value in outputs.items() if name in known}
+        found = {name: value.to(self.session.device) for name, value in outputs.items() if name in known}
         dtype = self._model.dtype
         return {name: value.to(dtype) if value.is_floating_point() else value for name, value in found.items()}
 
@@ -173,7 +176,7 @@ class CheckpointReference:
 
             return hook
 
-        modules = self._session.decoder.language_model.layers
+        modules = self.session.decoder.language_model.layers
         handles = [modules[i].register_forward_pre_hook(watch(i), with_kwargs=True) for i in layers]
         try:
             yield seen

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from iwp_export.backends.session import Floats, Ints
-from iwp_export.pruning.reference import selection_gap
+from iwp_export.pruning.reference import normalised, selection_gap
 from iwp_export.pruning.settings import PruningSettings
-from iwp_export.validate.parity.figures import KeepFigures, KeptFigures, StageFigures, TokenFigures
-from iwp_export.validate.parity.observation import Observation
+from iwp_export.validate.parity.figures import Gap, KeepFigures, KeptFigures, StageFigures, TokenFigures
+from iwp_export.validate.parity.observation import Choice, Observation
 from iwp_export.validate.parity.sketch import Rows, distances, first_not_finite
 
 PROMPT, PIXELS, FEATURES, HIDDEN, CACHES, LOGITS = (
@@ -121,9 +121,7 @@ class Comparison:
     differing: int = 0
     followed: int = 0
     agreement: float = 1.0
-    gap: float = 0.0
-    gap_unknown: bool = False
-    gap_where: str = ""
+    gaps: list[Gap] = field(default_factory=list)
     kept_flaw: str = ""
     tokens: int = 0
     tokens_differing: int = 0
@@ -150,13 +148,25 @@ class Comparison:
         for image, (features, expected) in enumerate(zip(ours.features, theirs.features, strict=False), 1):
             self.tally(FEATURES).add(features, expected, _placed(f"{sample}, image {image}, visual token "))
 
-    def add_choice(self, sample: str, ours: Observation, theirs: Observation) -> bool:
-        """Which tokens went on; returns whether they are the same."""
+    def add_choice(
+        self, sample: str, ours: Observation, theirs: Observation, look: Callable[[], Choice | None] = lambda: None
+    ) -> bool:
+        """Which tokens went on.
+
+        Args:
+            sample: its name.
+            ours, theirs: with the same prompt.
+            look: what the artefact chose from, as far as it can tell; asked where the sets differ.
+
+        Returns:
+            Whether they are the same.
+        """
         self.choices += 1
         where = f"{sample}, keep {self.keep:g}"
         visual = theirs.visual
         kept, expected = ours.kept, theirs.kept
         if len(kept) != len(expected):
+            self.differing += 1
             self.kept_flaw = self.kept_flaw or f"{where}: {len(kept)} tokens went on, not {len(expected)}"
             return False
         if np.any(np.diff(kept) <= 0) or len(kept) == 0 or kept[0] < 0 or kept[-1] >= len(visual):
@@ -169,16 +179,23 @@ class Comparison:
         self.agreement = min(self.agreement, len(np.intersect1d(mine, right)) / max(len(right), 1))
         if len(mine) != len(right):
             self.kept_flaw = self.kept_flaw or f"{where}: tokens of the text were dropped"
-        elif theirs.choice is None:
-            self.gap_unknown = True
         else:
-            chosen, what = np.searchsorted(np.flatnonzero(visual), mine), theirs.choice
-            gap = selection_gap(chosen, what.importance, what.key, what.value, **self.settings.selection())
-            if not np.isfinite(gap):
-                self.kept_flaw = self.kept_flaw or f"{where}: what the reference chose from is not finite"
-            elif gap > self.gap:
-                self.gap, self.gap_where = gap, where
+            self._add_gap(where, np.searchsorted(np.flatnonzero(visual), mine), theirs.choice, look())
         return False
+
+    def _add_gap(self, where: str, chosen: npt.NDArray[np.intp], theirs: Choice | None, ours: Choice | None) -> None:
+        gaps = [None if each is None else self._gap_of(chosen, each) for each in (theirs, ours)]
+        scores = None
+        if theirs is not None and ours is not None:
+            scores = float(np.abs(normalised(ours.importance) - normalised(theirs.importance)).max())
+        if not all(number is None or np.isfinite(number) for number in (*gaps, scores)):
+            self.kept_flaw = self.kept_flaw or f"{where}: what tokens were chosen from is not finite"
+        else:
+            self.gaps.append(Gap(gaps[0], gaps[1], scores, where))
+
+    def _gap_of(self, chosen: npt.NDArray[np.intp], what: Choice) -> float:
+        gap = selection_gap(chosen, what.importance, what.key, what.value, **self.settings.selection())
+        return 0.0 if gap < 0 else gap  # NaN stays
 
     def add_rest(self, sample: str, ours: Observation, theirs: Observation, whole: bool = True) -> None:
         """What comes after the choice.
@@ -208,9 +225,8 @@ class Comparison:
 
     def figures(self, stages: Iterable[str]) -> KeepFigures:
         """The result, with these stages, compared or not."""
-        gap = None if self.gap_unknown else self.gap
         kept = KeptFigures(
-            self.choices, self.differing, self.agreement, gap, self.followed, self.gap_where, self.kept_flaw
+            self.choices, self.differing, self.agreement, tuple(self.gaps), self.followed, self.kept_flaw
         )
         tokens = TokenFigures(self.tokens, self.tokens_differing, self.ties, self.token_where)
         return KeepFigures(self.keep, tuple(self.tally(stage).figures() for stage in stages), kept, tokens)

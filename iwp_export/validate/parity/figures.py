@@ -51,6 +51,25 @@ class StageFigures:
 
 
 @dataclass(frozen=True)
+class Gap:
+    """One set of kept visual tokens that is not the reference's.
+
+    Attributes:
+        gap: the most by which a token that was left out beats one that was taken, in priorities from 0 to 1, by what
+            the reference chose from (`selection_gap`); None if it does not tell.
+        own_gap: the same by what the artefact itself chose from; None if it does not tell.
+        scores: largest difference of a token's importance from the reference's, both brought to 0 to 1; None if one
+            does not tell.
+        where: sample and keep ratio.
+    """
+
+    gap: float | None
+    own_gap: float | None
+    scores: float | None
+    where: str
+
+
+@dataclass(frozen=True)
 class KeptFigures:
     """Which visual tokens went on, against the reference's choice.
 
@@ -58,19 +77,16 @@ class KeptFigures:
         choices: how many were compared.
         differing: how many of them are other sets.
         agreement: smallest share of the reference's visual tokens that the artefact kept too.
-        gap: the most by which a token that was left out beats one that was taken, in priorities from 0 to 1; None if
-            a set differs and the reference does not tell what it chose from.
+        gaps: of those that differ and have as many tokens.
         followed: how many of those that differ the reference could follow, to compare what comes after.
-        where: the place of the largest gap.
         flaw: see `StageFigures.flaw`: another number of tokens, say.
     """
 
     choices: Number
     differing: Number
     agreement: Share
-    gap: float | None
+    gaps: tuple[Gap, ...]
     followed: Number
-    where: str
     flaw: str
 
 

@@ -16,6 +16,7 @@ from iwp_export.validate.parity.sample import Sample, read_prompt
 
 if TYPE_CHECKING:
     from iwp_export.export.live import Device
+    from iwp_export.export.plan import Dtype
 
 CHECKPOINT = "checkpoint"
 RECORDING = ".npz"
@@ -106,6 +107,7 @@ def open_reference(
     *,
     checkpoint: str | None = None,
     device: Device = "cpu",
+    dtype: Dtype = "float32",
     provider: str = "cpu",
     threads: int | None = None,
 ) -> ParityReference:
@@ -116,6 +118,7 @@ def open_reference(
         against: `checkpoint`; a bundle's folder; an engine, NAME.plan; or a recording, NAME.npz.
         checkpoint: where the checkpoint is; None is where the artefact was exported from.
         device: where torch runs the checkpoint.
+        dtype: element type in which torch runs it; see `CheckpointReference`.
         provider, threads: of a bundle, see `Pipeline.open`.
 
     Raises:
@@ -125,7 +128,7 @@ def open_reference(
     if against == CHECKPOINT:
         from iwp_export.validate.parity.checkpoint import CheckpointReference
 
-        return CheckpointReference(pipeline.manifest, checkpoint, device)
+        return CheckpointReference(pipeline.manifest, checkpoint, device, dtype)
     path = Path(against)
     if path.suffix == RECORDING:
         from iwp_export.validate.parity.recording import read_recording

@@ -38,9 +38,21 @@ def stage_rows(parity: Parity) -> list[tuple[str, ...]]:
     for keep in parity.keeps:
         rows += [_stage_row(keep, stage) for stage in keep.stages]
         kept, tokens = keep.kept, keep.tokens
-        gap = "unknown" if kept.gap is None else f"gap {kept.gap:.1e}"
+        known = [gap.gap for gap in kept.gaps if gap.gap is not None]
+        gap = f"gap {max(known):.1e}" if known else ("gap unknown" if kept.gaps else "")
         same = f"{kept.choices - kept.differing} of {kept.choices} the same"
-        rows.append((f"{keep.keep:g}", "kept tokens", same, gap, "", "", "", kept.flaw or kept.where))
+        rows.append(
+            (
+                f"{keep.keep:g}",
+                "kept tokens",
+                same,
+                gap,
+                "",
+                "",
+                "",
+                kept.flaw or next((each.where for each in kept.gaps), ""),
+            )
+        )
         alike = f"{tokens.tokens - tokens.differing} of {tokens.tokens} the same"
         ties = f"{tokens.ties} ties" if tokens.ties else ""
         rows.append((f"{keep.keep:g}", "greedy tokens", alike, ties, "", "", "", tokens.where))

@@ -116,7 +116,7 @@ def test_other_features_give_other_choices(
     assert "pixels" not in failed(parity)  # what the processor made is right; the vision graph got something else
     kept = parity.keeps[1].kept
     assert (kept.choices, kept.differing, kept.followed) == (2, 2, 2)
-    assert kept.gap is not None and kept.gap > 0.01 and kept.agreement < 1
+    assert all(gap.gap and gap.gap > 0.01 and gap.own_gap is not None for gap in kept.gaps) and kept.agreement < 1
     assert "The first stage that fails is features" in describe(parity)
 
 
@@ -149,7 +149,11 @@ def test_numbers_that_are_not_finite_fail_and_are_placed(
 
 
 def test_a_tie_broken_otherwise_is_followed(
-    pipeline: Pipeline, checkpoint: CheckpointReference, questions: list[Question], monkeypatch: pytest.MonkeyPatch
+    pipeline: Pipeline,
+    checkpoint: CheckpointReference,
+    questions: list[Question],
+    tiny_bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Another choice, and everything after it right: kept tokens alone say so, and a tie would pass."""
     from iwp_export.validate.parity import compare
@@ -157,11 +161,12 @@ def test_a_tie_broken_otherwise_is_followed(
     settings = replace(pipeline.manifest.pruning, importance="random", penalty=0.0)
     manifest = replace(pipeline.manifest, pruning=settings)
     other = CheckpointReference(manifest)
-    choosing = Pipeline.of(pipeline.manifest, other._folder, other._session)
+    choosing = Pipeline.of(pipeline.manifest, tiny_bundle / "processor", other.session)
     parity = check_parity(choosing, checkpoint, questions[:1], (0.3,), 3)
     assert failed(parity) == ["kept tokens"]
     assert parity.keeps[0].kept.followed == 1
     monkeypatch.setattr(compare, "selection_gap", lambda *args, **options: 1e-6)
+    monkeypatch.setattr(compare, "normalised", np.zeros_like)
     parity = check_parity(choosing, checkpoint, questions[:1], (0.3,), 3)
     assert failed(parity) == [] and "1 choices of tokens are not the reference's." in describe(parity)
 

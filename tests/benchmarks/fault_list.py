@@ -1,0 +1,323 @@
+"""The deliberate faults, how each is made, and the gate that should catch it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+
+from iwp_export import api
+from iwp_export.bundle.schema import to_json
+from iwp_export.bundle.store import Bundle
+from iwp_export.errors import IwpError
+from iwp_export.models import ALIASES
+from iwp_export.pruning.settings import PruningSettings
+from iwp_export.runtime.model import LoadedModel
+from iwp_export.runtime.pipeline import Pipeline
+from iwp_export.validate.gates import Gate
+from iwp_export.validate.parity.check import check_integrity, check_parity
+from iwp_export.validate.parity.checkpoint import CheckpointReference
+from iwp_export.validate.parity.figures import Parity
+from iwp_export.validate.parity.gates import gates
+from iwp_export.validate.parity.limits import limits_of
+from iwp_export.validate.parity.recording import record
+from iwp_export.validate.parity.reference import ParityReference, open_reference
+from iwp_export.validate.parity.sample import Prompt, Sample, read_prompt
+from iwp_export.validate.questions import Question
+from tests.benchmarks import faulty
+from tests.validate.parity.tampered import tampered
+
+PASSED, FAILED, COULD_NOT_RUN = 0, 1, 2
+"""Exit codes of `iwp-export validate`."""
+
+
+@dataclass
+class Workshop:
+    """What faults are made of.
+
+    Attributes:
+        folder: where copies go.
+        bundle: a right artefact, float32.
+        questions: with one image each.
+        pairs: with two.
+        keeps: ratios to compare at; the first is 1.
+        new_tokens: of each answer.
+    """
+
+    folder: Path
+    bundle: Path
+    questions: Sequence[Question]
+    pairs: Sequence[Question]
+    keeps: tuple[float, ...] = (1.0, 0.3)
+    new_tokens: int = 4
+    references: dict[str, ParityReference] = field(default_factory=dict)
+
+    @cached_property
+    def right(self) -> Pipeline:
+        """The right artefact, open."""
+        return Pipeline.open(self.bundle, threads=1)
+
+    @cached_property
+    def half(self) -> Path:
+        """A right artefact, float16."""
+        path = self.folder / "half.bundle"
+        return api.export("tiny-llava", path, Bundle.open(self.bundle).manifest.pruning, dtype="float16", force=True)
+
+    @cached_property
+    def recording(self) -> Path:
+        """Of the checkpoint."""
+        path, keeps = self.folder / "golden.npz", self.keeps
+        return record(self.reference(self.right), self.questions, keeps, path, self.new_tokens, force=True)
+
+    def reference(self, pipeline: Pipeline) -> ParityReference:
+        """The checkpoint, as the artefact's element type and settings ask."""
+        manifest = pipeline.manifest
+        key = f"{manifest.decoder.dtype} {to_json(manifest.pruning.to_dict())}"
+        if key not in self.references:
+            self.references[key] = CheckpointReference(manifest, str(ALIASES["tiny-llava"]))
+        return self.references[key]
+
+    def copy(self, half: bool = False) -> Path:
+        """A bundle to be changed."""
+        return faulty.copied(self.half if half else self.bundle, self.folder / "faulty.bundle")
+
+    def judge(
+        self,
+        artefact: Path | Pipeline,
+        against: Path | None = None,
+        pairs: bool = False,
+    ) -> Outcome:
+        """What validation says of an artefact."""
+        try:
+            if isinstance(artefact, Path):
+                integrity = check_integrity(artefact)
+                if integrity.flaw:
+                    return Outcome(FAILED, (Gate("integrity", False, "damaged", "every SHA-256", integrity.flaw),))
+                artefact = Pipeline.open(artefact, threads=1)
+            reference = self.reference(artefact) if against is None else open_reference(artefact, str(against))
+            questions = self.pairs if pairs else self.questions
+            asked = None if reference.samples is not None else questions
+            parity = check_parity(artefact, reference, asked, self.keeps, self.new_tokens)
+        except IwpError as error:
+            return Outcome(COULD_NOT_RUN, (), str(error))
+        found = tuple(gates(parity))
+        return Outcome(PASSED if all(gate.passed for gate in found) else FAILED, found, "", parity)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Exit code, gates and, where it could not run, the reason."""
+
+    code: int
+    gates: tuple[Gate, ...]
+    error: str = ""
+    parity: Parity | None = None
+
+    @property
+    def failed(self) -> list[str]:
+        """Names of the gates that fail."""
+        return [gate.name for gate in self.gates if not gate.passed]
+
+    @property
+    def margin(self) -> float:
+        """The largest distance of rows, in its limit; 0 where nothing was compared."""
+        if self.parity is None:
+            return 0.0
+        limit = limits_of(self.parity.dtype)[1].rows
+        stages = [stage for keep in self.parity.keeps for stage in keep.stages if stage.stage in ("features", "caches")]
+        return max(((stage.relative or 0.0) / limit for stage in stages), default=0.0)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A fault.
+
+    Attributes:
+        name: what is wrong.
+        gate: the one that must fail; empty where the artefact must be refused.
+        judge: makes the fault and validates.
+        quick: whether it is made in a moment, for the tests.
+        blind: gates that this fault cannot fail, which shows why the others are needed.
+    """
+
+    name: str
+    gate: str
+    judge: Callable[[Workshop], Outcome]
+    quick: bool = True
+    blind: tuple[str, ...] = ()
+
+
+CLIP_MEAN = [0.48145466, 0.4578275, 0.40821073]
+"""Of OpenAI's CLIP; tiny-llava has 0.5."""
+VALUE = "layers.2.self_attn.v_proj"
+TENSOR = "layers.5.mlp.down_proj"
+
+
+def change_value(values: Any, by: float = 0.05) -> Any:
+    """One of a tensor's values, by `by`."""
+    values[37, 21] += by
+    return values
+
+
+def weights(change: Callable[[Any], Any], name: str, renew: bool) -> Callable[[Workshop], Outcome]:
+    """A bundle with changed weights, with the hashes of before or of now."""
+
+    def judge(shop: Workshop) -> Outcome:
+        path = shop.copy()
+        faulty.change_weights(path, name, change)
+        return shop.judge(faulty.renewed(path) if renew else path)
+
+    return judge
+
+
+def graph(edit: Callable[[Any], None]) -> Callable[[Workshop], Outcome]:
+    """A bundle with another decoder graph."""
+
+    def judge(shop: Workshop) -> Outcome:
+        path = shop.copy()
+        faulty.edit_graph(path, edit)
+        return shop.judge(faulty.renewed(path))
+
+    return judge
+
+
+def processor(change: Callable[[Path], None]) -> Callable[[Workshop], Outcome]:
+    """A bundle with another processor."""
+
+    def judge(shop: Workshop) -> Outcome:
+        path = shop.copy()
+        change(path / "processor")
+        return shop.judge(faulty.renewed(path))
+
+    return judge
+
+
+def session(pairs: bool = False, **changes: Any) -> Callable[[Workshop], Outcome]:
+    """A session that is tampered with."""
+    return lambda shop: shop.judge(tampered(shop.right, **changes), pairs=pairs)
+
+
+def lost_row(layers: Sequence[int], drop: bool) -> Callable[[Workshop], Outcome]:
+    """A cache that loses a token of the prompt."""
+
+    def judge(shop: Workshop) -> Outcome:
+        wrapped = faulty.LosesRow(shop.right.session, layers, 11, drop)
+        return shop.judge(Pipeline(LoadedModel(shop.right.manifest, shop.right.processor, wrapped)))
+
+    return judge
+
+
+def _image_settings(**changes: Any) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        faulty.edit_json(folder / "processor_config.json", lambda data: data["image_processor"].update(changes))
+
+    return change
+
+
+def _template(folder: Path) -> None:
+    file = folder / "chat_template.jinja"
+    file.write_text(file.read_text().replace("{{ part['text'] }}", "{{ part['text'] }} ?"))
+
+
+def _swapped_pictures(shop: Workshop) -> Outcome:
+    """The host hands the pictures over in the wrong order."""
+
+    def swapped(pipeline: Pipeline, sample: Sample) -> Prompt:
+        prompt = read_prompt(pipeline, sample)
+        return replace(prompt, pictures=prompt.pictures[::-1])
+
+    with mock.patch("iwp_export.validate.parity.check.read_prompt", swapped):
+        return shop.judge(shop.right, pairs=True)
+
+
+def _overflow(shop: Workshop) -> Outcome:
+    """The same function but for rounding: two factors that cancel, and between them values that float16 lacks."""
+    path = shop.copy(half=True)
+    faulty.change_weights(path, "layers.3.self_attn.v_proj", lambda values: values * 2.0**15)
+    faulty.change_weights(path, "layers.3.self_attn.o_proj", lambda values: values * 2.0**-15)
+    return shop.judge(faulty.renewed(path))
+
+
+def _other_checkpoint(shop: Workshop) -> Path:
+    """tiny-llava after a step of fine-tuning."""
+    from safetensors.numpy import load_file, save_file
+
+    folder = shop.folder / "tuned"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(ALIASES["tiny-llava"], folder)
+    tensors = load_file(folder / "model.safetensors")
+    name = next(name for name in tensors if name.endswith("layers.1.input_layernorm.weight"))
+    tensors[name] = tensors[name] * np.asarray(1.001, tensors[name].dtype)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    settings = Bundle.open(shop.bundle).manifest.pruning
+    return api.export(str(folder), shop.folder / "tuned.bundle", settings, dtype="float32", force=True)
+
+
+def _stale_engine(shop: Workshop, tuned: bool) -> Outcome:
+    """An engine of another checkpoint, or built before the settings changed. Its graphs run in ONNX Runtime here."""
+    from tests.backends.trt.fake_trt import make_session
+
+    path = _other_checkpoint(shop) if tuned else shop.copy()
+    manifest = Bundle.open(path).manifest
+    if not tuned:
+        faulty.edit_graph(path, faulty.rank_alone)
+        manifest = replace(manifest, pruning=replace(manifest.pruning, penalty=0.0))
+        faulty.renewed(faulty.manifest_changed(path, pruning=manifest.pruning))
+    engine = Pipeline.of(manifest, path / "processor", make_session(path)[0])
+    if tuned:  # its own folder is where it says that it is from, but the checkpoint is the one of today
+        return shop.judge(engine)
+    return shop.judge(engine, against=shop.bundle)
+
+
+def _old_recording(shop: Workshop) -> Outcome:
+    """A right recording, and an artefact of another checkpoint."""
+    return shop.judge(_other_checkpoint(shop), against=shop.recording)
+
+
+def _swapped_engine_file(shop: Workshop) -> Outcome:
+    """An engine whose plan is another build's."""
+    from tests.runtime.toy import write_plan
+
+    path = write_plan(shop.folder / "engine.plan") if not (shop.folder / "engine.plan").exists() else None
+    path = path or shop.folder / "engine.plan"
+    path.write_bytes(path.read_bytes()[::-1])
+    return shop.judge(path)
+
+
+def top_k_settings() -> PruningSettings:
+    """What `rank_alone` is, in settings."""
+    return PruningSettings(penalty=0.0)
+
+
+FAULTS = (
+    Fault("one weight value, damaged file", "integrity", weights(change_value, VALUE, False)),
+    Fault("one weight tensor, damaged file", "integrity", weights(lambda values: values * 1.01, TENSOR, False)),
+    Fault("one weight value by 0.05, hashes renewed", "caches", weights(change_value, VALUE, True)),
+    Fault("one weight tensor by 1 %, hashes renewed", "caches", weights(lambda values: values * 1.01, TENSOR, True)),
+    Fault("positions shifted by one, in the graph", "caches", graph(faulty.shift_positions), blind=("logits",)),
+    Fault("positions shifted by one, by the host", "caches", session(inputs=faulty.later_positions), blind=("logits",)),
+    Fault("positions of generated tokens shifted by one", "caches", session(inputs=faulty.later_generated_positions)),
+    Fault("RoPE renumbered after pruning", "caches", graph(faulty.renumber_positions)),
+    Fault("one token fewer kept", "kept tokens", session(inputs=faulty.other_count(-1))),
+    Fault("one token more kept", "kept tokens", session(inputs=faulty.other_count(1))),
+    Fault("images swapped, by the host", "pixels", _swapped_pictures),
+    Fault("images swapped, in the decoder", "caches", session(order=lambda images: images[::-1], pairs=True)),
+    Fault("wrong chat template", "prompt", processor(_template)),
+    Fault("pixel normalisation left out", "pixels", processor(_image_settings(do_normalize=False))),
+    Fault("pixels normalised by another mean", "pixels", processor(_image_settings(image_mean=CLIP_MEAN))),
+    Fault("a cache row lost in one layer", "caches", lost_row((5,), drop=False)),
+    Fault("a cache row dropped behind the pruning layer", "caches", lost_row(range(4, 8), drop=True)),
+    Fault("fp16 overflow", "caches", _overflow, quick=False),
+    Fault("top-k in place of the selection", "kept tokens", graph(faulty.rank_alone)),
+    Fault("scored by the wrong query", "kept tokens", session(inputs=faulty.first_queries)),
+    Fault("stale engine: another checkpoint", "same checkpoint", lambda shop: _stale_engine(shop, True), quick=False),
+    Fault("stale engine: other settings", "same checkpoint", lambda shop: _stale_engine(shop, False)),
+    Fault("stale engine: another build's file", "integrity", _swapped_engine_file),
+    Fault("a recording of another checkpoint", "", _old_recording, quick=False),
+)
