@@ -6,13 +6,12 @@ from pathlib import Path
 
 from iwp_export.device.state import read_state, warnings
 from iwp_export.runtime.pipeline import Pipeline
-from iwp_export.validate.gates import Gate
+from iwp_export.validate.gates import Gate, strict_gate
 from iwp_export.validate.latency import words
 from iwp_export.validate.latency.bench import BenchSettings, measure_latency
 from iwp_export.validate.latency.gates import LatencyLimits, gates
 from iwp_export.validate.latency.workload import Asks
 from iwp_export.validate.reports.report import Report, ReportArtefact, headline, now
-from iwp_export.validate.validation import strict_gates
 
 
 def benchmark(
@@ -42,12 +41,12 @@ def benchmark(
     latency = measure_latency(pipeline, asks, settings, path.absolute().name)
     state = read_state()
     doubts = [*warnings(state, before), *words.doubts(latency)]
-    found: list[Gate] = [*gates(latency, limits), *(strict_gates(doubts) if strict else [])]
+    found: list[Gate] = [*gates(latency, limits), *([strict_gate(doubts)] if strict else [])]
     return Report(
         command=command,
         made=now(),
         artefact=ReportArtefact.of(path, pipeline),
-        verdict=(headline(found), words.verdict(latency)[0]),
+        verdict=(headline(found), *words.verdict(latency)),
         gates=tuple(found),
         warnings=tuple(doubts),
         state=state,

@@ -30,7 +30,6 @@ from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.tables import table
 from iwp_export.validate.parity.checkpoint import CheckpointReference
 from iwp_export.validate.questions import Question, read_questions
-from iwp_export.validate.reports.report import environment
 from tests.benchmarks import faulty
 from tests.benchmarks.fault_list import COULD_NOT_RUN, FAILED, FAULTS, PASSED, Fault, Outcome, Workshop
 
@@ -66,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "faults": rows,
         "single weight values": values,
         "right artefacts": right,
-        "versions": environment(),
+        "versions": dict(read_state().packages),
     }
     if args.output is not None:
         args.output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
