@@ -25,6 +25,7 @@ import onnx
 
 from calibration.tiny_llava import HELDOUT
 from iwp_export import api
+from iwp_export.device.state import read_state
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.tables import table
