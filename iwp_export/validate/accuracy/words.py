@@ -12,7 +12,12 @@ CUT = 0.05
 
 def describe(accuracy: Accuracy) -> str:
     """The sentences, then a table with a row for each keep ratio."""
-    return "\n".join([*sentences(accuracy), "", keep_table(accuracy)])
+    return "\n".join([*sentences(accuracy), "", figures(accuracy)])
+
+
+def figures(accuracy: Accuracy) -> str:
+    """The table alone."""
+    return keep_table(accuracy)
 
 
 def sentences(accuracy: Accuracy) -> list[str]:

@@ -39,6 +39,12 @@ REPEATS = "a ratio is the middle of the pairs'; another bench like this one give
 
 def describe(latency: Latency) -> str:
     """The whole bench as text for people."""
+    said = "\n".join(f"  {line}" for line in verdict(latency))
+    return f"verdict\n{said}\n\n{figures(latency)}"
+
+
+def figures(latency: Latency) -> str:
+    """The same without the verdict."""
     work = latency.workload
     head = [
         ("artefact", f"{latency.artefact}, {latency.dtype}, {latency.provider}"),
@@ -48,9 +54,8 @@ def describe(latency: Latency) -> str:
         ("runs", runs(latency)),
         *_extras(latency),
     ]
-    said = "\n".join(f"  {line}" for line in verdict(latency))
     notes = "\n".join(f"  {line}" for line in remarks(latency))
-    return f"verdict\n{said}\n\n{pairs(head)}\n\n{table(_lines(latency))}\n\nnotes\n{notes}"
+    return f"{pairs(head)}\n\n{table(_lines(latency))}\n\nnotes\n{notes}"
 
 
 def verdict(latency: Latency) -> list[str]:

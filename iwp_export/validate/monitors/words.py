@@ -17,12 +17,16 @@ def verdict(monitors: Monitors) -> list[str]:
 
 def describe(monitors: Monitors) -> str:
     """For the terminal: warnings and the verdict, then tables."""
-    parts = [*warnings(monitors), *verdict(monitors)]
+    return "\n\n".join(["\n".join([*warnings(monitors), *verdict(monitors)]), figures(monitors)])
+
+
+def figures(monitors: Monitors) -> str:
+    """The tables alone."""
     tables = [
         table([head, *rows]) for head, rows in (depth_rows(monitors), budget_rows(monitors), layer_rows(monitors))
     ]
     rules = "\n".join(f"  {rule}" for rule in RULES)
-    return "\n\n".join(["\n".join(parts), *tables, f"Rules:\n{rules}"])
+    return "\n\n".join([*tables, f"Rules:\n{rules}"])
 
 
 def _reading(monitors: Monitors) -> str:

@@ -52,7 +52,7 @@ def make_page(report: Report) -> html.Page:
     """
     artefact = report.artefact
     measured = [
-        html.Section(part.title, part.blocks(getattr(report, part.field)))
+        html.Section(part.title, _without_verdict(part.blocks(getattr(report, part.field))))
         for part in PARTS
         if getattr(report, part.field) is not None
     ]
@@ -72,6 +72,11 @@ def make_page(report: Report) -> html.Page:
             _provenance(report),
         ),
     )
+
+
+def _without_verdict(blocks: Sequence[html.Block]) -> list[html.Block]:
+    """A part's blocks but for its own sentences, which the report's verdict has."""
+    return [block for block in blocks if not isinstance(block, html.Verdict)]
 
 
 def gates_section(gates: Sequence[Gate]) -> html.Section:

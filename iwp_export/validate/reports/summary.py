@@ -10,20 +10,20 @@ from iwp_export.validate.accuracy import words as accuracy_words
 from iwp_export.validate.latency import words as latency_words
 from iwp_export.validate.monitors import words as monitors_words
 from iwp_export.validate.parity import words as parity_words
-from iwp_export.validate.reports.report import Report, headline
+from iwp_export.validate.reports.report import Report
 
 WORDS: Mapping[str, Callable[[Any], str]] = {
-    "accuracy": accuracy_words.describe,
-    "latency": latency_words.describe,
-    "parity": parity_words.describe,
-    "monitors": monitors_words.describe,
+    "accuracy": accuracy_words.figures,
+    "latency": latency_words.figures,
+    "parity": parity_words.figures,
+    "monitors": monitors_words.figures,
 }
 """What makes text of each field of a report."""
 
 
 def describe(report: Report) -> str:
     """Lines for the terminal."""
-    parts = [headline(report.gates)]
+    parts = ["\n".join(report.verdict)]
     parts += [f"warning: {text}" for text in report.warnings]
     for field, words in WORDS.items():
         section = getattr(report, field)

@@ -76,8 +76,8 @@ def test_the_headline_names_what_failed() -> None:
 
 def test_the_summary_has_every_part(whole: Report) -> None:
     text = describe(whole)
-    assert text.startswith("FAILED: max-drop (1 of 2 gates).\n\nwarning: clocks are not locked")
-    assert "prefill" in text and "same answer" in text and "KL, nats" in text
+    assert text.startswith("Passed: 1 gates.\nAll is well.\n\nwarning: clocks are not locked")
+    assert "time to first token" in text and "same answer" in text and "KL, nats" in text
     gates = [line.split()[:2] for line in text.splitlines() if line.split()[1:2] in (["FAILED"], ["passed"])]
     assert gates == [["max-drop", "FAILED"], ["logits", "passed"]]
 
