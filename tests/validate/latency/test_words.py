@@ -125,7 +125,14 @@ def reported(made: Latency) -> Report:
     artefact = ReportArtefact("made.bundle", "0" * 64, "made", "llava", "float32", "cpu", settings, source)
     found = tuple(gates(made))
     return Report(
-        "iwp-export bench", "2026-11-21T00:00:00", artefact, ("Passed.",), found, (), DeviceState(), latency=made
+        "iwp-export bench",
+        "2026-11-21T00:00:00",
+        artefact,
+        ("Passed.", *verdict(made)),
+        found,
+        (),
+        DeviceState(),
+        latency=made,
     )
 
 
