@@ -66,7 +66,7 @@ def execute(args: argparse.Namespace) -> int:
     from iwp_export.validate.reports.report import REPORT_JSON
     from iwp_export.validate.reports.summary import describe
 
-    check_outputs(args.output, args.force)
+    check_outputs(args.output, args.force, args.artefact, [args.data, *args.image])
     slower = args.fail_if_slower
     report = api.bench(
         args.artefact,
@@ -87,6 +87,8 @@ def execute(args: argparse.Namespace) -> int:
         warmup=args.warmup,
         hz=args.hz,
     )
-    write_outputs(report, args.output, args.force)
-    print(json.dumps(REPORT_JSON.to_dict(report), indent=2) if args.json else describe(report))
+    try:
+        write_outputs(report, args.output, args.force)
+    finally:  # what was measured is shown even if the disk is full
+        print(json.dumps(REPORT_JSON.to_dict(report), indent=2) if args.json else describe(report))
     return 0 if report.passed else 1

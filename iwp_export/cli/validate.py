@@ -88,7 +88,7 @@ def execute(args: argparse.Namespace) -> int:
 
     if args.artefact.suffix == ".plan" and args.provider != "cpu":
         raise RequestError("an engine runs on the TensorRT that built it: --provider is for bundles")
-    check_outputs(args.output, args.force)
+    check_outputs(args.output, args.force, args.artefact, [args.data, args.record, Path(args.against)])
     given = {"parity_samples": args.parity_samples} if args.parity_samples is not None else {}
     report = api.validate(
         args.artefact,
@@ -112,6 +112,8 @@ def execute(args: argparse.Namespace) -> int:
         strict=args.strict,
         **given,
     )
-    write_outputs(report, args.output, args.force)
-    print(json.dumps(REPORT_JSON.to_dict(report), indent=2) if args.json else describe(report))
+    try:
+        write_outputs(report, args.output, args.force)
+    finally:  # what was measured is shown even if the disk is full
+        print(json.dumps(REPORT_JSON.to_dict(report), indent=2) if args.json else describe(report))
     return 0 if report.passed else 1
