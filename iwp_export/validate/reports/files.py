@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from iwp_export.bundle.document_file import check_output, plain_name
-from iwp_export.errors import OutputError
+from iwp_export.errors import OutputError, ReportError
 from iwp_export.report.svg import check_installed
 from iwp_export.validate.reports.report import Report, write_report
 
@@ -48,6 +48,18 @@ def check_outputs(
         check_output(path, force)
         if path.suffix == PAGE:
             check_installed()
+
+
+def refuse_repeated(paths: Sequence[Path]) -> None:
+    """Refuse a comparison of a report with itself.
+
+    Raises:
+        ReportError: two paths lead to one file.
+    """
+    places = [_place(path) for path in paths]
+    for path, place in zip(paths, places, strict=True):
+        if places.count(place) > 1:
+            raise ReportError(f"{plain_name(path, ReportError)} is given twice")
 
 
 def _place(path: Path) -> Path:
