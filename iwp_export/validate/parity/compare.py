@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from iwp_export.backends.session import Floats, Ints
-from iwp_export.pruning.reference import normalised, selection_gap
+from iwp_export.pruning.reference import normalised, selection_gap_of_pairs
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.validate.parity.figures import Gap, KeepFigures, KeptFigures, StageFigures, TokenFigures
 from iwp_export.validate.parity.observation import Choice, Observation
@@ -194,7 +194,7 @@ class Comparison:
             self.gaps.append(Gap(gaps[0], gaps[1], scores, where))
 
     def _gap_of(self, chosen: npt.NDArray[np.intp], what: Choice) -> float:
-        gap = selection_gap(chosen, what.importance, what.key, what.value, **self.settings.selection())
+        gap = selection_gap_of_pairs(chosen, what.importance, what.alike, **self.settings.selection())
         return 0.0 if gap < 0 else gap  # NaN stays
 
     def add_rest(self, sample: str, ours: Observation, theirs: Observation, whole: bool = True) -> None:

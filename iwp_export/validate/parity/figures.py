@@ -56,7 +56,7 @@ class Gap:
 
     Attributes:
         gap: the most by which a token that was left out beats one that was taken, in priorities from 0 to 1, by what
-            the reference chose from (`selection_gap`); None if it does not tell.
+            the reference chose from (`pruning.reference.selection_gap`); None if it does not tell.
         own_gap: the same by what the artefact itself chose from; None if it does not tell.
         scores: largest difference of a token's importance from the reference's, both brought to 0 to 1; None if one
             does not tell.

@@ -165,7 +165,7 @@ def test_a_tie_broken_otherwise_is_followed(
     parity = check_parity(choosing, checkpoint, questions[:1], (0.3,), 3)
     assert failed(parity) == ["kept tokens"]
     assert parity.keeps[0].kept.followed == 1
-    monkeypatch.setattr(compare, "selection_gap", lambda *args, **options: 1e-6)
+    monkeypatch.setattr(compare, "selection_gap_of_pairs", lambda *args, **options: 1e-6)
     monkeypatch.setattr(compare, "normalised", np.zeros_like)
     parity = check_parity(choosing, checkpoint, questions[:1], (0.3,), 3)
     assert failed(parity) == [] and "1 choices of tokens are not the reference's." in describe(parity)
