@@ -24,7 +24,7 @@ from iwp_export.validate.gates import Gate
 from iwp_export.validate.parity.check import check_integrity, check_parity
 from iwp_export.validate.parity.checkpoint import CheckpointReference
 from iwp_export.validate.parity.figures import Parity
-from iwp_export.validate.parity.gates import gates
+from iwp_export.validate.parity.gates import gates, integrity_gate
 from iwp_export.validate.parity.limits import limits_of
 from iwp_export.validate.parity.recording import record
 from iwp_export.validate.parity.reference import ParityReference, open_reference
@@ -98,7 +98,7 @@ class Workshop:
             if isinstance(artefact, Path):
                 integrity = check_integrity(artefact)
                 if integrity.flaw:
-                    return Outcome(FAILED, (Gate("integrity", False, "damaged", "every SHA-256", integrity.flaw),))
+                    return Outcome(FAILED, (integrity_gate(integrity),))
                 artefact = Pipeline.open(artefact, threads=1)
             reference = self.reference(artefact) if against is None else open_reference(artefact, str(against))
             questions = self.pairs if pairs else self.questions

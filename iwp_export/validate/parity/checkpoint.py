@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jinja2 import TemplateError
 from PIL import Image
 from torch import Tensor
 
@@ -17,6 +18,7 @@ from iwp_export.backends.session import Floats, Ints
 from iwp_export.backends.torch.seen import Seen
 from iwp_export.backends.torch.session import TorchSession
 from iwp_export.bundle.manifest import Manifest
+from iwp_export.errors import RequestError
 from iwp_export.export.live import Device, enough_memory, open_live
 from iwp_export.export.plan import Dtype, plan_export
 from iwp_export.models.common.picture import Picture
@@ -65,6 +67,8 @@ class CheckpointReference:
         self._model = session.model
         self._images = _image_processor(local.folder)
         self._texts = _text_processor(local.folder, self._images)
+        if self._texts is None:
+            self.name += ", placeholders counted by this package"
         # An answer goes on past its end: every sample then has as many tokens to compare.
         session.model.generation_config.eos_token_id = None
 
@@ -112,7 +116,11 @@ class CheckpointReference:
         pictures = tuple(self._picture(image) for image in images)
         message = user_message(sample.prompt, len(images))
         template = self._processor.tokenizer if self._texts is None else self._texts
-        text = template.apply_chat_template([message], add_generation_prompt=True, tokenize=False)
+        try:
+            text = template.apply_chat_template([message], add_generation_prompt=True, tokenize=False)
+        except (ValueError, TemplateError) as error:
+            reason = " ".join(str(error).split())
+            raise RequestError(f"transformers cannot render {sample.name} for {self.name}: {reason}") from error
         if self._texts is None:
             return Prompt(self._processor.token_ids(text, pictures), pictures), images
         found = self._texts(images=images or None, text=[text], return_tensors="np")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from iwp_export.tables import human_bytes
 from iwp_export.validate.gates import Gate
 from iwp_export.validate.parity.compare import CACHES, FEATURES, HIDDEN, LOGITS, PIXELS, PROMPT
-from iwp_export.validate.parity.figures import Gap, KeepFigures, Parity, StageFigures
+from iwp_export.validate.parity.figures import Gap, Integrity, KeepFigures, Parity, StageFigures
 from iwp_export.validate.parity.limits import LIMITS, OWN_GAP, Limits
 from iwp_export.validate.parity.limits import PIXELS as PIXELS_LIMIT
 
@@ -26,18 +26,17 @@ def gates(parity: Parity, limits: Limits | None = None) -> list[Gate]:
     return list(_gates(parity, LIMITS[parity.dtype] if limits is None else limits))
 
 
+def integrity_gate(found: Integrity) -> Gate:
+    """The gate of an artefact's files alone: where it fails, nothing else can be asked."""
+    measured = "damaged" if found.flaw else f"{found.files} files, {human_bytes(found.bytes)}"
+    return _gate(
+        "integrity", not found.flaw, measured, "every SHA-256", found.flaw, "copy it again, or export it again"
+    )
+
+
 def _gates(parity: Parity, limits: Limits) -> Iterator[Gate]:
-    found = parity.integrity
-    if found is not None:
-        size = f"{found.files} files, {human_bytes(found.bytes)}"
-        yield _gate(
-            "integrity",
-            not found.flaw,
-            "damaged" if found.flaw else size,
-            "every SHA-256",
-            found.flaw,
-            "copy it again, or export it again",
-        )
+    if parity.integrity is not None:
+        yield integrity_gate(parity.integrity)
     yield _gate(
         "same checkpoint",
         not parity.differences,
