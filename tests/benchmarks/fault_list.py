@@ -25,7 +25,7 @@ from iwp_export.validate.parity.check import check_integrity, check_parity
 from iwp_export.validate.parity.checkpoint import CheckpointReference
 from iwp_export.validate.parity.figures import Parity
 from iwp_export.validate.parity.gates import gates, integrity_gate
-from iwp_export.validate.parity.limits import limits_of
+from iwp_export.validate.parity.limits import OWN_GAP, limits_of
 from iwp_export.validate.parity.recording import record
 from iwp_export.validate.parity.reference import ParityReference, open_reference
 from iwp_export.validate.parity.sample import Prompt, Sample, read_prompt
@@ -33,6 +33,7 @@ from iwp_export.validate.questions import Question
 from tests.benchmarks import faulty
 from tests.validate.parity.tampered import tampered
 
+MARGINS = ("rows", "cosine", "logits", "kl", "own gap", "scores", "gap")
 PASSED, FAILED, COULD_NOT_RUN = 0, 1, 2
 """Exit codes of `iwp-export validate`."""
 
@@ -125,13 +126,27 @@ class Outcome:
         return [gate.name for gate in self.gates if not gate.passed]
 
     @property
-    def margin(self) -> float:
-        """The largest distance of rows, in its limit; 0 where nothing was compared."""
+    def margins(self) -> dict[str, float]:
+        """The largest of each kind of distance, as a share of its limit."""
+        found: dict[str, list[float]] = {name: [0.0] for name in MARGINS}
         if self.parity is None:
-            return 0.0
-        limit = limits_of(self.parity.dtype)[1].rows
-        stages = [stage for keep in self.parity.keeps for stage in keep.stages if stage.stage in ("features", "caches")]
-        return max(((stage.relative or 0.0) / limit for stage in stages), default=0.0)
+            return dict.fromkeys(MARGINS, 0.0)
+        limits = limits_of(self.parity.dtype)[1]
+        for keep in self.parity.keeps:
+            for stage in keep.stages:
+                if stage.stage not in ("features", "caches", "logits") or stage.relative is None:
+                    continue
+                logits = stage.stage == "logits"
+                found["logits" if logits else "rows"].append(
+                    stage.relative / (limits.logits if logits else limits.rows)
+                )
+                found["cosine"].append((1 - (stage.cosine or 0)) / (1 - limits.cosine))
+                found["kl"].append((stage.kl or 0) / limits.kl)
+            for gap in keep.kept.gaps:
+                found["own gap"].append((gap.own_gap or 0) / OWN_GAP)
+                found["scores"].append((gap.scores or 0) / limits.scores)
+                found["gap"].append((gap.gap or 0) / limits.gap)
+        return {name: max(values) for name, values in found.items()}
 
 
 @dataclass(frozen=True)

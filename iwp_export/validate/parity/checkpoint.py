@@ -59,9 +59,10 @@ class CheckpointReference:
             (manifest.model.source, manifest.model.revision) if checkpoint is None else (checkpoint, None)
         )
         plan = plan_export(source, manifest.pruning, dtype=dtype, revision=revision)
-        session, own, processor = open_live(plan, dtype, device)
+        session, own, processor = open_live(plan, plan.decoder.dtype, device)
         local = plan.checkpoint.with_weights()
-        self.name, self.dtype = f"checkpoint {plan.model.name}, torch, {dtype}", str(dtype)
+        self.dtype = plan.decoder.dtype
+        self.name = f"checkpoint {plan.model.name}, torch, {self.dtype}"
         self.identity = Identity.of(own, local.digest())
         self.session, self._manifest, self._processor = session, own, processor
         self._model = session.model

@@ -33,9 +33,10 @@ class StageFigures:
         absolute: the largest difference: of a logit; elsewhere the length of a row's difference. None if nothing was
             compared, as for the next three.
         relative: the largest distance of a row, of the reference's length (`sketch.Distances.relative`).
-        cosine: the smallest, of a row with the reference's.
+        cosine: the smallest, of a tensor of such rows with the reference's: of one layer's keys, say.
         kl: the largest divergence of the next token's distribution from the reference's, nats; None but for logits.
         where: the place of the largest relative distance.
+        cosine_where: the tensor with the smallest cosine.
         flaw: the first thing that cannot be compared: a number that is not finite, a row that is missing; with its
             place. Empty if there is none.
     """
@@ -47,6 +48,7 @@ class StageFigures:
     cosine: float | None
     kl: float | None
     where: str
+    cosine_where: str
     flaw: str
 
 

@@ -62,26 +62,27 @@ def _gates(parity: Parity, limits: Limits) -> Iterator[Gate]:
 
 
 def _stage_gate(name: str, stages: list[StageFigures], relative: float, cosine: float) -> Gate:
-    flaws = [figures.flaw for figures in stages if figures.flaw]
+    exact, flaw = name == PROMPT, next((figures.flaw for figures in stages if figures.flaw), "")
+    limit = "the same tokens" if exact else f"{relative:g} of its length"
+    if cosine > -1 and not exact:
+        limit += f", cosine {cosine_text(cosine)}"
     found = [figures for figures in stages if figures.relative is not None]
-    least = min((figures.cosine or 0.0 for figures in found), default=0.0)
-    worst = max(found, key=lambda figures: figures.relative or 0.0, default=None)
-    far = 0.0 if worst is None else worst.relative or 0.0
-    exact = name == PROMPT
-    limit = (
-        "the same tokens" if exact else f"{relative:g} of its length" + (f", cosine {cosine:g}" if cosine > 0 else "")
-    )
-    if flaws or worst is None:
-        return _gate(
-            name,
-            False,
-            "not comparable" if flaws else "nothing was compared",
-            limit,
-            "; ".join(flaws[:1]),
-            REMEDIES[name],
-        )
-    measured = f"the same in {worst.rows}" if exact else f"{far:.1e}" + (f", cosine {least:.6f}" if cosine > 0 else "")
-    return _gate(name, far <= relative and least >= cosine, measured, limit, worst.where, REMEDIES[name])
+    if flaw or not found:
+        measured = "not comparable" if flaw else "nothing was compared"
+        return _gate(name, False, measured, limit, flaw, REMEDIES[name])
+    if exact:
+        return _gate(name, True, f"the same in {found[0].rows}", limit, "", "")
+    far = max(found, key=lambda figures: figures.relative or 0.0)
+    turned = min(found, key=lambda figures: 1.0 if figures.cosine is None else figures.cosine)
+    distance, least = far.relative or 0.0, 1.0 if turned.cosine is None else turned.cosine
+    measured = f"{distance:.1e}" + (f", cosine {cosine_text(least)}" if cosine > -1 else "")
+    where = turned.cosine_where if distance <= relative and least < cosine else far.where
+    return _gate(name, distance <= relative and least >= cosine, measured, limit, where, REMEDIES[name])
+
+
+def cosine_text(cosine: float) -> str:
+    """A cosine, or what it lacks of 1 where that is little."""
+    return f"{cosine:.4f}" if 1 - cosine > 1e-4 else f"1 - {1 - cosine:.0e}"
 
 
 def _kl_gate(parity: Parity, limits: Limits) -> Gate:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from iwp_export.backends.session import Ints
 from iwp_export.engine.files import SUFFIX
-from iwp_export.errors import DataError
+from iwp_export.errors import BackendError, DataError
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.validate.parity.identity import Identity
 from iwp_export.validate.parity.observation import Look, Observation, observe
@@ -124,10 +124,17 @@ def open_reference(
     Raises:
         CheckpointError, BundleError, BackendError, RecordingError: it cannot be opened.
         DataError: `against` is none of these.
+        BackendError: also where torch is missing and the checkpoint is asked for.
     """
     if against == CHECKPOINT:
-        from iwp_export.validate.parity.checkpoint import CheckpointReference
-
+        try:
+            from iwp_export.validate.parity.checkpoint import CheckpointReference
+        except ImportError as error:
+            raise BackendError(
+                f"comparing with a checkpoint needs torch ({error}); install with: pip install 'iwp-export[export]', "
+                "or record the checkpoint where torch is and compare with the recording",
+                options=("record", "against"),
+            ) from error
         return CheckpointReference(pipeline.manifest, checkpoint, device, dtype)
     path = Path(against)
     if path.suffix == RECORDING:

@@ -68,6 +68,11 @@ from iwp_export.validate.parity.reference import open_reference
 pipeline = Pipeline.open({str(tiny_bundle)!r}, threads=1)
 reference = open_reference(pipeline, {str(golden)!r})
 parity = check.check_parity(pipeline, reference, max_new_tokens=4, path={str(tiny_bundle)!r})
+from iwp_export.errors import BackendError
+try:
+    open_reference(pipeline)
+except BackendError as error:
+    assert "needs torch" in str(error) and "recording" in str(error), error
 print(all(gate.passed for gate in gates.gates(parity)), len(words.describe(parity)) > 100, len(page.blocks(parity)))
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
