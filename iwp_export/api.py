@@ -1,4 +1,4 @@
-"""What the package does, for Python users and the command line alike: export, calibrate, estimate, build, load."""
+"""What the package does, for Python users and the command line alike."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from iwp_export.export.live import Device
     from iwp_export.export.plan import Dtype, ExportPlan
     from iwp_export.pruning.settings import PruningSettings
+    from iwp_export.runtime.images import ImageSource
     from iwp_export.runtime.pipeline import Pipeline
+    from iwp_export.validate.latency.gates import Faster
+    from iwp_export.validate.reports.report import Report
 
 # Torch, transformers and TensorRT are imported where they are used: a robot has not all of them.
 
@@ -295,6 +298,85 @@ def estimate(
         new_tokens=new_tokens,
         revision=revision,
     )
+
+
+def validate(
+    artefact: Path | str,
+    *,
+    provider: str = "cpu",
+    threads: int | None = None,
+    command: str = "iwp_export.api.validate",
+    force: bool = False,
+    **settings: Any,
+) -> Report:
+    """Compare an artefact with its reference, and its answers with the unpruned model's.
+
+    Args:
+        artefact: a bundle's folder, or NAME.plan.
+        provider, threads: see `load`.
+        command: the command line, for the report.
+        force: replace a recording that is there already.
+        **settings: fields of `iwp_export.validate.validation.ValidationSettings`, such as against, data and max_drop.
+
+    Returns:
+        The report; its `passed` says whether every gate holds.
+
+    Raises:
+        SettingsError, DataError, BundleError, CheckpointError, BackendError, RequestError, RecordingError, OutputError:
+            see `Validation`.
+    """
+    from iwp_export.validate.validation import Validation, ValidationSettings
+
+    chosen = ValidationSettings(threads=threads, **settings)
+    chosen.check()
+    pipeline = load(artefact, provider=provider, threads=threads)
+    return Validation(pipeline, Path(artefact), chosen).run(command, force)
+
+
+def bench(
+    artefact: Path | str,
+    *,
+    images: Sequence[ImageSource] = (),
+    prompt: str | None = None,
+    data: Path | str | None = None,
+    limit: int | None = None,
+    provider: str = "cpu",
+    threads: int | None = None,
+    fail_if_slower: Faster | None = None,
+    max_ttft_ms: float | None = None,
+    max_p99_ms: float | None = None,
+    strict: bool = False,
+    command: str = "iwp_export.api.bench",
+    **settings: Any,
+) -> Report:
+    """Measure how long an artefact takes to answer, pruned and unpruned in turn. Needs no torch.
+
+    Args:
+        artefact: a bundle's folder, or NAME.plan.
+        images, prompt: what is asked; samples that ship with the model or a synthetic image if left out.
+        data: a file of questions in their place, see `iwp_export.validate.questions`; `limit`: the first so many.
+        provider, threads: see `load`.
+        fail_if_slower, max_ttft_ms, max_p99_ms: gates, see `iwp_export.validate.latency.gates.LatencyLimits`.
+        strict: warnings fail, such as clocks that are not locked.
+        command: the command line, for the report.
+        **settings: fields of `iwp_export.validate.latency.bench.BenchSettings`, such as keep, new_tokens and pairs.
+
+    Returns:
+        The report: its `latency` has the figures, its `passed` says whether every gate holds.
+
+    Raises:
+        SettingsError, DataError, RequestError, BundleError, BackendError: see `benchmark`.
+    """
+    from iwp_export.validate.benchmark import benchmark
+    from iwp_export.validate.latency.bench import BenchSettings
+    from iwp_export.validate.latency.gates import LatencyLimits
+    from iwp_export.validate.latency.workload import QUESTIONS, choose_asks
+
+    limits = LatencyLimits(fail_if_slower, max_ttft_ms, max_p99_ms)
+    chosen = BenchSettings(threads=threads, needs_p99=max_p99_ms is not None, **settings)
+    pipeline = load(artefact, provider=provider, threads=threads)
+    asks = choose_asks(pipeline.manifest, images, prompt, data, QUESTIONS if limit is None else limit)
+    return benchmark(pipeline, Path(artefact), asks, chosen, limits, command, strict)
 
 
 def plan_build(

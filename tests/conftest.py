@@ -13,6 +13,7 @@ import pytest
 from filelock import FileLock
 
 from iwp_export.device.machine import find_gpus
+from tests.harnesses.installed import NEEDS_LMMS_EVAL
 from tests.report.browser import NEEDS_CHROMIUM
 
 NEEDS_GPU = "needs an NVIDIA GPU"
@@ -28,8 +29,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say how many tests did not run for want of a GPU or a browser."""
-    for need in (NEEDS_GPU, NEEDS_CHROMIUM):
+    """Say how many tests did not run for want of a GPU, a browser or an evaluation harness."""
+    for need in (NEEDS_GPU, NEEDS_CHROMIUM, NEEDS_LMMS_EVAL):
         skipped = [report for report in terminalreporter.stats.get("skipped", []) if need in str(report.longrepr)]
         if skipped:
             terminalreporter.write_line(f"{len(skipped)} tests skipped: each {need}, and none is here")

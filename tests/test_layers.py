@@ -11,7 +11,7 @@ import iwp_export
 ROOT = Path(iwp_export.__file__).parent
 FLOORS = (
     ("__init__",),
-    ("cli",),
+    ("cli", "harnesses"),
     ("api",),
     ("calibrate",),
     ("validate",),

@@ -26,7 +26,8 @@ def test_the_wheel_has_the_kernels_and_nothing_of_the_workshop(tmp_path: Path) -
         f"iwp_export/engine/cuda/{path.relative_to(SOURCES)}" for folder in INCLUDES for path in folder.iterdir()
     }
     assert len(kernels) > 5
-    assert kernels | {"iwp_export/py.typed", "iwp_export/assets/tiny_llava/model.safetensors"} <= names
+    assets = ("tiny_llava/model.safetensors", "tiny_llava_heldout/questions.jsonl", "tiny_llava_heldout/199.png")
+    assert kernels | {"iwp_export/py.typed", *(f"iwp_export/assets/{name}" for name in assets)} <= names
     assert {name.split("/")[0].split("-")[0] for name in names} == {"iwp_export"}
 
 

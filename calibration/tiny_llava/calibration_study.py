@@ -31,15 +31,15 @@ from iwp_export import api
 from iwp_export.bundle.recipe import Recipe
 from iwp_export.calibrate.calibration import Calibration
 from iwp_export.calibrate.candidates import controls_of
-from iwp_export.calibrate.score import Scorer
 from iwp_export.export.live import limit_threads, open_live
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.runtime.model import LoadedModel
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.validate import entry
-from iwp_export.validate.accuracy import measure_accuracy
+from iwp_export.validate.accuracy.measure import right_shares
 from iwp_export.validate.questions import Question, read_questions
 from iwp_export.validate.rivals import methods
+from iwp_export.validate.score import Scorer
 
 KEEPS = (0.222, 0.111)
 SAMPLES = Path("iwp_export/assets/tiny_llava_samples/questions.jsonl")
@@ -72,7 +72,7 @@ class Reader:
         """Share of right answers of another method at the settings' layer and keep ratio, in per cent."""
         session = self.session.choosing(settings, methods(settings, seed)[name].select)
         pipeline = Pipeline(LoadedModel(replace(self.manifest, pruning=settings), self.processor, session))
-        return round(100 * measure_accuracy(pipeline, self.questions, settings.keep).shares["all"], 2)
+        return round(100 * right_shares(pipeline, self.questions, settings.keep)["all"], 2)
 
 
 def calibrated(folder: str, keep: float, data: Path = SAMPLES) -> tuple[Recipe, Calibration, float]:

@@ -16,7 +16,12 @@ from calibration.tiny_llava.checkpoint import NUM_LAYERS, NUM_VISUAL
 from calibration.tiny_llava.reader import IMAGE_START, TEXT_START, embed_prompt, run_layers
 from calibration.tiny_llava.tower import patch_features
 from calibration.tiny_llava.vocabulary import WORDS
-from iwp_export.validate.accuracy import shares
+from iwp_export.export.live import Device, open_live
+from iwp_export.export.plan import plan_export
+from iwp_export.export.settings_source import PAPER
+from iwp_export.validate.accuracy.figures import ALL
+from iwp_export.validate.accuracy.measure import shares
+from iwp_export.validate.monitors.measure import Monitoring
 from iwp_export.validate.questions import Question, read_questions
 
 BATCH = 100
@@ -93,15 +98,13 @@ def accuracy(answers: Sequence[str], questions: Sequence[Question]) -> dict[str,
     return shares(questions, [answer == question.answer for answer, question in zip(answers, questions, strict=True)])
 
 
-def layer_curve(
-    model: LlavaForConditionalGeneration, processor: LlavaProcessor, questions: Sequence[Question], device: str = "cpu"
-) -> dict[str, dict[str, float]]:
+def layer_curve(folder: Path, questions: Sequence[Question], device: Device = "cpu") -> dict[str, dict[str, float]]:
     """Accuracy when no visual token goes on from layer l on, for every l."""
-    none = torch.zeros(len(questions), NUM_VISUAL, dtype=torch.bool)
-    return {
-        str(layer): accuracy(answers_with_kept(model, processor, questions, none, layer, device), questions)
-        for layer in range(NUM_LAYERS)
-    }
+    plan = plan_export(str(folder), recipe=PAPER)
+    session, manifest, processor = open_live(plan, "float32", device)
+    points = Monitoring(session, manifest, processor, plan.settings).depth(questions)
+    found = {str(point.layer): (point.left.accuracy, point.left.kinds) for point in points[:NUM_LAYERS]}
+    return {layer: {**kinds, ALL: round(every.mean, 4)} for layer, (every, kinds) in found.items() if every is not None}
 
 
 def random_selection(
@@ -117,7 +120,7 @@ def random_selection(
     return {name: round(float(np.mean([result[name] for result in results])), 4) for name in results[0]}
 
 
-def measure(folder: Path, device: str = "cpu") -> dict[str, object]:
+def measure(folder: Path, device: Device = "cpu") -> dict[str, object]:
     """All figures of a checkpoint on the held-out questions."""
     questions = list(read_questions(HELDOUT))
     model, processor = load_checkpoint(folder, torch.float32)
@@ -130,7 +133,7 @@ def measure(folder: Path, device: str = "cpu") -> dict[str, object]:
         "questions": len(questions),
         "generated_float32_arithmetic": generated,
         "generated_float16_arithmetic": in_half,
-        "no_visual_tokens_from_layer": layer_curve(model, processor, questions, device),
+        "no_visual_tokens_from_layer": layer_curve(folder, questions, device),
         f"random_{RANDOM_KEEP}_at_layer_{PRUNING_LAYER}": random_selection(model, processor, questions, device),
     }
 

@@ -125,7 +125,7 @@ class Session(Protocol):
         """What one call may hold; None where only the model limits it."""
 
     def encode(self, inputs: Mapping[str, Array]) -> Features:
-        """Run the vision graph on one image.
+        """Run the vision graph on one image; the features are there when this returns.
 
         Args:
             inputs: the graph's inputs by name (`Picture.inputs`).

@@ -19,7 +19,6 @@ from iwp_export.calibrate.candidates import candidates, default_settings
 from iwp_export.calibrate.measurements import Measurements
 from iwp_export.calibrate.page import Example, write_page
 from iwp_export.calibrate.plan import PAGE_SUFFIX, CalibrationPlan
-from iwp_export.calibrate.score import Scorer
 from iwp_export.calibrate.search import Found, Search, rungs_for, survivors
 from iwp_export.calibrate.verdict import BLIND_SAMPLES, Evidence, verdict
 from iwp_export.errors import RequestError
@@ -28,6 +27,7 @@ from iwp_export.progress import progress
 from iwp_export.pruning.cost import PrefillCost
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.runtime.drawing import draw_kept
+from iwp_export.validate.score import Scorer
 from iwp_export.validate.statistics import standard_error
 from iwp_export.version import __version__
 

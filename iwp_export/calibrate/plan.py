@@ -19,12 +19,10 @@ from iwp_export.export.plan import ITEM_BYTES, Dtype, ExportPlan, plan_export
 from iwp_export.export.settings_source import PAPER
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.report.svg import check_installed
-from iwp_export.validate.questions import MAX_NEW_TOKENS
+from iwp_export.validate.questions import MAX_NEW_TOKENS, SHIPPED
 
 PAGE_SUFFIX = ".html"
 """Of the page beside a recipe."""
-DEFAULT_DATA = {"tiny-llava": Path(__file__).parent.parent / "assets" / "tiny_llava_samples" / "questions.jsonl"}
-"""Samples that ship with the package, by the name of the model."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +113,7 @@ def plan_calibration(
     budget = _budget(budgets)
     export = plan_export(model, recipe=PAPER, pruning={"layer": 0}, revision=revision)
     if data is None:
-        data = DEFAULT_DATA.get(export.model.name)
+        data = SHIPPED.get(export.model.name)
         if data is None:
             raise DataError(f"{model} has no samples of its own: give a folder of images or a file", options=("data",))
     for name in (export.model.name, data.name):

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from iwp_export.errors import DataError, os_reason
-from iwp_export.validate.questions import Question, read_questions
+from iwp_export.validate.questions import Question, digest_of, read_questions
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 GENERIC_PROMPTS = (
@@ -68,31 +66,6 @@ def read_samples(data: Path, prompts: Path | None = None, *, most: int, seed: in
     random.Random(seed).shuffle(questions)
     chosen = tuple(questions[:most])
     return Samples(data.name or str(data), chosen, digest_of(chosen), warning)
-
-
-def digest_of(questions: Sequence[Question]) -> str:
-    """SHA-256 of prompts, answers and the bytes of image files, in order.
-
-    Raises:
-        DataError: an image cannot be read.
-    """
-    total = hashlib.sha256()
-    files: dict[Path, bytes] = {}
-    for question in questions:
-        for text in (question.prompt, question.answer):
-            total.update(hashlib.sha256(b"" if text is None else b"=" + text.encode("utf-8", "replace")).digest())
-        for image in question.images:
-            if image not in files:
-                files[image] = hashlib.sha256(_content(image)).digest()
-            total.update(files[image])
-    return total.hexdigest()
-
-
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot read the image {path}: {os_reason(error)}") from error
 
 
 def _of_folder(folder: Path, prompts: Path | None) -> tuple[list[Question], str]:

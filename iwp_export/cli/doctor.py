@@ -12,12 +12,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from iwp_export.backends.ort.providers import PROVIDERS, how_to_install
+from iwp_export.bundle.schema import from_json, to_json
 from iwp_export.device.gpu import find_gpu
 from iwp_export.device.machine import describe_machine, find_gpus, is_jetson
 from iwp_export.device.packages import NO_ARRAYS, Imported, import_all
+from iwp_export.device.power import find_meters
+from iwp_export.device.state import DeviceState, read_state, warnings
 from iwp_export.device.toolchain import explain_nvcc, find_host_compiler
+from iwp_export.device.words import meter_rows, speed_rows
 from iwp_export.engine.kernels import LIBRARY_VARIABLE, PLUGIN_VARIABLE
-from iwp_export.tables import human_bytes, table
+from iwp_export.tables import human_bytes, pairs, table
 from iwp_export.version import __version__
 
 DESCRIPTION = "Show what this machine can export, build and run, and the command that installs what is missing."
@@ -82,6 +86,7 @@ def execute(args: argparse.Namespace) -> None:
 def examine() -> dict[str, Any]:
     """The report as JSON values: `machine`, `gpus`, `nvcc`, `packages`, `can` by task, and others."""
     machine = describe_machine()
+    state = read_state()
     on_jetson = is_jetson(machine)
     imported = import_all({**CORE, **EXPORT, **REPORT, **ORT, **ENGINES})
     lacks = {module: _package_lack(module, found, machine) for module, found in imported.items()}
@@ -103,6 +108,9 @@ def examine() -> dict[str, Any]:
         "machine": machine,
         "gpus": gpus,
         "nvcc": nvcc,
+        "state": to_json(state),
+        "meters": dict(meter_rows(find_meters())),
+        "warnings": warnings(state),
         "libraries": {name: os.environ.get(name) for name in (LIBRARY_VARIABLE, PLUGIN_VARIABLE)},
         "packages": {
             module: {
@@ -181,12 +189,15 @@ def describe(report: Mapping[str, Any]) -> str:
     machine = report["machine"]
     sizes = {key: human_bytes(machine[key]) if machine[key] else "unknown" for key in machine if key.endswith("_bytes")}
     packages = [(_state(found), module, *_package_cells(found)) for module, found in report["packages"].items()]
+    speed = speed_rows(from_json(DeviceState, report["state"], ""))
+    speed += [*report["meters"].items(), *(("warning", line) for line in report["warnings"])]
     sections = [
         f"iwp-export {report['iwp_export']}, Python {report['python']['version']} ({report['python']['executable']})\n"
         f"{machine['board'] or machine['system']}, {machine['architecture']}, {machine['cpus']} CPUs, "
         f"memory {sizes['memory_bytes']} ({sizes['memory_available_bytes']} free), "
         f"disk {sizes['disk_free_bytes']} free here",
         "GPUs\n" + (table([list(gpu.values()) for gpu in report["gpus"]], "  ") or "  none"),
+        "clocks and power\n" + (pairs(speed, "  ") or "  nothing tells"),
         "packages\n" + table(packages, "  "),
         f"ONNX Runtime's providers\n  {', '.join(report['providers']) or 'none'}",
         *(f"{name}\n  {path}" for name, path in report["libraries"].items() if path),

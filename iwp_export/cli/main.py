@@ -21,6 +21,9 @@ VERBS = {
     "estimate": "estimate speed and memory on a device, with and without pruning",
     "build": "build TensorRT engines from a bundle",
     "run": "answer a question about images",
+    "validate": "compare an artefact with its checkpoint, and its answers with the unpruned model's",
+    "bench": "measure latency, pruned and unpruned in turn, against limits",
+    "report": "make the page of a report of validate or bench, or compare reports",
     "inspect": "show what is in a bundle",
     "doctor": "show what this machine can export, build and run, and what to install",
 }

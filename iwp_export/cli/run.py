@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from iwp_export.bundle.schema import to_json
 from iwp_export.errors import OutputError, RequestError
 from iwp_export.pruning.settings import check_keep
-from iwp_export.tables import human_bytes
+from iwp_export.tables import human_bytes, pairs
 
 if TYPE_CHECKING:
     from iwp_export.runtime.pipeline import Pipeline
@@ -25,7 +26,9 @@ EXAMPLES = """\
   iwp-export run tiny-llava.bundle --image photo.png --prompt "what is the red digit ?"
   iwp-export run my.bundle --image a.jpg --image b.jpg --prompt "What differs?" --keep 0.2
   iwp-export run my.bundle --image a.jpg --prompt "What is it?" --save-tokens kept.png
+  iwp-export run my.bundle --image a.jpg --prompt "What is it?" --stats
 """
+PHASES = ("preprocess", "vision", "prefill", "decode")
 FINISHED = {"stop": "", "length": ", cut at --max-new-tokens", "context": ", cut where the model's context ends"}
 
 
@@ -44,6 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--provider", default="cpu", help="execution provider: cpu, cuda, tensorrt, ... (default: cpu)")
     add("--threads", metavar="N", type=int, help="threads of one operator (default: the provider's choice)")
     add("--save-tokens", metavar="PNG", type=Path, help="draw the image with the dropped visual tokens dimmed")
+    add("--stats", action="store_true", help="show tokens per layer, what was kept of each image, and where time went")
     add("--json", action="store_true", help="print the answer, times and kept tokens as JSON")
 
 
@@ -76,7 +80,9 @@ def execute(args: argparse.Namespace) -> None:
         print(json.dumps(body, indent=2))
         return
     print(flush=True)
-    for line in (f"{describe(result, keep)}; settings: {source}", result.note, *(f"drew {path}" for path in drawings)):
+    stats = pairs(stats_rows(result)) if args.stats else ""
+    drew = (f"drew {path}" for path in drawings)
+    for line in (f"{describe(result, keep)}; settings: {source}", stats, result.note, *drew):
         if line:
             print(line, file=sys.stderr)
 
@@ -109,12 +115,35 @@ def _draw(pipeline: Pipeline, result: Result, path: Path) -> list[Path]:
 def describe(result: Result, keep: float) -> str:
     """Times and what pruning kept, as one line."""
     timing = result.timing
-    parts = [f"{name} {1000 * getattr(timing, name):.0f} ms" for name in ("preprocess", "vision", "prefill", "decode")]
+    parts = [f"{name} {1000 * getattr(timing, name):.0f} ms" for name in PHASES]
     speed = f" ({timing.tokens_per_second:.1f} tokens/s)" if timing.decode_tokens else ""
     tokens = f"keep {keep:.2f} -> {result.visual_tokens_kept} of {result.visual_tokens} visual tokens"
     cache = f"cache {human_bytes(result.cache_bytes_unpruned)} -> {human_bytes(result.cache_bytes)}"
     generated = f"{len(result.token_ids)} tokens{FINISHED[result.finish_reason]}"
     return f"{', '.join(parts)}{speed}; {generated}; {tokens}; {cache}"
+
+
+def stats_rows(result: Result) -> list[tuple[str, str]]:
+    """What one answer says of tokens, caches and time, by name. All of it comes from the artefact: no torch."""
+    timing, text = result.timing, result.prompt_tokens - result.visual_tokens
+    rows = [("prompt", f"{result.prompt_tokens:,} tokens: {result.visual_tokens:,} visual, {text:,} others")]
+    for number, (picture, kept) in enumerate(zip(result.pictures, result.kept, strict=True), 1):
+        share = len(kept) / picture.num_tokens
+        rows.append((f"image {number}", f"{len(kept):,} of {picture.num_tokens:,} visual tokens kept ({share:.0%})"))
+    for length, layers in itertools.groupby(enumerate(result.cache_lengths), lambda entry: entry[1]):
+        numbers = [number for number, _ in layers]
+        name = f"layers {numbers[0]} to {numbers[-1]}" if len(numbers) > 1 else f"layer {numbers[0]}"
+        rows.append((name, f"{length:,} tokens in the cache"))
+    share = result.cache_bytes / result.cache_bytes_unpruned
+    sizes = f"{human_bytes(result.cache_bytes)} of {human_bytes(result.cache_bytes_unpruned)} unpruned"
+    rows.append(("cache", f"{sizes} ({share:.0%})"))
+    phases = {name: getattr(timing, name) for name in PHASES}
+    whole = sum(phases.values())
+    rows += [(name, f"{1000 * value:.1f} ms ({value / whole:.0%})") for name, value in phases.items()]
+    rows.append(("first token", f"after {1000 * timing.time_to_first_token:.1f} ms"))
+    if timing.decode_tokens:
+        rows.append(("each further", f"{1000 * timing.decode / timing.decode_tokens:.1f} ms"))
+    return rows
 
 
 def summarise(result: Result, keep: float, provider: str) -> dict[str, Any]:
@@ -129,7 +158,7 @@ def summarise(result: Result, keep: float, provider: str) -> dict[str, Any]:
         "visual_tokens_kept",
         "kept",
     )
-    sizes = ("cache_bytes", "cache_bytes_unpruned")
+    sizes = ("cache_bytes", "cache_bytes_unpruned", "cache_lengths")
     timing = {**vars(result.timing), "time_to_first_token": result.timing.time_to_first_token}
     body = {name: getattr(result, name) for name in (*names, *sizes)}
     return {**body, "keep": keep, "provider": provider, "seconds": timing}

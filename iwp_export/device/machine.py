@@ -6,7 +6,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,16 +39,16 @@ def find_gpus() -> tuple[list[dict[str, str]], str | None]:
     fields = ("name", "compute_cap", "memory.total", "driver_version")
     if shutil.which("nvidia-smi") is None:
         return [], "nvidia-smi is not installed: no NVIDIA driver here"
-    output, problem = _tool(["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader"])
+    output, problem = run_tool(["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader"])
     rows = [[cell.strip() for cell in line.split(",")] for line in output.splitlines()]
     gpus = [dict(zip(fields, row, strict=True)) for row in rows if len(row) == len(fields)]
     return gpus, None if gpus else f"nvidia-smi finds none{f': {problem}' if problem else ''}"
 
 
-def _tool(command: list[str]) -> tuple[str, str]:
+def run_tool(command: Sequence[str]) -> tuple[str, str]:
     """Output of a program, and its first words on stderr or the reason that it did not run."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=TOOL_TIMEOUT)
+        done = subprocess.run([*command], capture_output=True, text=True, errors="replace", timeout=TOOL_TIMEOUT)
     except (OSError, subprocess.TimeoutExpired) as error:
         return "", str(error)
     if done.returncode != 0:

@@ -124,6 +124,7 @@ class LoadedModel:
             kept=[*kept, *kept_patches(call.inputs, record.kept_index, counts[-1])],
             cache_bytes=context.cache.nbytes,
             cache_bytes_unpruned=decoder.cache_bytes([len(context.token_ids)] * decoder.layers),
+            cache_lengths=tuple(context.cache.lengths),
             logits=record.logits,
         )
 

@@ -78,7 +78,7 @@ class Pipeline:
 
     @property
     def session(self) -> Session:
-        """The backend itself, for measurements."""
+        """The backend itself, for measurements that call its graphs."""
         return self._model.session
 
     @property

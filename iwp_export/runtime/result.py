@@ -61,6 +61,7 @@ class Result:
         kept: per picture, the indices of the visual tokens that stayed, ascending.
         cache_bytes: key/value cache at the end.
         cache_bytes_unpruned: what it would be without pruning.
+        cache_lengths: tokens that each layer's cache holds at the end, by the backend.
         logits: float32 [V] of each generated token, if they were asked for.
     """
 
@@ -76,6 +77,7 @@ class Result:
     kept: list[list[int]]
     cache_bytes: int
     cache_bytes_unpruned: int
+    cache_lengths: tuple[int, ...]
     logits: list[Floats] | None = None
 
     @property

@@ -24,7 +24,8 @@ from iwp_export.report.svg import Svg, check_installed, write_picture
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.tables import table
 from iwp_export.validate import entry
-from iwp_export.validate.accuracy import ALL, measure_accuracy
+from iwp_export.validate.accuracy.figures import ALL
+from iwp_export.validate.accuracy.measure import right_shares
 from iwp_export.validate.questions import MAX_NEW_TOKENS, Question
 from iwp_export.validate.reference import Reference
 from iwp_export.validate.rivals import BEFORE, methods
@@ -90,7 +91,7 @@ def compare_methods(
         found = []
         for method in draws:
             pruned = reference.pruned(pipeline, method.settings, method.select, method.condense)
-            found.append(measure_accuracy(pruned, questions, keep, max_new_tokens).shares)
+            found.append(right_shares(pruned, questions, keep, max_new_tokens))
         mean = {kind: round(sum(draw[kind] for draw in found) / len(found), 4) for kind in found[0]}
         low, high = interval(mean[ALL], len(questions))
         layer = 0 if draws[0].condense else draws[0].settings.layer
@@ -204,7 +205,7 @@ def _execute(args: argparse.Namespace) -> int:
     settings = changed(pipeline.manifest.pruning, args.set)
     calibrated = read_recipe(args.recipe).settings if args.recipe else None
     reference = Reference.of(pipeline.manifest, args.checkpoint)
-    whole = measure_accuracy(reference.pruned(pipeline, settings), questions, 1.0, args.max_new_tokens)
+    whole = right_shares(reference.pruned(pipeline, settings), questions, 1.0, args.max_new_tokens)
     layers = args.layers or [settings.layer]
     refused = {layer: refusals(reference, replace(settings, layer=layer), args.methods) for layer in layers}
     for layer, reasons in refused.items():
@@ -217,21 +218,21 @@ def _execute(args: argparse.Namespace) -> int:
     ):
         rows.append(row)
         print(f"layer {row.layer}  keep {row.keep}  {row.method}: {_percent(row.accuracy[ALL])}", file=sys.stderr)
-    print(f"accuracy on {len(questions)} questions, best first\n\n{ranking(rows, whole.shares)}")
+    print(f"accuracy on {len(questions)} questions, best first\n\n{ranking(rows, whole)}")
     report = {
         "command": args.command,
         "changes": args.set,
         **({"calibrated": calibrated.to_dict()} if calibrated else {}),
         "questions": len(questions),
         "random": f"mean of {len(RANDOM_SEEDS)} draws",
-        "keep 1": whole.shares,
+        "keep 1": whole,
         "methods": [asdict(row) for row in rows],
         "not run": {str(layer): reasons for layer, reasons in refused.items() if reasons},
         "versions": entry.versions(),
     }
     entry.write_report(report, args.output)
     if args.picture:
-        write_picture(args.picture, picture(rows, whole.shares, len(questions)))
+        write_picture(args.picture, picture(rows, whole, len(questions)))
     return 0
 
 

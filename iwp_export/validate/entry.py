@@ -22,12 +22,13 @@ PACKAGES = ("torch", "transformers", "numpy", "onnxruntime", "onnxruntime-gpu", 
 """What figures may depend on; a report gives the versions of those that are installed."""
 
 
-def make_parser(description: str | None, several: bool = False) -> argparse.ArgumentParser:
+def make_parser(description: str | None, several: bool = False, needs_data: bool = True) -> argparse.ArgumentParser:
     """A parser with the arguments that every command takes.
 
     Args:
         description: what the command does, for its help.
         several: whether it takes several artefacts; the arguments then have a list `artefacts`, not an `artefact`.
+        needs_data: whether a file of questions must be given.
     """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
@@ -38,7 +39,7 @@ def make_parser(description: str | None, several: bool = False) -> argparse.Argu
         add("artefacts", nargs="+", help="bundles or engines (NAME.plan), to be compared", **kind)
     else:
         add("artefact", help="a bundle, or an engine (NAME.plan)", **kind)
-    add("--data", metavar="FILE", type=Path, required=True, help="questions, one JSON object a line")
+    add("--data", metavar="FILE", type=Path, required=needs_data, help="questions, one JSON object a line")
     add("--limit", metavar="N", type=positive, help="only the first N questions")
     add(
         "--max-new-tokens",

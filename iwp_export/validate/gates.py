@@ -35,3 +35,8 @@ def describe(gates: Sequence[Gate]) -> str:
     for gate in sorted(gates, key=lambda gate: gate.passed):
         rows.append([gate.name, "passed" if gate.passed else "FAILED", gate.measured, gate.limit, gate.where])
     return table(rows)
+
+
+def strict_gate(doubts: Sequence[str]) -> Gate:
+    """What makes figures unreliable, as a gate."""
+    return Gate("no warnings", not doubts, f"{len(doubts)}", "0", remedy="; ".join(doubts))

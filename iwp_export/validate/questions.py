@@ -2,23 +2,29 @@
 
     {"image": "000.png", "prompt": "what is the red digit ?", "answer": "7", "kind": "digit"}
     {"images": ["a.jpg", "b.jpg"], "prompt": "What differs?"}
+    {"image": "c.jpg", "prompt": "What is on the desk?", "answers": ["laptop", "a laptop", "computer"]}
 
-One question a line, with one image or several. Paths are relative to the file; `answer` and `kind` may be left out, and
-further fields are kept as they are.
+One question a line, with one image or several. Paths are relative to the file. `answers` has several right answers, or
+what each of several annotators said; it stands in the place of `answer`. Both and `kind` may be left out, and further
+fields are kept as they are.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from iwp_export.errors import DataError
+from iwp_export.errors import DataError, os_reason
 
 OPTIONAL = ("answer", "kind")
 
+SHIPPED = {"tiny-llava": Path(__file__).parent.parent / "assets" / "tiny_llava_samples" / "questions.jsonl"}
+"""Samples that ship with the package, by the name of the model."""
 MAX_NEW_TOKENS = 16
 """Of an answer, unless the caller says otherwise."""
 
@@ -30,9 +36,10 @@ class Question:
     Attributes:
         images: files, one at least.
         prompt: the user's text.
-        answer: the right answer, where the data has one.
+        answer: the right answer, where the data has one; of several, the one that is given most often.
         kind: what is asked, where questions differ in that; figures are given for each kind.
         fields: whatever else its line holds.
+        answers: all right answers, or what each annotator said, where the data has `answers`.
     """
 
     images: tuple[Path, ...]
@@ -40,6 +47,12 @@ class Question:
     answer: str | None = None
     kind: str | None = None
     fields: Mapping[str, Any] = field(default_factory=dict)
+    answers: tuple[str, ...] = ()
+
+    @property
+    def accepted(self) -> tuple[str, ...]:
+        """Every right answer, as often as the data gives it; empty where the data has none."""
+        return self.answers or (() if self.answer is None else (self.answer,))
 
 
 def read_questions(path: Path | str) -> Iterator[Question]:
@@ -87,7 +100,22 @@ def _question(line: bytes, folder: Path) -> Question:
     for name, text in texts.items():
         if not isinstance(text, str | None):
             raise ValueError(f"`{name}` must be a text, got {text!r}")
-    return Question(images, prompt, fields=fields, **texts)
+    answers = _answers(fields)
+    if answers:
+        if texts["answer"] is not None:
+            raise ValueError("give either `answer` or `answers`")
+        texts["answer"] = Counter(answers).most_common(1)[0][0]
+    return Question(images, prompt, fields=fields, answers=answers, **texts)
+
+
+def _answers(fields: dict[str, Any]) -> tuple[str, ...]:
+    """The right answers of a question that has several, taken out of its fields."""
+    if "answers" not in fields:
+        return ()
+    value = fields.pop("answers")
+    if not isinstance(value, list) or not value or not all(isinstance(answer, str) for answer in value):
+        raise ValueError(f"`answers` must be a list of one text or more, got {value!r}")
+    return tuple(value)
 
 
 def _object(line: bytes) -> dict[str, Any]:
@@ -115,3 +143,28 @@ def _image_names(fields: dict[str, Any]) -> list[str]:
         wanted = "a path" if given == ["image"] else "a list of one path or more"
         raise ValueError(f"`{given[0]}` must be {wanted}, got {value!r}")
     return names
+
+
+def digest_of(questions: Sequence[Question]) -> str:
+    """SHA-256 of prompts, answers and the bytes of image files, in order.
+
+    Raises:
+        DataError: an image cannot be read.
+    """
+    total = hashlib.sha256()
+    files: dict[Path, bytes] = {}
+    for question in questions:
+        for text in (question.prompt, question.answer, *question.answers):
+            total.update(hashlib.sha256(b"" if text is None else b"=" + text.encode("utf-8", "replace")).digest())
+        for image in question.images:
+            if image not in files:
+                files[image] = hashlib.sha256(_content(image)).digest()
+            total.update(files[image])
+    return total.hexdigest()
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read the image {path}: {os_reason(error)}") from error

@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import resource
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -25,18 +26,17 @@ from typing import Any
 POLL_SECONDS = 0.05
 
 
-def measure_export(checkpoint: Path, bundle: Path, layer: int) -> dict[str, Any]:
-    """Export in a process of its own; its RssAnon is sampled, since mapped file pages do not count as its memory."""
+def measure_command(arguments: list[str]) -> dict[str, Any]:
+    """Run Python in a process of its own; its RssAnon is sampled: mapped file pages do not count as its memory."""
     start = time.perf_counter()
-    options = ["--keep", "0.3", "--layer", str(layer), "-o", str(bundle)]
-    process = subprocess.Popen([sys.executable, "-m", "iwp_export.cli.main", str(checkpoint), *options])
+    process = subprocess.Popen([sys.executable, *arguments])
     peak = 0
     while process.poll() is None:
         peak = max(peak, _anonymous_bytes(process.pid))
         time.sleep(POLL_SECONDS)
     seconds = time.perf_counter() - start
     if process.returncode:
-        raise SystemExit(f"the export failed with exit code {process.returncode}")
+        raise SystemExit(f"{shlex.join(arguments)} failed with exit code {process.returncode}")
     return {"seconds": round(seconds, 1), "peak_rss_anon_bytes": peak}
 
 
@@ -80,7 +80,9 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=args.checkpoint.parent) as folder:
         bundle = Path(folder) / "7b.bundle"
-        result = measure_export(args.checkpoint, bundle, args.layer) | {"graphs": check_graphs(bundle)}
+        options = ["--keep", "0.3", "--layer", str(args.layer), "-o", str(bundle)]
+        result = measure_command(["-m", "iwp_export.cli.main", str(args.checkpoint), *options])
+        result |= {"graphs": check_graphs(bundle)}
     result |= {
         "command": "python tests/benchmarks/export_7b.py CHECKPOINT -o JSON",
         "family": json.loads((args.checkpoint / "config.json").read_text())["model_type"],

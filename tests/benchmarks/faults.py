@@ -25,12 +25,12 @@ import onnx
 
 from calibration.tiny_llava import HELDOUT
 from iwp_export import api
+from iwp_export.device.state import read_state
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.tables import table
 from iwp_export.validate.parity.checkpoint import CheckpointReference
 from iwp_export.validate.questions import Question, read_questions
-from iwp_export.validate.reports.report import environment
 from tests.benchmarks import faulty
 from tests.benchmarks.fault_list import COULD_NOT_RUN, FAILED, FAULTS, MARGINS, PASSED, Fault, Outcome, Workshop
 
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "faults": rows,
         "single weight values": values,
         "right artefacts": right,
-        "versions": environment(),
+        "versions": dict(read_state().packages),
     }
     if args.output is not None:
         args.output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

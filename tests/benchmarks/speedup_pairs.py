@@ -2,66 +2,63 @@
 
     python -m tests.benchmarks.speedup_pairs -o docs/benchmarks/speedup_pairs.json
 
-The model and the prompt are `cpu_speed.py`'s, in ONNX Runtime. Of each layer, the whole prefill and the pruned ones by
-mmr and by coverage run in turn; a speed-up is the median of the ratios of neighbouring runs. On a machine that does
-other work, the ratio of the least times is nearer to the truth.
+The model is `cpu_speed.py`'s, in ONNX Runtime; each setting is exported and measured as `iwp-export bench` does, with
+answers of one token.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from iwp_export.calibrate.candidates import Budget, budget_pairs, candidate_layers
 from iwp_export.pruning.settings import PruningSettings
-from tests.benchmarks.cpu_model import (
-    TEXT_TOKENS,
-    Decoder,
-    Shape,
-    measure,
-    ratios,
-    spread,
-    surroundings,
-    work_folder,
-    write_model,
-)
+from iwp_export.runtime.pipeline import Pipeline
+from iwp_export.validate.latency.bench import BenchSettings, measure_latency
+from iwp_export.validate.latency.figures import Latency
+from iwp_export.validate.latency.workload import Ask, Asks
+from tests.benchmarks.cpu_model import Shape, exported, surroundings, work_folder, write_model
 
-WHOLE = "whole"
 SELECTIONS: dict[str, dict[str, Any]] = {"mmr": {}, "coverage": {"select": "coverage"}}
+PROMPT = "what is the red digit ?"
 
 
-def measured(checkpoint: Path, shape: Shape, layer: int, keep: float, threads: int, rounds: int) -> dict[str, Any]:
+def measured(checkpoint: Path, shape: Shape, layer: int, keep: float, threads: int, pairs: int) -> dict[str, Any]:
     """One pair: what was promised, and what each selection reaches."""
-    calls: dict[str, Callable[[], object]] = {}
+    row: dict[str, Any] = {"layer": layer, "keep": round(keep, 4)}
+    side = 14 * shape.grid
+    asks = Asks((Ask((np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8),), PROMPT),), "noise")
     for name, changes in SELECTIONS.items():
-        decoder = Decoder(checkpoint, shape, PruningSettings(layer=layer, keep=keep).with_changes(**changes), threads)
-        calls.setdefault(WHOLE, decoder.prefill(1.0))
-        calls[name] = decoder.prefill()
-    seconds = measure(calls, rounds)
-    kept = PruningSettings(keep=keep).num_keep(shape.visual)
-    promised = shape.cost.speedup(layer, kept)
-    row: dict[str, Any] = {"layer": layer, "keep": round(keep, 4), "kept": kept, "promised": round(promised, 3)}
-    row["whole_seconds"] = spread(seconds[WHOLE], 4)
-    for name in SELECTIONS:
-        reached = ratios(seconds, WHOLE, name)
-        least = min(seconds[WHOLE]) / min(seconds[name])
-        row[name] = {
-            "speedup": spread(reached),
-            "speedup_of_least_times": round(least, 3),
-            "share_of_the_promise": spread([value / promised for value in reached]),
-            "share_of_the_promise_by_least_times": round(least / promised, 3),
-        }
+        settings = PruningSettings(layer=layer, keep=keep).with_changes(**changes)
+        bundle = exported(checkpoint, settings)
+        chosen = BenchSettings(new_tokens=1, pairs=pairs, warmup=1, threads=threads)
+        latency = measure_latency(Pipeline.open(bundle, threads=threads), asks, chosen, bundle.name, meters=[])
+        row[name] = reached(latency)
     print(json.dumps(row), flush=True)
     return row
+
+
+def reached(latency: Latency) -> dict[str, Any]:
+    """The prefill's speed-up with its interval and its promise, and its share of that."""
+    found, work = latency.ratios["prefill"], latency.workload
+    assert found.promised is not None
+    return {
+        "prompt": {"visual": work.visual_tokens, "text": work.text_tokens, "kept": work.kept},
+        "speedup": asdict(found),
+        "share_of_the_promise": round(found.value / found.promised, 3),
+        "prefill_seconds": {side: asdict(getattr(latency, side).phases["prefill"]) for side in ("unpruned", "pruned")},
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--speedup", type=float, default=1.5)
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--pairs", type=int, default=20)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--work", type=Path, help="folder whose checkpoint and bundles are kept for another run")
     parser.add_argument("-o", "--output", type=Path, help="JSON file for the result")
@@ -72,13 +69,12 @@ def main() -> None:
     with work_folder(args.work) as folder:
         checkpoint = write_model(shape, folder)
         rows = {
-            str(threads): [measured(checkpoint, shape, *pair, threads, args.rounds) for pair in pairs]
+            str(threads): [measured(checkpoint, shape, *pair, threads, args.pairs) for pair in pairs]
             for threads in args.threads
         }
     result = {
         "command": f"python -m tests.benchmarks.speedup_pairs --speedup {args.speedup:g}",
-        "prompt": {"visual": shape.visual, "text": TEXT_TOKENS},
-        "rounds": args.rounds,
+        "pairs": args.pairs,
         "by_threads": rows,
         **surroundings(),
     }

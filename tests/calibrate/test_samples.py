@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from iwp_export.calibrate.samples import GENERIC_PROMPTS, GENERIC_WARNING, Samples, digest_of, read_samples
+from iwp_export.calibrate.samples import GENERIC_PROMPTS, GENERIC_WARNING, Samples, read_samples
 from iwp_export.errors import DataError
-from iwp_export.validate.questions import Question
+from iwp_export.validate.questions import Question, digest_of
 
 
 @pytest.fixture

@@ -9,8 +9,7 @@ from PIL import Image
 
 from calibration.tiny_llava import HELDOUT
 from calibration.tiny_llava.vocabulary import KINDS, WORDS
-from iwp_export.calibrate.plan import DEFAULT_DATA
-from iwp_export.validate.questions import Question, read_questions
+from iwp_export.validate.questions import SHIPPED, Question, read_questions
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +53,7 @@ def test_the_samples_for_calibrations_are_of_the_training_split() -> None:
     pytest.importorskip("sklearn")
     from calibration.tiny_llava.make_questions import DRAWS, draw_questions
 
-    samples = list(read_questions(DEFAULT_DATA["tiny-llava"]))
+    samples = list(read_questions(SHIPPED["tiny-llava"]))
     assert len(samples) == 96
     assert DRAWS["samples"].split == "train"
     for (line, pixels), shipped in zip(islice(draw_questions(DRAWS["samples"]), 10), samples[:10], strict=True):

@@ -11,9 +11,9 @@ import pytest
 from iwp_export.bundle.recipe import read_recipe
 from iwp_export.bundle.store import Bundle
 from iwp_export.calibrate.measurements import Journal
-from iwp_export.calibrate.score import Scorer
 from iwp_export.cli import calibrate
 from iwp_export.cli.main import main
+from iwp_export.validate.score import Scorer
 from tests.cli.refusals import fails
 
 SMALL = ["calibrate", "tiny-llava", "--samples", "2", "--layers", "4"]

@@ -15,6 +15,9 @@ from iwp_export.cli.main import main
 from iwp_export.device import machine, packages, toolchain
 from iwp_export.device.gpu import Gpu
 from iwp_export.device.packages import Imported
+from iwp_export.device.power import find_meters
+from iwp_export.device.state import read_state
+from tests.device.recorded import ORIN_NANO
 
 EVERYTHING = [*doctor.CORE, *doctor.EXPORT, *doctor.REPORT, *doctor.ORT, *doctor.ENGINES]
 TASKS = {
@@ -62,7 +65,8 @@ def test_report_of_a_complete_machine(fake, capsys):
     fake()
     report = as_json(capsys)
     assert set(report) == {
-        "iwp_export", "python", "machine", "gpus", "nvcc", "libraries", "packages", "providers", "can"
+        "iwp_export", "python", "machine", "gpus", "nvcc", "libraries", "packages", "providers", "can",
+        "state", "meters", "warnings"
     }  # fmt: skip
     assert set(report["packages"]) == set(EVERYTHING)
     for found in report["packages"].values():
@@ -232,3 +236,21 @@ def test_gpu_fields(monkeypatch):
     monkeypatch.setattr(subprocess, "run", run)
     (gpu,), problem = machine.find_gpus()
     assert problem is None and gpu["name"] == "NVIDIA H200" and gpu["compute_cap"] == "9.0"
+
+
+def test_clocks_and_power(fake, monkeypatch, capsys, tmp_path) -> None:
+    fake()
+    probe = ORIN_NANO.probe(tmp_path)
+    monkeypatch.setattr(doctor, "read_state", lambda: read_state(probe))
+    monkeypatch.setattr(doctor, "find_meters", lambda: find_meters(probe))
+    found = as_json(capsys)
+    assert found["state"]["power_mode"] == "25W" and len(found["warnings"]) == 1
+    assert main(["doctor"]) == 0
+    text = capsys.readouterr().out
+    for line in (
+        "power mode               25W",
+        "GPU clock                306 MHz, not locked, 306 to 918 MHz",
+        "power of VDD_IN          module, INA3221",
+        "warning                  clocks are not locked",
+    ):
+        assert line in text

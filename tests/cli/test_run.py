@@ -107,3 +107,23 @@ def test_requests_that_cannot_be_served(tiny_bundle, image, tmp_path, capsys, ar
     shown = capsys.readouterr()
     assert shown.out == "" and len(shown.err.splitlines()) == 1, shown.err
     assert shown.err.startswith("iwp-export: error: ") and named in shown.err
+
+
+def test_stats_of_one_request(tiny_bundle, image, capsys):
+    """64 visual tokens, of which 20 go on past layer 4; two images are told apart."""
+    command = ["run", str(tiny_bundle), "--image", image, *PROMPT]
+    assert main([*command, "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    lengths = answer["cache_lengths"]
+    text = answer["prompt_tokens"] - 64 + len(answer["token_ids"]) - 1
+    assert lengths == [text + 64] * 4 + [text + 20] * 4
+    assert main([*command, "--stats"]) == 0
+    lines = dict(line.split("  ", 1) for line in capsys.readouterr().err.splitlines()[1:])
+    found = {name: value.strip() for name, value in lines.items()}
+    assert found["image 1"] == "20 of 64 visual tokens kept (31%)"
+    assert found["layers 0 to 3"] == f"{lengths[0]} tokens in the cache"
+    assert found["layers 4 to 7"] == f"{lengths[7]} tokens in the cache"
+    assert found["prompt"].startswith(f"{answer['prompt_tokens']} tokens: 64 visual")
+    assert {"cache", "preprocess", "vision", "prefill", "decode", "first token"} <= set(found)
+    assert main([*command, "--image", image, "--stats"]) == 0
+    assert "image 2" in capsys.readouterr().err

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
-from iwp_export.pruning.onnx_function import DOMAIN, INPUTS, OP_TYPE, VERSION, node_attributes, select_tokens_function
+from iwp_export.pruning.onnx_function import op_alone
 from iwp_export.pruning.settings import PruningSettings
 
 
@@ -79,19 +79,4 @@ def random_states(rng: np.random.Generator, heads: int, tokens: int, size: int, 
 def op_model(case: Case, settings: PruningSettings, dtype: int = TensorProto.FLOAT, opset: int = 23) -> Any:
     """A model of the op alone, with its function."""
     kv_heads, _, size = case.key.shape
-    types = {
-        "importance": (TensorProto.FLOAT, [1, "S"]),
-        "key": (dtype, [1, kv_heads, "S", size]),
-        "value": (dtype, [1, kv_heads, "S", size]),
-        "is_visual": (TensorProto.BOOL, [1, "S"]),
-        "num_kept": (TensorProto.INT64, [1]),
-    }
-    inputs = [helper.make_tensor_value_info(name, *types[name]) for name in INPUTS]
-    output = helper.make_tensor_value_info("kept_index", TensorProto.INT64, [1, "K"])
-    node = helper.make_node(OP_TYPE, INPUTS, ["kept_index"], domain=DOMAIN, **node_attributes(settings))
-    return helper.make_model(
-        helper.make_graph([node], "select", inputs, [output]),
-        functions=[select_tokens_function(settings, opset)],
-        opset_imports=[helper.make_opsetid("", opset), helper.make_opsetid(DOMAIN, VERSION)],
-        ir_version=10,
-    )
+    return op_alone(settings, kv_heads, size, dtype, opset)

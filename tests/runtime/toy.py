@@ -106,7 +106,6 @@ class ToySession:
     provider = "toy"
     call_limits: CallLimits | None = None
     no_look = "the toy has nothing inside"
-    no_look = "the toy has nothing inside"
 
     def __init__(self) -> None:
         self.encoded = 0

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from iwp_export.errors import DataError
-from iwp_export.validate.questions import Question, read_questions
+from iwp_export.validate.questions import Question, digest_of, read_questions
 
 
 @pytest.fixture
@@ -39,6 +39,19 @@ def test_paths_are_relative_to_the_file_and_further_fields_are_kept(folder: Path
         Question((folder / "a.png",), "what ?", "7", "digit", {"box": [1, 2], "id": 5}),
         Question((folder / "a.png", folder / "b.png"), "Welche Größe?"),
     ]
+
+
+def test_several_answers_stand_in_the_place_of_one(folder: Path) -> None:
+    path = write(
+        folder,
+        {"image": "a.png", "prompt": "x", "answers": ["tan", "red", "red"]},
+        {"image": "a.png", "prompt": "x", "answer": "red"},
+        {"image": "a.png", "prompt": "x"},
+    )
+    several, single, none = read_questions(path)
+    assert (several.answer, several.accepted, several.fields) == ("red", ("tan", "red", "red"), {})
+    assert (single.accepted, none.accepted) == (("red",), ())
+    assert len({digest_of([question]) for question in (several, single, none)}) == 3
 
 
 def test_a_byte_order_mark_and_a_missing_last_newline_are_no_errors(folder: Path) -> None:
@@ -70,6 +83,10 @@ def test_lines_are_read_as_they_are_asked_for(folder: Path) -> None:
         ({"images": [], "prompt": "x"}, "`images` must be a list of one path or more"),
         ({"image": "c.png", "prompt": "x"}, "there is no image .*c.png"),
         ({"image": "a.png", "prompt": "x", "answer": 7}, "`answer` must be a text, got 7"),
+        ({"image": "a.png", "prompt": "x", "answers": []}, "`answers` must be a list of one text or more"),
+        ({"image": "a.png", "prompt": "x", "answers": "7"}, "`answers` must be a list .* got '7'"),
+        ({"image": "a.png", "prompt": "x", "answers": [7]}, "`answers` must be a list"),
+        ({"image": "a.png", "prompt": "x", "answer": "7", "answers": ["7"]}, "give either `answer` or `answers`"),
         ({"image": "a.png", "prompt": "x", "kind": []}, "`kind` must be a text"),
     ],
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from iwp_export.validate.statistics import bootstrap_mean, standard_error
+from iwp_export.validate.statistics import bootstrap_figure, bootstrap_mean, interval, samples_for, standard_error
 
 
 def test_standard_error():
@@ -40,3 +40,25 @@ def test_it_covers_the_truth_about_as_often_as_it_says():
         interval.low <= 0.3 <= interval.high for interval in (bootstrap_mean(draw.random(96) < 0.3) for _ in range(200))
     ]
     assert 0.90 <= np.mean(inside) <= 0.99
+
+
+def test_a_figure_of_means_has_the_interval_of_a_mean():
+    values = np.random.default_rng(2).random(60)
+    found = bootstrap_figure(values[None], lambda means: means[0])
+    assert found is not None
+    mean = bootstrap_mean(values)
+    assert (found.mean, found.low, found.high) == pytest.approx((mean.mean, mean.low, mean.high))
+
+
+def test_a_figure_is_drawn_in_pairs():
+    values = np.random.default_rng(2).random(60) + 1
+    found = bootstrap_figure(np.stack([values, 2 * values]), lambda means: means[1] / means[0])
+    assert found is not None
+    assert (found.mean, found.low, found.high) == pytest.approx((2, 2, 2))
+    assert bootstrap_figure([[0.0, 0.0], [1.0, 0.0]], lambda means: means[1] / means[0]) is None
+
+
+def test_so_many_samples_reach_a_share():
+    for share in (0.5, 0.9, 0.99):
+        count = samples_for(share)
+        assert interval(1.0, count)[0] >= share > interval(1.0, count - 1)[0]

@@ -108,6 +108,7 @@ class OrtSession:
             binding.bind_cpu_input(name, np.ascontiguousarray(array))
         binding.bind_output("image_features", *self._device)
         _run(self._vision, binding)
+        binding.synchronize_outputs()
         value = binding.get_outputs()[0]
         return OrtFeatures(value, value.shape()[0], value.tensor_size_in_bytes(), binding)
 

@@ -108,6 +108,8 @@ class TorchSession:
         tensors = {name: torch.from_numpy(array).to(self.device) for name, array in inputs.items()}
         with torch.no_grad():
             values = self._encoder(**tensors)
+        if values.is_cuda:
+            torch.cuda.synchronize()
         return TorchFeatures(values, inputs)
 
     def new_cache(self) -> Cache:

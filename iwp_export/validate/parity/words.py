@@ -28,8 +28,13 @@ def verdict(parity: Parity) -> list[str]:
 
 def describe(parity: Parity) -> str:
     """The verdict, what it was compared with, and a line for each stage at each keep ratio."""
+    return "\n".join([*verdict(parity), figures(parity)])
+
+
+def figures(parity: Parity) -> str:
+    """The same without the verdict."""
     rows = [COLUMNS, *stage_rows(parity)]
-    return "\n".join([*verdict(parity), f"Reference: {parity.reference}.", *parity.notes, "", table(rows)])
+    return "\n".join([f"Reference: {parity.reference}.", *parity.notes, "", table(rows)])
 
 
 def stage_rows(parity: Parity) -> list[tuple[str, ...]]:

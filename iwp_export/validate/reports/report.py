@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -12,13 +10,14 @@ from pathlib import Path
 from iwp_export.bundle.document import Document
 from iwp_export.bundle.document_file import read_file, write_file
 from iwp_export.bundle.recipe import Digest, Name, PruningSource, Settings
+from iwp_export.device.state import DeviceState
 from iwp_export.errors import ReportError
 from iwp_export.runtime.pipeline import Pipeline
+from iwp_export.validate.accuracy.figures import Accuracy
 from iwp_export.validate.gates import Gate
-from iwp_export.version import __version__
-
-PACKAGES = ("torch", "transformers", "numpy", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx")
-"""What figures may depend on; a report gives the versions of those that are installed."""
+from iwp_export.validate.latency.figures import Latency
+from iwp_export.validate.monitors.figures import Monitors
+from iwp_export.validate.parity.figures import Parity
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,8 @@ class Report:
         verdict: what was found, in sentences, the most important first.
         gates: what was required, and whether it holds.
         warnings: what makes figures unreliable, such as clocks that are not locked.
-        environment: versions of this package, of what figures depend on, and of Python and the system.
+        state: the machine after the measurement, with the versions of what figures depend on.
+        parity, accuracy, monitors, latency: what was measured; None is what was not.
     """
 
     command: str
@@ -81,23 +81,16 @@ class Report:
     verdict: tuple[str, ...]
     gates: tuple[Gate, ...]
     warnings: tuple[str, ...]
-    environment: Mapping[str, str]
+    state: DeviceState
+    parity: Parity | None = None
+    accuracy: Accuracy | None = None
+    monitors: Monitors | None = None
+    latency: Latency | None = None
 
     @property
     def passed(self) -> bool:
         """Whether every gate holds."""
         return all(gate.passed for gate in self.gates)
-
-
-def environment() -> dict[str, str]:
-    """Versions that figures may depend on."""
-    found = {"iwp-export": __version__, "python": platform.python_version(), "system": platform.platform()}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def now() -> str:
@@ -110,7 +103,8 @@ def headline(gates: Sequence[Gate]) -> str:
     failed = [gate.name for gate in gates if not gate.passed]
     if failed:
         return f"FAILED: {', '.join(failed)} ({len(failed)} of {len(gates)} gates)."
-    return f"Passed: {len(gates)} gates." if gates else "Measured; no gate was set."
+    count = "1 gate" if len(gates) == 1 else f"{len(gates)} gates"
+    return f"Passed: {count}." if gates else "Measured; no gate was set."
 
 
 def read_report(path: Path | str) -> Report:

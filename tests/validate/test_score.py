@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from iwp_export.calibrate.score import Scorer
 from iwp_export.errors import BackendError, RequestError
 from iwp_export.export.live import open_live
 from iwp_export.export.plan import plan_export
@@ -21,6 +20,7 @@ from iwp_export.pruning.settings import PruningSettings, choices, names_of_setti
 from iwp_export.runtime.model import LoadedModel
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.validate.questions import Question, read_questions
+from iwp_export.validate.score import Scorer
 from tests.export.tiny import write_llava
 
 HELDOUT = Path(__file__).parents[2] / "calibration" / "tiny_llava" / "heldout" / "questions.jsonl"
@@ -162,3 +162,28 @@ def test_logits_that_are_not_finite_are_an_error(noise):
         finally:
             norm.weight.copy_(weight)
     assert refused.value.options == ("dtype",)
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_without_the_image_is_a_choice_of_no_visual_token(noise: Opened, layer: int) -> None:
+    """Teacher-forced along the unpruned answer, against steps of a session that drops every visual token."""
+    settings = PruningSettings(layer=layer)
+    session = noise.session.choosing(settings, lambda seen: lambda *inputs: torch.nonzero(~inputs[3][0])[:, 0][None])
+    manifest = replace(noise.manifest, pruning=settings)
+    pipeline = Pipeline(LoadedModel(manifest, noise.processor, session))
+    prepared = noise.scorer.prepare(replace(QUESTIONS[0], answer="no such answer"))
+    tokens = noise.generate(prepared, settings, keep=1.0).token_ids
+    rest = iter(tokens)
+    result = pipeline.generate_ids(
+        prepared.token_ids,
+        prepared.pictures,
+        max_new_tokens=len(tokens),
+        choose=lambda logits: next(rest),
+        stop_at_eos=False,
+        return_logits=True,
+    )
+    logits = noise.scorer.logits_without_image(prepared, layer).numpy()
+    assert result.logits is not None
+    assert np.abs(logits - np.stack(result.logits)).max() < 1e-3
+    score = noise.scorer.score_without_image(prepared, layer)
+    assert score.kl > 0 and score.right is False

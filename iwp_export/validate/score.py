@@ -1,4 +1,4 @@
-"""How much a pruning setting changes what a model answers to one question.
+"""How much a pruning setting, or the loss of the whole image, changes what a model answers to one question.
 
 The unpruned model answers greedily. Then the same tokens are run once more in one pass, teacher-forced, and the states
 at the input of each candidate layer are kept: what lies below a pruning layer is the same for every setting, and is
@@ -8,7 +8,7 @@ computed once. A setting runs the layers from its own on.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from iwp_export.backends.session import Ints
 from iwp_export.backends.torch.decoder import Projected, Stream
+from iwp_export.backends.torch.seen import SelectFor
 from iwp_export.backends.torch.session import TorchFeatures, TorchSession
 from iwp_export.bundle.manifest import Manifest
 from iwp_export.errors import BackendError
@@ -30,6 +31,9 @@ from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.runtime.processor import Processor, user_message
 from iwp_export.runtime.request import query_index
 from iwp_export.validate.questions import MAX_NEW_TOKENS, Question
+
+Look = Callable[[int, Stream, Projected], None]
+"""(index of a layer, the tokens that it sees, its projections of them)"""
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ class Prepared:
     @property
     def right(self) -> bool | None:
         """Whether the unpruned model is right; None without an answer to compare with."""
-        return None if self.question.answer is None else self.answer == self.question.answer
+        return None if self.question.answer is None else self.answer in self.question.accepted
 
 
 class Scorer:
@@ -154,41 +158,68 @@ class Scorer:
             settings: whose layer is one of the candidate layers.
             with_answer: also compare with the data's answer; costs a generation where the answer changes.
         """
-        logits = self.logits(prepared, settings)
-        log_probs = self._log_probs(logits)
-        base = prepared.log_probs
+        kl, agrees = self.compare(prepared, self.logits(prepared, settings))
+        return Score(kl, agrees, self.is_right(prepared, settings, agrees) if with_answer else None)
+
+    def score_without_image(self, prepared: Prepared, layer: int) -> Score:
+        """Score the model where no visual token goes on from a candidate layer on, against the data's answer too."""
+        kl, agrees = self.compare(prepared, self.logits_without_image(prepared, layer))
+        if prepared.question.answer is None or agrees:
+            return Score(kl, agrees, prepared.right)
+        settings = replace(self._manifest.pruning, layer=layer)
+        answer = self._generate(prepared, self._pipeline(settings, lambda seen: _text_alone))
+        return Score(kl, agrees, answer in prepared.question.accepted)
+
+    def compare(self, prepared: Prepared, logits: Tensor) -> tuple[float, bool]:
+        """Mean KL in nats of logits [T, V] from the unpruned model's, and whether their greedy answer is its own."""
+        log_probs, base = self._log_probs(logits), prepared.log_probs
         kl = float((base.exp() * (base - log_probs)).sum(-1).mean())
-        agrees = bool((logits.argmax(-1) == prepared.best).all())
-        return Score(max(kl, 0.0), agrees, self.is_right(prepared, settings, agrees) if with_answer else None)
+        return max(kl, 0.0), bool((logits.argmax(-1) == prepared.best).all())
 
     def is_right(self, prepared: Prepared, settings: PruningSettings, agrees: bool) -> bool | None:
         """Whether the answer with a setting is the data's; None where it has none. One that `agrees` is known."""
         if prepared.question.answer is None:
             return None
         answer = prepared.answer if agrees else self.answer(prepared, settings)
-        return answer == prepared.question.answer
+        return answer in prepared.question.accepted
 
-    def logits(self, prepared: Prepared, settings: PruningSettings) -> Tensor:
-        """Logits [T, V] of the unpruned answer's tokens, teacher-forced, with a setting."""
+    def logits(self, prepared: Prepared, settings: PruningSettings, look: Look | None = None) -> Tensor:
+        """Logits [T, V] of the unpruned answer's tokens, teacher-forced, with a setting.
+
+        Args:
+            prepared: the question.
+            settings: whose layer is one of the candidate layers.
+            look: told what each layer from the pruning layer on computes.
+        """
         with torch.no_grad():
-            return self._logits(prepared, settings)
+            return self._logits(prepared, settings.layer, self._kept_index(prepared, settings), look)
 
-    def _logits(self, prepared: Prepared, settings: PruningSettings) -> Tensor:
-        stream, projected = prepared.layers[settings.layer]
+    def logits_without_image(self, prepared: Prepared, layer: int) -> Tensor:
+        """The same where no visual token goes on from a candidate layer on."""
+        with torch.no_grad():
+            return self._logits(prepared, layer, self._tensor(np.flatnonzero(~prepared.visual)))
+
+    def _logits(self, prepared: Prepared, layer: int, kept: Tensor, look: Look | None = None) -> Tensor:
+        """With the prompt's tokens `kept` [K] and the answer's alone, from a candidate layer on."""
+        stream, projected = prepared.layers[layer]
         size, total = len(prepared.token_ids), stream.hidden.shape[1]
-        row = torch.cat([self._kept_index(prepared, settings), torch.arange(size, total, device=stream.hidden.device)])
+        row = torch.cat([kept, torch.arange(size, total, device=stream.hidden.device)])
         stream, projected = stream.only(row), projected.only(row)
         mask = self._family.mask(len(row), 0, stream.hidden)
-        for number in range(settings.layer, len(self._decoder.language_model.layers)):
-            if number > settings.layer:
+        for number in range(layer, len(self._decoder.language_model.layers)):
+            if number > layer:
                 projected = self._decoder.project(number, stream)
+            if look is not None:
+                look(number, stream, projected)
             key, value = projected.rotated_key, projected.value
             stream = self._decoder.attend(number, stream, projected.rotated_query, key, value, mask, prepared.features)
         return self._decoder.logits(stream.hidden[:, -len(prepared.best) :])[0]
 
     def answer(self, prepared: Prepared, settings: PruningSettings) -> str:
         """The greedy answer with a setting."""
-        pipeline = self._pipeline(settings)
+        return self._generate(prepared, self._pipeline(settings))
+
+    def _generate(self, prepared: Prepared, pipeline: Pipeline) -> str:
         ids, pictures = prepared.token_ids, prepared.pictures
         return pipeline.generate_ids(ids, pictures, max_new_tokens=self._max_new_tokens).text
 
@@ -201,9 +232,9 @@ class Scorer:
         starts = np.cumsum([0, *(picture.num_tokens for picture in prepared.pictures)])
         return [(kept[(kept >= start) & (kept < end)] - start).tolist() for start, end in itertools.pairwise(starts)]
 
-    def _pipeline(self, settings: PruningSettings) -> Pipeline:
+    def _pipeline(self, settings: PruningSettings, select_for: SelectFor | None = None) -> Pipeline:
         manifest = replace(self._manifest, pruning=settings)
-        return Pipeline(LoadedModel(manifest, self._processor, self._session.choosing(settings)))
+        return Pipeline(LoadedModel(manifest, self._processor, self._session.choosing(settings, select_for)))
 
     def _features(self, pictures: Sequence[Picture]) -> Tensor:
         encoded = [self._session.encode(picture.inputs) for picture in pictures]
@@ -267,3 +298,8 @@ class Scorer:
 
     def _tensor(self, array: npt.NDArray[np.int64]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self._session.device)
+
+
+def _text_alone(importance: Tensor, key: Tensor, value: Tensor, visual: Tensor, num_kept: Tensor) -> Tensor:
+    """A pruning op that drops every visual token, whatever the budget."""
+    return torch.nonzero(~visual[0])[:, 0][None]

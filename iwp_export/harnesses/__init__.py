@@ -1,0 +1,1 @@
+"""Bundles and engines as models of other projects' evaluation harnesses."""

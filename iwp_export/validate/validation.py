@@ -1,0 +1,227 @@
+"""A validation: an artefact against its reference, its accuracy on questions, and where its model reads the image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from iwp_export.device.state import read_state, warnings
+from iwp_export.errors import BackendError, DataError, SettingsError
+from iwp_export.pruning.settings import check_keep
+from iwp_export.runtime.pipeline import Pipeline
+from iwp_export.validate.accuracy import gates as accuracy_gates
+from iwp_export.validate.accuracy import words as accuracy_words
+from iwp_export.validate.accuracy.data import OWN, DataSet, open_data
+from iwp_export.validate.accuracy.measure import measure_accuracy
+from iwp_export.validate.accuracy.scoring import find_rule
+from iwp_export.validate.gates import Gate, strict_gate
+from iwp_export.validate.monitors import knee
+from iwp_export.validate.monitors import words as monitors_words
+from iwp_export.validate.monitors.figures import Monitors
+from iwp_export.validate.parity import check as parity_check
+from iwp_export.validate.parity import gates as parity_gates
+from iwp_export.validate.parity import words as parity_words
+from iwp_export.validate.parity.figures import Parity
+from iwp_export.validate.parity.recording import record
+from iwp_export.validate.parity.reference import CHECKPOINT, RECORDING, ParityReference, open_reference
+from iwp_export.validate.questions import MAX_NEW_TOKENS
+from iwp_export.validate.reports.report import Report, ReportArtefact, headline, now
+
+if TYPE_CHECKING:
+    from iwp_export.export.live import Device
+
+NOTHING = "none"
+"""In the place of a reference: no parity is checked."""
+PARITY_SAMPLES = 8
+
+
+@dataclass(frozen=True)
+class ValidationSettings:
+    """What to validate.
+
+    Attributes:
+        against: `checkpoint`, a bundle's folder, an engine, a recording NAME.npz, or `none`.
+        checkpoint: where the checkpoint is; None is where the artefact says.
+        device: where torch runs the checkpoint.
+        record: a file to write what the reference does to, for a machine without torch.
+        hidden_states: also compare the states between layers.
+        parity_samples: questions whose stages are compared.
+        parity_tokens: tokens of their answers.
+        data: a file of questions; None for what ships for the model.
+        limit: only the first so many.
+        keeps: ratios of accuracy beside 1; the artefact's own if empty.
+        score: a name of `accuracy.scoring.RULES`.
+        max_new_tokens: of an answer, for accuracy.
+        max_drop, min_agreement: gates of accuracy, see `accuracy.gates.gates`; None sets none.
+        monitors: also look where the model reads the image, which needs the checkpoint.
+        strict: warnings fail.
+        threads: of the CPU; None is the libraries' choice.
+    """
+
+    against: str = CHECKPOINT
+    checkpoint: str | None = None
+    device: Device = "cpu"
+    record: Path | None = None
+    hidden_states: bool = False
+    parity_samples: int = PARITY_SAMPLES
+    parity_tokens: int = parity_check.NEW_TOKENS
+    data: Path | None = None
+    limit: int | None = None
+    keeps: tuple[float, ...] = ()
+    score: str = "exact"
+    max_new_tokens: int = MAX_NEW_TOKENS
+    max_drop: float | None = None
+    min_agreement: float | None = None
+    monitors: bool = False
+    strict: bool = False
+    threads: int | None = None
+
+    def check(self) -> None:
+        """Refuse, before anything is loaded, what cannot be validated.
+
+        Raises:
+            SettingsError: a number out of range, or options that exclude each other.
+        """
+        for name in ("parity_samples", "parity_tokens", "limit", "max_new_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise SettingsError(f"{name} must be 1 or more, got {value}", options=(name,))
+        for keep in self.keeps:
+            check_keep(keep)
+        find_rule(self.score)
+        accuracy_gates.check_limits(self.max_drop, self.min_agreement)
+        if self.record is not None and self.against != CHECKPOINT:
+            raise SettingsError(
+                f"a recording is of the checkpoint, not of {self.against}", options=("record", "against")
+            )
+
+
+class Validation:
+    """A validation of an artefact that is open.
+
+    Args:
+        pipeline: the artefact.
+        path: its place.
+        settings: what to do.
+
+    Raises:
+        SettingsError: see `ValidationSettings.check`.
+        DataError: there are no questions, or they lack answers for a gate.
+    """
+
+    def __init__(self, pipeline: Pipeline, path: Path, settings: ValidationSettings) -> None:
+        settings.check()
+        self._pipeline, self._path, self._settings = pipeline, path, settings
+        self._data = self._open_data()
+        self._before = read_state()
+
+    def run(self, command: str, force: bool = False) -> Report:
+        """Validate.
+
+        Args:
+            command: the command line, for the report.
+            force: replace a recording that is there already.
+
+        Raises:
+            CheckpointError, BackendError, RequestError, RecordingError, OutputError: see `open_reference`,
+                `check_parity`, `record` and `measure_accuracy`.
+        """
+        settings, pipeline, data = self._settings, self._pipeline, self._data
+        verdict, gates, doubts = [], list[Gate](), list[str]()
+        parity = accuracy = monitors = None
+        if settings.against != NOTHING:
+            with _torch_named():
+                reference = open_reference(
+                    pipeline,
+                    settings.against,
+                    checkpoint=settings.checkpoint,
+                    device=settings.device,
+                    threads=settings.threads,
+                )
+            parity = self._parity(reference, force)
+            gates += parity_gates.gates(parity)
+            verdict += parity_words.verdict(parity)
+        if data is not None:
+            accuracy = measure_accuracy(
+                pipeline, data.questions, settings.keeps, settings.score, settings.max_new_tokens, data.name
+            )
+            gates += accuracy_gates.gates(accuracy, settings.max_drop, settings.min_agreement)
+            verdict += accuracy_words.sentences(accuracy)
+        if settings.monitors:
+            monitors = self._monitors()
+            gates += knee.gates(monitors, settings.strict)
+            verdict += monitors_words.verdict(monitors)
+            doubts += knee.warnings(monitors)
+        state = read_state()
+        doubts += warnings(state, self._before)
+        gates += [strict_gate(doubts)] if settings.strict else []
+        return Report(
+            command=command,
+            made=now(),
+            artefact=ReportArtefact.of(self._path, pipeline),
+            verdict=(headline(gates), *verdict),
+            gates=tuple(gates),
+            warnings=tuple(doubts),
+            state=state,
+            parity=parity,
+            accuracy=accuracy,
+            monitors=monitors,
+        )
+
+    def _open_data(self) -> DataSet | None:
+        """The questions; None where there are none and a recording brings its own."""
+        settings, model = self._settings, self._pipeline.manifest.model.name
+        wanted = settings.data is not None or model in OWN
+        if not wanted and Path(settings.against).suffix == RECORDING and not settings.monitors:
+            if settings.max_drop is not None or settings.min_agreement is not None:
+                raise DataError("a gate of accuracy needs questions: give a file of JSON lines", options=("data",))
+            return None
+        return open_data(settings.data, model, settings.limit)
+
+    def _parity(self, reference: ParityReference, force: bool) -> Parity:
+        settings, questions = self._settings, None
+        if self._data is not None and reference.samples is None:
+            questions = self._data.questions[: settings.parity_samples]
+        if settings.record is not None:
+            assert questions is not None
+            keeps = parity_check.KEEPS
+            record(reference, questions, keeps, settings.record, settings.parity_tokens, settings.hidden_states, force)
+        return parity_check.check_parity(
+            self._pipeline,
+            reference,
+            questions,
+            max_new_tokens=settings.parity_tokens,
+            hidden_states=settings.hidden_states,
+            path=self._path,
+        )
+
+    def _monitors(self) -> Monitors:
+        settings = self._settings
+        assert self._data is not None
+        with _torch_named():
+            from iwp_export.validate.monitors.measure import measure_monitors
+            from iwp_export.validate.reference import Reference
+        reference = Reference.of(self._pipeline.manifest, settings.checkpoint)
+        return measure_monitors(self._pipeline, reference, self._data, max_new_tokens=settings.max_new_tokens)
+
+
+@contextmanager
+def _torch_named() -> Iterator[None]:
+    """Says what to install, or what to do without it, where the checkpoint cannot be run.
+
+    Raises:
+        BackendError: torch or transformers is missing.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if str(error.name).startswith("iwp_export"):
+            raise
+        raise BackendError(
+            f"to compare with the checkpoint needs {error.name}: pip install 'iwp-export[export]'; or compare with a "
+            "recording that was made where it is installed",
+            options=("against", "record"),
+        ) from error

@@ -1,0 +1,103 @@
+"""validate and report: one real, small run each way; gates that fail; and what they refuse."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from calibration.tiny_llava import HELDOUT
+from iwp_export.cli.main import main
+from iwp_export.validate.reports.report import read_report
+
+SMALL = ["--limit", "3", "--parity-samples", "1", "--threads", "1"]
+
+
+@pytest.fixture(scope="module")
+def recording(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the checkpoint does with one question; made by a validation that passes."""
+    folder = tmp_path_factory.mktemp("recording")
+    file, report = folder / "golden.npz", folder / "report.json"
+    assert main(["validate", str(tiny_bundle), *SMALL, "--record", str(file), "-o", str(report)]) == 0
+    made = read_report(report)
+    assert made.passed and made.parity is not None and made.accuracy is not None
+    assert made.parity.samples == 1 and [keep.keep for keep in made.parity.keeps] == [1.0, 0.3, 0.111]
+    assert [found.keep for found in made.accuracy.at] == [1.0, 0.3]
+    assert made.artefact.name == tiny_bundle.name
+    return file
+
+
+def test_a_recording_is_checked_without_the_checkpoint(
+    tiny_bundle: Path, recording: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("iwp_export.backends.torch.session.TorchSession.__init__", _no_torch)
+    assert main(["validate", str(tiny_bundle), *SMALL, "--against", str(recording), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["format"] == "iwp-report"
+    assert {gate["name"] for gate in report["gates"]} >= {"integrity", "caches", "logits", "kept tokens"}
+
+
+def _no_torch(*args: object, **options: object) -> None:
+    raise AssertionError("torch was asked")
+
+
+def test_gates_that_fail_are_exit_code_1(tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Three questions cannot show that an artefact loses at most a tenth."""
+    report = tmp_path / "report.json"
+    limits = ["--max-drop", "10%", "--min-agreement", "90%"]
+    assert main(["validate", str(tiny_bundle), *SMALL, "--against", "none", *limits, "-o", str(report)]) == 1
+    shown = capsys.readouterr().out
+    assert shown.startswith("FAILED: max-drop, min-agreement (2 of 2 gates).")
+    assert not read_report(report).passed
+    assert main(["report", str(report)]) == 1
+    assert capsys.readouterr().out.startswith("FAILED: max-drop")
+
+
+def test_reports_become_a_page(tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib", reason="the extra [report] is not installed")
+    files = [tmp_path / "all.json", tmp_path / "few.json"]
+    for file, keep in zip(files, ("0.5", "0.1"), strict=True):
+        assert main(["validate", str(tiny_bundle), *SMALL, "--against", "none", "--keep", keep, "-o", str(file)]) == 0
+    page = tmp_path / "page.html"
+    assert main(["report", *map(str, files), "-o", str(page)]) == 0
+    assert "all and few" in capsys.readouterr().out or "all" in page.read_text()
+    assert "Comparison of reports" in page.read_text()
+    assert main(["report", str(files[0]), "-o", str(page)]) == 2
+    assert "already exists" in capsys.readouterr().err
+    assert main(["report", str(files[0]), "-o", str(page), "--force"]) == 0
+    assert "Accuracy against budget" in page.read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--against", "nowhere"], "nothing to compare with at nowhere"),
+        (["--against", "nowhere.npz"], "nowhere.npz"),
+        (["--checkpoint", "/nowhere"], "/nowhere"),
+        (["--data", "nowhere.jsonl"], "nowhere.jsonl"),
+        (["--keep", "2"], "keep must be"),
+        (["--limit", "0"], "limit must be 1 or more, got 0 (--limit)"),
+        (["--parity-samples", "-1"], "(--parity-samples)"),
+        (["--max-drop", "1"], "(--max-drop)"),
+        (["--max-drop=-2%"], "(--max-drop)"),
+        (["--record", "a.npz", "--against", "none"], "a recording is of the checkpoint, not of none"),
+        (["-o", "report.txt"], "ends in .json or .html"),
+        (["--record", str(HELDOUT)], "already exists"),
+    ],
+)
+def test_mistakes_cost_one_line_and_exit_code_2(
+    tiny_bundle: Path, arguments: list[str], named: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main(["validate", str(tiny_bundle), "--limit", "1", "--parity-samples", "1", *arguments]) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("iwp-export: error: ")
+    assert named in line
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"format": "iwp-recipe"}'])
+def test_what_is_no_report_is_exit_code_2(tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "report.json"
+    file.write_text(content)
+    assert main(["report", str(file)]) == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1

@@ -1,0 +1,125 @@
+"""The promise of the operation count, what is asked, memory, and the op alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from iwp_export.bundle.manifest import FileEntry
+from iwp_export.bundle.store import Bundle
+from iwp_export.device import process
+from iwp_export.errors import DataError
+from iwp_export.pruning.cost import PrefillCost
+from iwp_export.runtime.pipeline import Pipeline
+from iwp_export.validate.latency import selection
+from iwp_export.validate.latency.memory import watch_memory
+from iwp_export.validate.latency.promise import mlp_width, promised_speedup
+from iwp_export.validate.latency.requests import answer
+from iwp_export.validate.latency.workload import Ask, choose_asks
+from iwp_export.validate.questions import SHIPPED
+from iwp_export.validate.reference import Reference
+from tests.runtime.toy import ToySession, toy_manifest
+from tests.validate.latency.made import pipeline_on
+
+
+def test_the_width_of_the_mlp_follows_from_the_weights(tiny_bundle):
+    manifest = Bundle.open(tiny_bundle).manifest
+    assert mlp_width(manifest) == 256  # its config.json
+    cost = PrefillCost(8, 128, 256, 128, 64, 48, 64, 9)
+    assert promised_speedup(manifest, [(64, 9, 20)]) == pytest.approx(cost.speedup(manifest.pruning.layer, 20))
+
+
+@pytest.mark.parametrize(("tensors", "extra"), [(1, 0), (2, 0), (2, 4096)])
+def test_a_shared_embedding_is_told_from_two(tensors, extra):
+    """Qwen2-0.5B's shape: its head is its embedding; biases and padding do not matter."""
+    manifest = toy_manifest("float16")
+    decoder = replace(
+        manifest.decoder, layers=24, hidden_size=896, heads=14, kv_heads=2, head_dim=64, vocab_size=151936
+    )
+    weights = 24 * (896 * (896 + 256) + 896 * 896 + 3 * 896 * 4864 + 896 + 256) + 49 * 896 + tensors * 151936 * 896
+    files = {"decoder.weights": FileEntry(2 * weights + extra, "0" * 64)}
+    assert mlp_width(replace(manifest, decoder=decoder, files=files)) == 4864
+
+
+def test_a_manifest_without_files_promises_nothing():
+    assert promised_speedup(toy_manifest(), [(64, 9, 20)]) is None
+
+
+def test_what_is_asked(tmp_path):
+    manifest = toy_manifest()
+    tiny = replace(manifest, model=replace(manifest.model, name="tiny-llava"))
+    assert len(choose_asks(tiny).requests) == 7 and "samples of tiny-llava" in choose_asks(tiny).source
+    synthetic = choose_asks(manifest)
+    assert "synthetic image of 640 x 480" in synthetic.source and np.asarray(synthetic.requests[0].images[0]).shape == (
+        480,
+        640,
+        3,
+    )
+    given = choose_asks(tiny, [Path("a.png")], "what ?")
+    assert given.requests == (Ask((Path("a.png"),), "what ?"),)
+    assert len(choose_asks(manifest, data=SHIPPED["tiny-llava"], limit=3).requests) == 3
+    with pytest.raises(DataError, match="not both"):
+        choose_asks(manifest, prompt="what ?", data=SHIPPED["tiny-llava"])
+
+
+def test_a_prompt_alone_is_asked_of_an_image():
+    (ask,) = choose_asks(toy_manifest(), prompt="what ?").requests
+    assert ask.prompt == "what ?" and len(ask.images) == 1
+
+
+def test_memory_by_phase(monkeypatch):
+    peaks = iter(range(100, 200))
+    monkeypatch.setattr(process, "peak_bytes", lambda: next(peaks))
+    monkeypatch.setattr(process, "resident_bytes", lambda: 7)
+    monkeypatch.setattr(process, "reset_peak", lambda: True)
+    ask = Ask((np.zeros((112, 112, 3), np.uint8),), "what is it ?")
+    session = ToySession()
+    session.provider = "cuda"
+    found = watch_memory(pipeline_on(session), ask, {"pruned": 0.5, "unpruned": 1.0}, 3, lambda: 5)
+    assert found.loaded == 7 and found.gpu == {"pruned": 5, "unpruned": 5}
+    assert found.peaks == {
+        "pruned preprocess": 100, "pruned vision": 101, "pruned prefill": 102, "pruned decode": 104,
+        "unpruned preprocess": 105, "unpruned vision": 106, "unpruned prefill": 107, "unpruned decode": 109,
+    }  # fmt: skip
+
+
+def test_the_op_alone_runs_in_onnx_runtime(tiny_bundle):
+    pipeline = Pipeline.open(tiny_bundle, threads=1)
+    ask = choose_asks(pipeline.manifest).requests[0]
+    found = selection.time_selection(pipeline, ask, 0.3, (64, 9, 20), runs=5, threads=1)
+    assert found.how == selection.IN_A_GRAPH and found.seconds is not None
+    assert found.seconds.runs == 5 and found.seconds.p50 > 0
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_the_op_alone_of_types_that_a_cpu_has(dtype):
+    manifest = toy_manifest(dtype)
+    selection.op_in_a_graph(manifest, "cpu", (64, 9, 20), 1)()
+
+
+def test_other_backends_say_that_it_was_not_measured():
+    found = selection.time_selection(pipeline_on(ToySession()), Ask((), "x"), 0.3, (64, 9, 20), 3)
+    assert found.seconds is None and found.how.startswith("not measured: toy")
+
+
+def test_without_onnx_it_says_so(tiny_bundle, monkeypatch):
+    def missing(*arguments):
+        raise ModuleNotFoundError("No module named 'onnx'", name="onnx")
+
+    monkeypatch.setattr(selection, "op_in_a_graph", missing)
+    pipeline = Pipeline.open(tiny_bundle, threads=1)
+    assert selection.time_selection(pipeline, Ask((), "x"), 0.3, (64, 9, 20), 3).how == selection.NO_ONNX
+
+
+def test_torch_tells_the_time_of_the_op_in_its_place(tiny_bundle):
+    pipeline = Pipeline.open(tiny_bundle, threads=1)
+    manifest = pipeline.manifest
+    reference = Reference.of(manifest).pruned(pipeline, manifest.pruning)
+    ask = choose_asks(manifest).requests[0]
+    found = selection.time_selection(reference, ask, 0.3, (64, 9, 20), runs=4)
+    assert found.how == selection.IN_PLACE and found.seconds is not None
+    prefill = answer(reference, ask, 0.3, 1).phases["prefill"]
+    assert found.seconds.runs == 4 and 0 < found.seconds.p50 < 100 * prefill

@@ -1,0 +1,89 @@
+"""Reports beside each other: what differs, with intervals, and what makes them hard to compare."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from iwp_export.errors import ReportError
+from iwp_export.validate.reports.comparison import Named, describe, differences, make_page, merged, named
+from iwp_export.validate.reports.report import Report
+from tests.report.browser import needs_chromium, open_page
+from tests.report.markup import check
+from tests.validate.accuracy.made_up import measured
+from tests.validate.latency.made import latency
+from tests.validate.reports.made_up import BAD, GOOD, report
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> list[Named]:
+    before = report(accuracy=measured(tmp_path, 36, 4, 0), latency=latency(prefill=(0.9, 0.6)), gates=(GOOD, BAD))
+    after = report(
+        digest="cd" * 32,
+        accuracy=measured(tmp_path, 40, 0, 0),
+        latency=latency(prefill=(0.9, 0.2)),
+        gates=(GOOD, replace(BAD, passed=True)),
+    )
+    return [Named("before", before), Named("after", after)]
+
+
+def test_differences_in_words(two: list[Named]) -> None:
+    gate, whole, score, speed = differences(two)
+    assert whole == "At keep 1 after scores +0.0 points (+0.0 to +0.0) against before."
+    assert gate == "max-drop: failed in before, passed in after."
+    assert score.startswith("At keep 0.3 after scores +10.0 points (+")
+    # 0.26 s beside prefill: 0.86 / 0.46
+    assert speed.startswith("after is 1.87 times as fast as before end to end (1.87 to 1.87, pruned)")
+    assert "pruning gives 1.35 there and 2.52 here" in speed
+
+
+def test_what_makes_them_hard_to_compare_comes_first(two: list[Named]) -> None:
+    other = replace(two[1].report, artefact=replace(two[1].report.artefact, model="another"))
+    assert other.latency is not None
+    other = replace(other, latency=replace(other.latency, workload=replace(other.latency.workload, new_tokens=9)))
+    first = differences([two[0], Named("after", other)])[0]
+    assert first == "before and after differ in model, new tokens: compare with care."
+
+
+def test_scores_of_other_questions_are_not_paired(two: list[Named]) -> None:
+    other = two[1].report
+    assert other.accuracy is not None
+    other = replace(other, accuracy=replace(other.accuracy, digest="ef" * 32))
+    assert not [line for line in differences([two[0], Named("after", other)]) if "points" in line]
+
+
+def test_reports_of_one_artefact_become_one(two: list[Named]) -> None:
+    scored, timed = replace(two[0].report, latency=None), replace(two[0].report, accuracy=None, gates=(GOOD,))
+    whole = merged([scored, timed])
+    assert whole is not None
+    assert whole.accuracy == scored.accuracy and whole.latency == timed.latency
+    assert len(whole.gates) == 3
+    assert merged([scored, scored]) is None, "both measured accuracy"
+    assert merged([scored, replace(timed, artefact=two[1].report.artefact)]) is None, "another artefact"
+
+
+def test_names_are_the_files_and_one_is_not_compared(two: list[Named]) -> None:
+    reports: list[Report] = [each.report for each in two]
+    assert [each.name for each in named(reports, [Path("x/a.json"), Path("b.json")])] == ["a", "b"]
+    assert [each.name for each in named(reports, [Path("x/a.json"), Path("y/a.json")])] == ["x/a", "y/a"]
+    with pytest.raises(ReportError, match="two reports or more, got 1"):
+        named(reports[:1], [Path("a.json")])
+
+
+def test_the_page_and_the_terminal(two: list[Named]) -> None:
+    pytest.importorskip("matplotlib", reason="the extra [report] is not installed")
+    text = make_page(two).html()
+    check(text)
+    for part in ("What is compared", "Accuracy against budget", "Latency", "Gates", "before, pruned"):
+        assert part in text
+    assert "result" in describe(two)
+
+
+@needs_chromium
+@pytest.mark.parametrize("width", [360, 1200])
+def test_a_browser_shows_it(two: list[Named], tmp_path: Path, width: int) -> None:
+    found, console = open_page(make_page(two).html(), tmp_path, width)
+    assert console == []
+    assert found["scroll"] == width and found["wide"] == []
