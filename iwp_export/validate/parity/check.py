@@ -36,7 +36,7 @@ def check_parity(
     reference: ParityReference,
     questions: Sequence[Question] | None = None,
     keeps: Sequence[float] | None = None,
-    max_new_tokens: int = NEW_TOKENS,
+    max_new_tokens: int | None = None,
     hidden_states: bool = False,
     path: Path | str | None = None,
 ) -> Parity:
@@ -47,7 +47,7 @@ def check_parity(
         reference: what is right; see `open_reference`.
         questions: what is asked; None takes the samples of a recording.
         keeps: fractions of the visual tokens that stay; None takes a recording's, else `KEEPS`.
-        max_new_tokens: tokens of each answer.
+        max_new_tokens: tokens of each answer; None takes a recording's, else `NEW_TOKENS`.
         hidden_states: also compare the states between layers, where both sides can show them.
         path: the artefact's, whose files are then all compared with their hashes. Where they are
             damaged no pipeline opens: ask `check_integrity` first.
@@ -65,6 +65,7 @@ def check_parity(
     samples = reference.samples if questions is None else samples_of(questions)
     if not samples:
         raise DataError("there is nothing to compare: give questions, or a recording, which has its own")
+    max_new_tokens = max_new_tokens or reference.new_tokens or NEW_TOKENS
     keeps = tuple(reference.keeps or KEEPS) if keeps is None else tuple(keeps)
     if not keeps:
         raise DataError("there is nothing to compare: give a keep ratio", options=("keep",))

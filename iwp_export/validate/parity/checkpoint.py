@@ -50,6 +50,9 @@ class CheckpointReference:
         BackendError: there is no such device, or it has not the memory.
     """
 
+    samples = None
+    keeps = None
+    new_tokens = None
     no_hidden_states = ""
 
     def __init__(
@@ -72,14 +75,6 @@ class CheckpointReference:
             self.name += ", placeholders counted by this package"
         # An answer goes on past its end: every sample then has as many tokens to compare.
         session.model.generation_config.eos_token_id = None
-
-    @property
-    def samples(self) -> None:
-        """It has none of its own."""
-
-    @property
-    def keeps(self) -> None:
-        """It can be run at any."""
 
     def observe(self, sample: Sample, keep: float, max_new_tokens: int, hidden_states: bool = False) -> Observation:
         """See `ParityReference.observe`; `generate` at keep 1, the torch reference of pruning below."""

@@ -46,6 +46,10 @@ class ParityReference(Protocol):
         """The only keep ratios that it knows; None if it can be asked any."""
 
     @property
+    def new_tokens(self) -> int | None:
+        """The most tokens of an answer that it knows; None if it can be asked for any number."""
+
+    @property
     def no_hidden_states(self) -> str:
         """Why it has no states between layers; empty if it has."""
 
@@ -77,6 +81,7 @@ class SessionReference:
 
     samples = None
     keeps = None
+    new_tokens = None
 
     def __init__(self, pipeline: Pipeline, name: str) -> None:
         self._pipeline = pipeline
