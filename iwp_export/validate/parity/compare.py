@@ -38,6 +38,7 @@ class Tally:
     relative: float = -1.0
     cosine: float = 1.0
     cosine_where: str = ""
+    kl_where: str = ""
     kl: float = 0.0
     where: str = ""
     flaw: str = ""
@@ -69,7 +70,9 @@ class Tally:
             apart = np.sqrt(np.square(a - b).sum(1))
             relative = apart / np.maximum(norms[1], np.finfo(np.float64).tiny)
             self.take(Distances(np.abs(a - b).max(1), relative, cosine(norms[0], norms[1], apart)), place)
-            self.kl = max(self.kl, float(divergences(a, b).max()))
+            found = divergences(a, b)
+            if found.max() >= self.kl:
+                self.kl, self.kl_where = float(found.max()), place(int(np.argmax(found)))
 
     def take(self, found: Distances, place: Place) -> None:
         """Distances of the rows of one tensor."""
@@ -101,6 +104,7 @@ class Tally:
             kl=self.kl if known and self.stage == LOGITS else None,
             where=self.where,
             cosine_where=self.cosine_where,
+            kl_where=self.kl_where,
             flaw=self.flaw,
         )
 

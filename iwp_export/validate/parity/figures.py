@@ -37,6 +37,7 @@ class StageFigures:
         kl: the largest divergence of the next token's distribution from the reference's, nats; None but for logits.
         where: the place of the largest relative distance.
         cosine_where: the tensor with the smallest cosine.
+        kl_where: the place of the largest divergence.
         flaw: the first thing that cannot be compared: a number that is not finite, a row that is missing; with its
             place. Empty if there is none.
     """
@@ -49,6 +50,7 @@ class StageFigures:
     kl: float | None
     where: str
     cosine_where: str
+    kl_where: str
     flaw: str
 
 

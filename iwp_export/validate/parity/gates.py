@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from iwp_export.tables import human_bytes
 from iwp_export.validate.gates import Gate
 from iwp_export.validate.parity.compare import CACHES, FEATURES, HIDDEN, LOGITS, PIXELS, PROMPT
-from iwp_export.validate.parity.figures import Gap, Integrity, KeepFigures, Parity, StageFigures
+from iwp_export.validate.parity.figures import Gap, Integrity, Parity, StageFigures
 from iwp_export.validate.parity.limits import LIMITS, OWN_GAP, Limits
 from iwp_export.validate.parity.limits import PIXELS as PIXELS_LIMIT
 
@@ -86,12 +86,13 @@ def cosine_text(cosine: float) -> str:
 
 
 def _kl_gate(parity: Parity, limits: Limits) -> Gate:
-    worst = _worst(parity, lambda keep: next((f.kl for f in keep.stages if f.stage == LOGITS), None))
+    found = [stage for keep in parity.keeps for stage in keep.stages if stage.kl is not None]
+    worst = max(found, key=lambda stage: stage.kl or 0.0, default=None)
     limit = f"{limits.kl:g} nats"
     if worst is None:
         return _gate("next token", False, "nothing was compared", limit, "", REMEDIES[LOGITS])
-    kl, keep = worst
-    return _gate("next token", kl <= limits.kl, f"KL {kl:.1e} nats", limit, f"keep {keep:g}", REMEDIES[LOGITS])
+    kl = worst.kl or 0.0
+    return _gate("next token", kl <= limits.kl, f"KL {kl:.1e} nats", limit, worst.kl_where, REMEDIES[LOGITS])
 
 
 def _kept_gate(parity: Parity, limits: Limits) -> Gate:
@@ -146,12 +147,6 @@ def _token_gate(parity: Parity) -> Gate:
         where,
         REMEDIES[LOGITS],
     )
-
-
-def _worst(parity: Parity, value: Callable[[KeepFigures], float | None]) -> tuple[float, float] | None:
-    """The largest value of all keep ratios, and its ratio."""
-    found = [(number, keep.keep) for keep in parity.keeps if (number := value(keep)) is not None]
-    return max(found, default=None)
 
 
 def _gate(name: str, passed: bool, measured: str, limit: str, where: str, remedy: str) -> Gate:

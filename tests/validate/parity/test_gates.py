@@ -35,7 +35,7 @@ STAGES = ("prompt", "pixels", "features", "caches", "logits")
 
 def stage(name: str, relative: float | None = 0.0, flaw: str = "", rows: int = 9) -> StageFigures:
     kl = 0.0 if name == "logits" else None
-    return StageFigures(name, rows, 0.0, relative, 1.0, kl, f"the worst of {name}", f"tensor of {name}", flaw)
+    return StageFigures(name, rows, 0.0, relative, 1.0, kl, f"the worst of {name}", f"tensor of {name}", "", flaw)
 
 
 def figures(dtype: str = "float32", gaps: tuple[Gap, ...] = (), **changes: Any) -> Parity:
@@ -77,7 +77,7 @@ def test_a_flaw_fails_whatever_the_distance() -> None:
 
 
 def test_what_was_not_compared_does_not_pass() -> None:
-    stages = tuple(StageFigures(each, 0, None, None, None, None, "", "", "") for each in STAGES)
+    stages = tuple(StageFigures(each, 0, None, None, None, None, "", "", "", "") for each in STAGES)
     nothing = figures(stages=stages, kept=KeptFigures(0, 0, 1.0, (), 0, ""), tokens=TokenFigures(0, 0, 0, ""))
     found = failed(nothing)
     assert [gate.name for gate in found] == [*STAGES, "next token", "kept tokens", "greedy tokens"]
