@@ -32,7 +32,8 @@ from iwp_export.tables import table
 from iwp_export.validate.parity.checkpoint import CheckpointReference
 from iwp_export.validate.questions import Question, read_questions
 from tests.benchmarks import faulty
-from tests.benchmarks.fault_list import COULD_NOT_RUN, FAILED, FAULTS, MARGINS, PASSED, Fault, Outcome, Workshop
+from tests.benchmarks.fault_list import FAULTS, Fault
+from tests.benchmarks.fault_shop import COULD_NOT_RUN, FAILED, MARGINS, PASSED, Outcome, Workshop
 
 RUNS = 50
 VALUES = 24

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from iwp_export.validate.questions import Question
-from tests.benchmarks.fault_list import COULD_NOT_RUN, FAILED, FAULTS, PASSED, Fault, Workshop
+from tests.benchmarks.fault_list import FAULTS, Fault
+from tests.benchmarks.fault_shop import COULD_NOT_RUN, FAILED, PASSED, Workshop
 
 QUICK = [fault for fault in FAULTS if fault.quick]
 
