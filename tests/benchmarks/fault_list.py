@@ -14,7 +14,6 @@ import numpy as np
 from iwp_export import api
 from iwp_export.bundle.store import Bundle
 from iwp_export.models import ALIASES
-from iwp_export.pruning.settings import PruningSettings
 from iwp_export.runtime.model import LoadedModel
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.validate.parity.sample import Prompt, Sample, read_prompt
@@ -164,6 +163,16 @@ def _stale_engine(shop: Workshop, tuned: bool) -> Outcome:
     return shop.judge(engine, against=shop.bundle)
 
 
+def _blind_top_k(shop: Workshop) -> Outcome:
+    """A float16 engine with another selection: it does not tell what it chose from."""
+    from tests.backends.trt.fake_trt import make_session
+
+    path = shop.copy(half=True)
+    faulty.edit_graph(path, faulty.rank_alone)
+    faulty.renewed(path)
+    return shop.judge(Pipeline.of(Bundle.open(path).manifest, path / "processor", make_session(path)[0]))
+
+
 def _old_recording(shop: Workshop) -> Outcome:
     """A right recording, and an artefact of another checkpoint."""
     return shop.judge(_other_checkpoint(shop), against=shop.recording)
@@ -177,11 +186,6 @@ def _swapped_engine_file(shop: Workshop) -> Outcome:
     path = path or shop.folder / "engine.plan"
     path.write_bytes(path.read_bytes()[::-1])
     return shop.judge(path)
-
-
-def top_k_settings() -> PruningSettings:
-    """What `rank_alone` is, in settings."""
-    return PruningSettings(penalty=0.0)
 
 
 FAULTS = (
@@ -204,6 +208,7 @@ FAULTS = (
     Fault("a cache row dropped behind the pruning layer", "caches", lost_row(range(4, 8), drop=True)),
     Fault("fp16 overflow", "caches", _overflow, quick=False),
     Fault("top-k in place of the selection", "kept tokens", graph(faulty.rank_alone)),
+    Fault("top-k in place of the selection, float16 engine", "kept tokens", _blind_top_k, quick=False),
     Fault("scored by the wrong query", "kept tokens", session(inputs=faulty.first_queries)),
     Fault("stale engine: another checkpoint", "same checkpoint", lambda shop: _stale_engine(shop, True), quick=False),
     Fault("stale engine: other settings", "same checkpoint", lambda shop: _stale_engine(shop, False)),

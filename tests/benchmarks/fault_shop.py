@@ -24,7 +24,7 @@ from iwp_export.validate.parity.reference import ParityReference, open_reference
 from iwp_export.validate.questions import Question
 from tests.benchmarks import faulty
 
-MARGINS = ("rows", "cosine", "logits", "kl", "own gap", "scores", "gap")
+MARGINS = ("rows", "cosine", "logits", "kl", "own gap", "scores")
 PASSED, FAILED, COULD_NOT_RUN = 0, 1, 2
 """Exit codes of `iwp-export validate`."""
 
@@ -136,5 +136,4 @@ class Outcome:
             for gap in keep.kept.gaps:
                 found["own gap"].append((gap.own_gap or 0) / OWN_GAP)
                 found["scores"].append((gap.scores or 0) / limits.scores)
-                found["gap"].append((gap.gap or 0) / limits.gap)
         return {name: max(values) for name, values in found.items()}

@@ -89,16 +89,30 @@ def test_what_was_not_compared_does_not_pass() -> None:
     [
         ("float32", Gap(9e-5, None, None, ""), True),
         ("float32", Gap(2e-4, None, None, ""), False),
-        ("float16", Gap(2e-4, None, None, ""), True),
+        ("float16", Gap(4e-3, None, None, ""), True),
         ("bfloat16", Gap(0.2, 0.0, 0.02, ""), True),  # an early choice flipped, and all after it is right
         ("bfloat16", Gap(0.2, 0.08, 0.02, ""), False),  # another rule
         ("bfloat16", Gap(0.2, 0.0, 0.13, ""), False),  # other scores
+        ("bfloat16", Gap(0.2, None, None, ""), True),
         ("float32", Gap(0.0, 0.0, 2e-3, ""), False),
         ("float16", Gap(None, 0.0, None, ""), False),
     ],
 )
 def test_a_choice_that_differs(dtype: str, gap: Gap, holds: bool) -> None:
     assert (failed(figures(dtype, (gap,))) == []) == holds
+
+
+def test_an_engine_may_flip_a_few_choices_and_not_most() -> None:
+    def flipped(dtype: str, count: int) -> bool:
+        gaps = (*[Gap(0.2, None, None, "")] * count, Gap(1e-5, None, None, ""))
+        return failed(figures(dtype, gaps)) == []
+
+    assert [flipped("float32", 0), flipped("float32", 1)] == [True, False]
+    assert [flipped("float16", 0), flipped("float16", 1)] == [True, False]  # 10 % of nine
+    assert [flipped("bfloat16", 4), flipped("bfloat16", 5)] == [True, False]
+    [gate] = failed(figures("bfloat16", (Gap(0.2, None, None, "there"),) * 5))
+    assert gate.measured == "5 of 9 differ, 5 of them by more than 0.01, at most 2.0e-01"
+    assert gate.limit == "the same, or 50 % of 9 by more than 0.01"
 
 
 def test_words_name_the_first_stage_that_fails() -> None:
