@@ -86,7 +86,7 @@ class Ratio:
     Attributes:
         value: the middle of the pairs', see `spread`.
         low, high: ends of the interval.
-        promised: by the number of multiply-adds; None where they promise nothing.
+        promised: by the number of multiply-adds, of the prefill; None for other phases.
     """
 
     value: float
