@@ -13,6 +13,7 @@ DEMO_IMAGE := calibration/tiny_llava/heldout/000.png
 DEMO_PROMPT := what is the yellow digit ?
 DEMO_DATA := calibration/tiny_llava/heldout/questions.jsonl
 DEMO_QUESTIONS := 150
+DEMO_VALIDATED := 60
 # One thread a process: the tests already run in $(JOBS) processes.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
@@ -22,13 +23,15 @@ ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 help:  ## show this
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
-demo: $(STAMP)  ## export tiny-llava, ask it about an image, draw the kept tokens, compare its accuracy with controls
+demo: $(STAMP)  ## export tiny-llava, ask it, draw the kept tokens, compare its accuracy with controls, validate it
 	$(BIN)/iwp-export tiny-llava -o $(BUNDLE) --force
 	$(BIN)/iwp-export tiny-llava --recipe paper -o $(PAPER) --force
 	$(BIN)/iwp-export tiny-llava --importance random -o $(RANDOM) --force
 	$(BIN)/iwp-export run $(BUNDLE) --image $(DEMO_IMAGE) --prompt "$(DEMO_PROMPT)" --save-tokens build/kept.png
 	$(BIN)/python -m iwp_export.validate.accuracy $(BUNDLE) $(PAPER) $(RANDOM) --data $(DEMO_DATA) \
 		--keep 1 0.3 0.11 --limit $(DEMO_QUESTIONS) --threads 1
+	$(BIN)/iwp-export validate $(BUNDLE) --limit $(DEMO_VALIDATED) --max-drop 10% --threads 1 \
+		-o build/report.json build/report.html --force
 	@if [ -e $(RECIPE) ]; then echo "The recipe of $(BUNDLE) was made by: $(CALIBRATE)"; \
 	else echo "No recipe ships for tiny-llava yet: $(BUNDLE) has the paper's settings. To make one: $(CALIBRATE)"; fi
 

@@ -102,10 +102,14 @@ class VisionInfo:
 
 @dataclass(frozen=True)
 class DecoderInfo:
-    """The language model; layers below `pruning.layer` cache the full prompt, the others the pruned one."""
+    """The language model; layers below `pruning.layer` cache the full prompt, the others the pruned one.
+
+    `intermediate_size` is the width of its gated MLPs.
+    """
 
     layers: Count
     hidden_size: Count
+    intermediate_size: Count
     heads: Count
     kv_heads: Count
     head_dim: Count

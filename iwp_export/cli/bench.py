@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
-import shlex
-import sys
 from pathlib import Path
 
 from iwp_export import api
+from iwp_export.cli import reporting
 
 DESCRIPTION = (
     "Measure how long an artefact takes to answer, phase by phase: pruned and unpruned requests in turn,\n"
@@ -53,20 +51,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add("--max-ttft-ms", metavar="MS", type=float, help="90th percentile of the time to first token at most")
     add("--max-p99-ms", metavar="MS", type=float, help="99th percentile end to end at most")
-    parser.add_argument("--strict", action="store_true", help="warnings fail, such as clocks that are not locked")
-    help_text = "the report: NAME.json, NAME.html or both"
-    parser.add_argument("-o", "--output", metavar="FILE", type=Path, nargs="+", default=[], help=help_text)
-    parser.add_argument("--force", action="store_true", help="replace files that are there already")
-    parser.add_argument("--json", action="store_true", help="print the report as JSON: seconds and bytes")
+    reporting.add_arguments(parser)
 
 
 def execute(args: argparse.Namespace) -> int:
     """Measure, print and write; 1 if a gate failed."""
-    from iwp_export.validate.reports.files import check_outputs, write_outputs
-    from iwp_export.validate.reports.report import REPORT_JSON
-    from iwp_export.validate.reports.summary import describe
-
-    check_outputs(args.output, args.force, args.artefact, [args.data, *args.image])
+    reporting.check(args, args.data, *args.image)
     slower = args.fail_if_slower
     report = api.bench(
         args.artefact,
@@ -80,15 +70,11 @@ def execute(args: argparse.Namespace) -> int:
         max_ttft_ms=args.max_ttft_ms,
         max_p99_ms=args.max_p99_ms,
         strict=args.strict,
-        command=f"iwp-export {shlex.join(sys.argv[1:])}",
+        command=reporting.command_line(),
         keep=args.keep,
         new_tokens=args.new_tokens,
         pairs=args.pairs,
         warmup=args.warmup,
         hz=args.hz,
     )
-    try:
-        write_outputs(report, args.output, args.force)
-    finally:  # what was measured is shown even if the disk is full
-        print(json.dumps(REPORT_JSON.to_dict(report), indent=2) if args.json else describe(report))
-    return 0 if report.passed else 1
+    return reporting.finish(report, args)

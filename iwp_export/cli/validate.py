@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
-import shlex
-import sys
 from pathlib import Path
 
 from iwp_export import api
+from iwp_export.cli import reporting
 from iwp_export.cli.calibrate import share
 from iwp_export.errors import RequestError
 
@@ -63,38 +61,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
     more = parser.add_argument_group("more")
     add = more.add_argument
     add("--monitors", action="store_true", help="also show where the model reads the image (needs the checkpoint)")
-    add("--strict", action="store_true", help="warnings fail, such as clocks that are not locked")
     add("--provider", default="cpu", help="execution provider of a bundle: cpu, cuda, ... (default: cpu)")
     add("--threads", metavar="N", type=int, help="threads of one operator (default: the libraries' choice)")
     add("--device", choices=("cpu", "cuda"), default="cpu", help="where torch runs the checkpoint (default: cpu)")
-    add(
-        "-o",
-        "--output",
-        metavar="FILE",
-        type=Path,
-        nargs="+",
-        default=[],
-        help="the report: NAME.json, NAME.html or both",
-    )
-    add("--force", action="store_true", help="replace files that are there already")
-    add("--json", action="store_true", help="print the report as JSON")
+    reporting.add_arguments(parser)
 
 
 def execute(args: argparse.Namespace) -> int:
     """Validate, print and write; 1 if a gate failed."""
-    from iwp_export.validate.reports.files import check_outputs, write_outputs
-    from iwp_export.validate.reports.report import REPORT_JSON
-    from iwp_export.validate.reports.summary import describe
-
     if args.artefact.suffix == ".plan" and args.provider != "cpu":
         raise RequestError("an engine runs on the TensorRT that built it: --provider is for bundles")
-    check_outputs(args.output, args.force, args.artefact, [args.data, args.record, Path(args.against)])
+    reporting.check(args, args.data, args.record, Path(args.against))
     given = {"parity_samples": args.parity_samples} if args.parity_samples is not None else {}
     report = api.validate(
         args.artefact,
         provider=args.provider,
         threads=args.threads,
-        command=f"iwp-export {shlex.join(sys.argv[1:])}",
+        command=reporting.command_line(),
         force=args.force,
         against=args.against,
         checkpoint=args.checkpoint,
@@ -112,8 +95,4 @@ def execute(args: argparse.Namespace) -> int:
         strict=args.strict,
         **given,
     )
-    try:
-        write_outputs(report, args.output, args.force)
-    finally:  # what was measured is shown even if the disk is full
-        print(json.dumps(REPORT_JSON.to_dict(report), indent=2) if args.json else describe(report))
-    return 0 if report.passed else 1
+    return reporting.finish(report, args)

@@ -95,6 +95,7 @@ def plan_export(
     decoder = DecoderInfo(
         layers=text.num_hidden_layers,
         hidden_size=text.hidden_size,
+        intermediate_size=text.intermediate_size,
         heads=heads,
         kv_heads=text.num_key_value_heads,
         head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,

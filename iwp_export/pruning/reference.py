@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -143,26 +143,69 @@ def selection_gap(
         chosen: indices that some implementation returned for the other arguments, which are `select_by_importance`'s.
     """
     scores, k, v = (np.asarray(x, dtype=np.float64) for x in (importance, key, value))
-    claimed = np.zeros(k.shape[1], bool)
+    settings = PruningSettings(**selection)
+    return _gap(chosen, lambda allowed, count: _rounds(scores, k, v, allowed, count, settings), k.shape[1])
+
+
+def selection_gap_of_pairs(
+    chosen: npt.ArrayLike, importance: npt.ArrayLike, alike: npt.ArrayLike, **selection: Any
+) -> float:
+    """`selection_gap` from what `pair_likeness` keeps of keys and values."""
+    scores, pairs = (np.asarray(x, dtype=np.float64) for x in (importance, alike))
+    settings = PruningSettings(**selection)
+
+    def rounds(allowed: npt.NDArray[np.bool_], count: int) -> Rounds:
+        if settings.select == "coverage":
+            return _coverage_rounds(np.diag(pairs).copy(), lambda new: pairs[:, new], allowed, count)
+        return _mmr_rounds(scores, lambda new: pairs[:, new], allowed, count, settings)
+
+    return _gap(chosen, rounds, len(scores))
+
+
+def pair_likeness(key: npt.ArrayLike, value: npt.ArrayLike, **selection: Any) -> npt.NDArray[np.float32]:
+    """How alike each two of n visual tokens are to a selection, float32 [n, n], symmetric.
+
+    It is the mean over heads of their similarity (`coverage`) or of its square (`mmr`), and all that a selection takes
+    of keys and values [Hkv, n, d].
+    """
+    settings = PruningSettings(**selection)
+    k, v = (np.asarray(x, dtype=np.float64) for x in (key, value))
+    total, tokens = np.zeros((k.shape[1], k.shape[1])), np.arange(k.shape[1])
+    for head in range(len(k)):  # one at a time: all of them can take gigabytes
+        similar = _likeness(k[head : head + 1], v[head : head + 1], tokens, settings.similarity)[0]
+        total += similar if settings.select == "coverage" else np.square(similar)
+    return (total / len(k)).astype(np.float32)
+
+
+Rounds = Iterator[tuple[npt.NDArray[np.intp], Floats]]
+"""Who is taken in each round of a selection, and the priorities [n] that decided."""
+Columns = Callable[[npt.NDArray[np.intp]], Floats]
+"""From tokens just chosen to how alike every token is to each of them, [n, len(new)]."""
+
+
+def _gap(chosen: npt.ArrayLike, rounds: Callable[[npt.NDArray[np.bool_], int], Rounds], n: int) -> float:
+    claimed = np.zeros(n, bool)
     claimed[np.asarray(chosen, dtype=np.intp)] = True
     if claimed.all():
         return 0.0
-    rounds = _rounds(scores, k, v, claimed, int(claimed.sum()), PruningSettings(**selection))
-    return max((float(p[~claimed].max() - p[new].min()) for new, p in rounds), default=0.0)
+    found = rounds(claimed, int(claimed.sum()))
+    return max((float(p[~claimed].max() - p[new].min()) for new, p in found), default=0.0)
 
 
 def _rounds(
     scores: Floats, key: Floats, value: Floats, allowed: npt.NDArray[np.bool_], count: int, settings: PruningSettings
-) -> Iterator[tuple[npt.NDArray[np.intp], Floats]]:
-    """Rounds of a selection that may take the `allowed` tokens: who is taken, and the priorities [n] that decided."""
+) -> Rounds:
+    """Rounds of a selection that may take the `allowed` tokens."""
+    similarity = settings.similarity
     if settings.select == "coverage":
-        return _coverage_rounds(key, value, allowed, count, settings)
-    return _mmr_rounds(scores, key, value, allowed, count, settings)
+        left = _self_similarity(key, value, similarity)
+        return _coverage_rounds(left, lambda new: _likeness(key, value, new, similarity).mean(axis=0), allowed, count)
+    return _mmr_rounds(scores, lambda new: token_duplication(key, value, new, similarity), allowed, count, settings)
 
 
 def _mmr_rounds(
-    scores: Floats, key: Floats, value: Floats, allowed: npt.NDArray[np.bool_], count: int, settings: PruningSettings
-) -> Iterator[tuple[npt.NDArray[np.intp], Floats]]:
+    scores: Floats, duplication: Columns, allowed: npt.NDArray[np.bool_], count: int, settings: PruningSettings
+) -> Rounds:
     """Algorithm 1."""
     priority = normalised(scores)
     alive = np.ones(len(scores), bool)
@@ -171,29 +214,30 @@ def _mmr_rounds(
         new = np.argsort(np.where(alive & allowed, -priority, np.inf), kind="stable")[:size]
         yield new, priority
         alive[new] = False
-        duplicate = token_duplication(key, value, new, settings.similarity)
+        duplicate = duplication(new)
         if settings.duplication_norm == "minmax":
             duplicate = _minmax_of(duplicate, duplicate[alive])
         share = 1 - priority.dtype.type(settings.penalty) * duplicate.max(axis=1)
         priority = priority * np.maximum(priority.dtype.type(PENALTY_FLOOR), share)
 
 
-def _coverage_rounds(
-    key: Floats, value: Floats, allowed: npt.NDArray[np.bool_], count: int, settings: PruningSettings
-) -> Iterator[tuple[npt.NDArray[np.intp], Floats]]:
-    """Greedy pivoted Cholesky of the tokens' mean similarity: each round takes the token that is explained least."""
-    n = key.shape[1]
-    left = _self_similarity(key, value, settings.similarity)
-    columns = np.zeros((count, n), key.dtype)
+def _coverage_rounds(left: Floats, similarity: Columns, allowed: npt.NDArray[np.bool_], count: int) -> Rounds:
+    """Greedy pivoted Cholesky of the tokens' mean similarity: each round takes the token that is explained least.
+
+    Args:
+        left: [n], each token's similarity to itself.
+        similarity, allowed, count: see `_rounds`.
+    """
+    columns = np.zeros((count, len(left)), left.dtype)
     alive = allowed.copy()
     for taken in range(count):
-        unexplained = np.where(left < COVERAGE_FLOOR, key.dtype.type(0), left)
+        unexplained = np.where(left < COVERAGE_FLOOR, left.dtype.type(0), left)
         best = int(np.argmax(np.where(alive, unexplained, -1)))  # the first of equal ones
         new = np.array([best])
         yield new, unexplained
         alive[best] = False
         if unexplained[best] > 0:
-            similar = _likeness(key, value, new, settings.similarity).mean(axis=0)[:, 0]
+            similar = similarity(new)[:, 0]
             column = (similar - columns[:taken, best] @ columns[:taken]) / np.sqrt(left[best])
             columns[taken] = column
             left = left - np.square(column)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -13,125 +12,14 @@ from unittest import mock
 import numpy as np
 
 from iwp_export import api
-from iwp_export.bundle.schema import to_json
 from iwp_export.bundle.store import Bundle
-from iwp_export.errors import IwpError
 from iwp_export.models import ALIASES
-from iwp_export.pruning.settings import PruningSettings
 from iwp_export.runtime.model import LoadedModel
 from iwp_export.runtime.pipeline import Pipeline
-from iwp_export.validate.gates import Gate
-from iwp_export.validate.parity.check import check_integrity, check_parity
-from iwp_export.validate.parity.checkpoint import CheckpointReference
-from iwp_export.validate.parity.figures import Parity
-from iwp_export.validate.parity.gates import gates
-from iwp_export.validate.parity.limits import limits_of
-from iwp_export.validate.parity.recording import record
-from iwp_export.validate.parity.reference import ParityReference, open_reference
 from iwp_export.validate.parity.sample import Prompt, Sample, read_prompt
-from iwp_export.validate.questions import Question
 from tests.benchmarks import faulty
+from tests.benchmarks.fault_shop import Outcome, Workshop
 from tests.validate.parity.tampered import tampered
-
-PASSED, FAILED, COULD_NOT_RUN = 0, 1, 2
-"""Exit codes of `iwp-export validate`."""
-
-
-@dataclass
-class Workshop:
-    """What faults are made of.
-
-    Attributes:
-        folder: where copies go.
-        bundle: a right artefact, float32.
-        questions: with one image each.
-        pairs: with two.
-        keeps: ratios to compare at; the first is 1.
-        new_tokens: of each answer.
-    """
-
-    folder: Path
-    bundle: Path
-    questions: Sequence[Question]
-    pairs: Sequence[Question]
-    keeps: tuple[float, ...] = (1.0, 0.3)
-    new_tokens: int = 4
-    references: dict[str, ParityReference] = field(default_factory=dict)
-
-    @cached_property
-    def right(self) -> Pipeline:
-        """The right artefact, open."""
-        return Pipeline.open(self.bundle, threads=1)
-
-    @cached_property
-    def half(self) -> Path:
-        """A right artefact, float16."""
-        path = self.folder / "half.bundle"
-        return api.export("tiny-llava", path, Bundle.open(self.bundle).manifest.pruning, dtype="float16", force=True)
-
-    @cached_property
-    def recording(self) -> Path:
-        """Of the checkpoint."""
-        path, keeps = self.folder / "golden.npz", self.keeps
-        return record(self.reference(self.right), self.questions, keeps, path, self.new_tokens, force=True)
-
-    def reference(self, pipeline: Pipeline) -> ParityReference:
-        """The checkpoint, as the artefact's element type and settings ask."""
-        manifest = pipeline.manifest
-        key = f"{manifest.decoder.dtype} {to_json(manifest.pruning.to_dict())}"
-        if key not in self.references:
-            self.references[key] = CheckpointReference(manifest, str(ALIASES["tiny-llava"]))
-        return self.references[key]
-
-    def copy(self, half: bool = False) -> Path:
-        """A bundle to be changed."""
-        return faulty.copied(self.half if half else self.bundle, self.folder / "faulty.bundle")
-
-    def judge(
-        self,
-        artefact: Path | Pipeline,
-        against: Path | None = None,
-        pairs: bool = False,
-    ) -> Outcome:
-        """What validation says of an artefact."""
-        try:
-            if isinstance(artefact, Path):
-                integrity = check_integrity(artefact)
-                if integrity.flaw:
-                    return Outcome(FAILED, (Gate("integrity", False, "damaged", "every SHA-256", integrity.flaw),))
-                artefact = Pipeline.open(artefact, threads=1)
-            reference = self.reference(artefact) if against is None else open_reference(artefact, str(against))
-            questions = self.pairs if pairs else self.questions
-            asked = None if reference.samples is not None else questions
-            parity = check_parity(artefact, reference, asked, self.keeps, self.new_tokens)
-        except IwpError as error:
-            return Outcome(COULD_NOT_RUN, (), str(error))
-        found = tuple(gates(parity))
-        return Outcome(PASSED if all(gate.passed for gate in found) else FAILED, found, "", parity)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """Exit code, gates and, where it could not run, the reason."""
-
-    code: int
-    gates: tuple[Gate, ...]
-    error: str = ""
-    parity: Parity | None = None
-
-    @property
-    def failed(self) -> list[str]:
-        """Names of the gates that fail."""
-        return [gate.name for gate in self.gates if not gate.passed]
-
-    @property
-    def margin(self) -> float:
-        """The largest distance of rows, in its limit; 0 where nothing was compared."""
-        if self.parity is None:
-            return 0.0
-        limit = limits_of(self.parity.dtype)[1].rows
-        stages = [stage for keep in self.parity.keeps for stage in keep.stages if stage.stage in ("features", "caches")]
-        return max(((stage.relative or 0.0) / limit for stage in stages), default=0.0)
 
 
 @dataclass(frozen=True)
@@ -275,6 +163,16 @@ def _stale_engine(shop: Workshop, tuned: bool) -> Outcome:
     return shop.judge(engine, against=shop.bundle)
 
 
+def _blind_top_k(shop: Workshop) -> Outcome:
+    """A float16 engine with another selection: it does not tell what it chose from."""
+    from tests.backends.trt.fake_trt import make_session
+
+    path = shop.copy(half=True)
+    faulty.edit_graph(path, faulty.rank_alone)
+    faulty.renewed(path)
+    return shop.judge(Pipeline.of(Bundle.open(path).manifest, path / "processor", make_session(path)[0]))
+
+
 def _old_recording(shop: Workshop) -> Outcome:
     """A right recording, and an artefact of another checkpoint."""
     return shop.judge(_other_checkpoint(shop), against=shop.recording)
@@ -288,11 +186,6 @@ def _swapped_engine_file(shop: Workshop) -> Outcome:
     path = path or shop.folder / "engine.plan"
     path.write_bytes(path.read_bytes()[::-1])
     return shop.judge(path)
-
-
-def top_k_settings() -> PruningSettings:
-    """What `rank_alone` is, in settings."""
-    return PruningSettings(penalty=0.0)
 
 
 FAULTS = (
@@ -315,6 +208,7 @@ FAULTS = (
     Fault("a cache row dropped behind the pruning layer", "caches", lost_row(range(4, 8), drop=True)),
     Fault("fp16 overflow", "caches", _overflow, quick=False),
     Fault("top-k in place of the selection", "kept tokens", graph(faulty.rank_alone)),
+    Fault("top-k in place of the selection, float16 engine", "kept tokens", _blind_top_k, quick=False),
     Fault("scored by the wrong query", "kept tokens", session(inputs=faulty.first_queries)),
     Fault("stale engine: another checkpoint", "same checkpoint", lambda shop: _stale_engine(shop, True), quick=False),
     Fault("stale engine: other settings", "same checkpoint", lambda shop: _stale_engine(shop, False)),

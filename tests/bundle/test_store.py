@@ -42,7 +42,7 @@ def make_manifest() -> Manifest:
     return Manifest(
         model=ModelInfo("tiny", "/x", "llava", "Llava"),
         pruning=PruningSettings(),
-        decoder=DecoderInfo(8, 128, 4, 2, 32, 48, 256, "float32", 2, (3,), 0),
+        decoder=DecoderInfo(8, 128, 256, 4, 2, 32, 48, 256, "float32", 2, (3,), 0),
         vision=VisionInfo(4, 128, Bounds.fixed(64), {}, {"pixels": 112, "side": 8}),
         graphs={"decoder": graph("decoder"), "vision": graph("vision")},
     )

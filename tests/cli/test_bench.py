@@ -18,7 +18,7 @@ def test_a_small_run(tiny_bundle, tmp_path, capsys):
     limits = ["--max-ttft-ms", "0.001", "--hz", "1000"]
     assert main(["bench", str(tiny_bundle), *SMALL, *limits, "-o", str(output)]) == 1
     shown = capsys.readouterr().out
-    assert shown.startswith("FAILED: max-ttft (1 of 3 gates).\n") and "  prefill " in shown and "promised" in shown
+    assert shown.startswith("FAILED: max-ttft (1 of 3 gates).\nprefill ") and "promised" in shown
     assert "tokens were dropped: layers " in shown and "at 1000 Hz, pruned: 14 of 14 deadlines missed" in shown
     report = read_report(output)
     found = {gate.name: gate.passed for gate in report.gates}

@@ -16,8 +16,10 @@ from iwp_export.pruning.importance import token_importance
 from iwp_export.pruning.reference import (
     COVERAGE_FLOOR,
     normalised,
+    pair_likeness,
     select_by_importance,
     select_tokens,
+    selection_gap_of_pairs,
     token_duplication,
 )
 from iwp_export.pruning.reference import selection_gap as gap_by_importance
@@ -277,3 +279,22 @@ def test_the_oracle_needs_numpy_alone() -> None:
         "heavy = {'torch', 'onnx', 'onnxruntime', 'transformers'} & set(sys.modules); assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("select", ["mmr", "coverage"])
+@pytest.mark.parametrize("similarity", ["dual_weight", "value", "key", "kernel"])
+@pytest.mark.parametrize("norm", ["none", "minmax"])
+def test_the_gap_by_pairs_is_the_gap_by_keys_and_values(select: str, similarity: str, norm: str) -> None:
+    """Of right choices, of the most important tokens alone, and of any."""
+    rng = np.random.default_rng(7)
+    key, value = (random_states(rng, 3, 30, 8, clusters=4) for _ in range(2))
+    value[:, 4] = 0
+    importance = rng.random(30, np.float32)
+    options: dict[str, Any] = {"select": select, "similarity": similarity, "duplication_norm": norm}
+    alike = pair_likeness(key, value, **options)
+    np.testing.assert_allclose(alike, alike.T, atol=1e-7)
+    right = select_by_importance(importance, key, value, 9, **options)
+    for chosen in (right, np.argsort(-importance)[:9], rng.permutation(30)[:9], np.arange(30), np.arange(0)):
+        expected = gap_by_importance(chosen, importance, key, value, **options)
+        assert selection_gap_of_pairs(chosen, importance, alike, **options) == pytest.approx(expected, abs=1e-5)
+    assert selection_gap_of_pairs(right, importance, alike, **options) < ROUNDING

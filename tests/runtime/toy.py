@@ -46,7 +46,7 @@ FIRST_WORD, VOCABULARY = 7, 48
 
 
 def decoder_info(dtype: str = "float32", max_positions: int = 512) -> DecoderInfo:
-    return DecoderInfo(2, 3, 1, 1, 3, VOCABULARY, max_positions, dtype, 2, (3,), 0)
+    return DecoderInfo(2, 3, 6, 1, 1, 3, VOCABULARY, max_positions, dtype, 2, (3,), 0)
 
 
 def toy_picture(pixels: Array) -> Picture:

@@ -37,7 +37,6 @@ TRENDS = ("prefill", "end_to_end")
 SIDES = ("pruned", "unpruned")
 DIGITS = 7
 """Of a second, in a report: a tenth of a microsecond."""
-NO_PROMISE = "no promise by operations: the manifest does not list the decoder's weights"
 
 
 @dataclass(frozen=True)
@@ -133,8 +132,6 @@ def measure_latency(
     found = find_meters() if meters is None else meters
     energy, notes = measure_energy(found, lambda: ask("pruned", 0), lambda: ask("unpruned", 0), fastest)
     ratios = _ratios(runs, promised_speedup(pipeline.manifest, prompts))
-    if ratios["prefill"].promised is None:
-        notes += (NO_PROMISE,)
     return Latency(
         artefact=name,
         provider=pipeline.provider,
@@ -185,7 +182,7 @@ def _side(runs: Sequence[Run]) -> Side:
     return Side(**columns, steps=medians, phases=phases, cache_bytes=round(cache))
 
 
-def _ratios(runs: Mapping[str, Sequence[Run]], promised: float | None) -> dict[str, Ratio]:
+def _ratios(runs: Mapping[str, Sequence[Run]], promised: float) -> dict[str, Ratio]:
     ratios = {}
     for name in RATIOS:
         over, under = ([run.phases[name] for run in runs[side]] for side in ("unpruned", "pruned"))

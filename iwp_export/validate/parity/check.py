@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from iwp_export.bundle.schema import Flaw
 from iwp_export.bundle.store import Bundle
 from iwp_export.engine.files import SUFFIX, read_engine
 from iwp_export.errors import BundleError, DataError, RecordingError, RequestError
@@ -35,7 +36,7 @@ def check_parity(
     reference: ParityReference,
     questions: Sequence[Question] | None = None,
     keeps: Sequence[float] | None = None,
-    max_new_tokens: int = NEW_TOKENS,
+    max_new_tokens: int | None = None,
     hidden_states: bool = False,
     path: Path | str | None = None,
 ) -> Parity:
@@ -46,9 +47,10 @@ def check_parity(
         reference: what is right; see `open_reference`.
         questions: what is asked; None takes the samples of a recording.
         keeps: fractions of the visual tokens that stay; None takes a recording's, else `KEEPS`.
-        max_new_tokens: tokens of each answer.
+        max_new_tokens: tokens of each answer; None takes a recording's, else `NEW_TOKENS`.
         hidden_states: also compare the states between layers, where both sides can show them.
-        path: the artefact's, whose files are then all compared with their hashes.
+        path: the artefact's, whose files are then all compared with their hashes. Where they are
+            damaged no pipeline opens: ask `check_integrity` first.
 
     Raises:
         DataError: there is nothing to ask.
@@ -63,6 +65,7 @@ def check_parity(
     samples = reference.samples if questions is None else samples_of(questions)
     if not samples:
         raise DataError("there is nothing to compare: give questions, or a recording, which has its own")
+    max_new_tokens = max_new_tokens or reference.new_tokens or NEW_TOKENS
     keeps = tuple(reference.keeps or KEEPS) if keeps is None else tuple(keeps)
     if not keeps:
         raise DataError("there is nothing to compare: give a keep ratio", options=("keep",))
@@ -97,14 +100,17 @@ def check_parity(
 
 
 def check_integrity(path: Path | str) -> Integrity:
-    """Read every file of an artefact and compare it with the hash that its description holds."""
+    """Read every file of an artefact and compare it with the hash that its description holds.
+
+    Raises:
+        BundleError: there is no artefact, or its description cannot be read.
+    """
+    engine = Path(path).suffix == SUFFIX
     try:
-        files = (
-            read_engine(path, "full")[1].files
-            if Path(path).suffix == SUFFIX
-            else Bundle.open(path, "full").manifest.files
-        )
+        files = read_engine(path, "full")[1].files if engine else Bundle.open(path, "full").manifest.files
     except BundleError as error:
+        if not isinstance(error.__cause__, Flaw):
+            raise
         return Integrity(0, 0, " ".join(str(error).split()))
     return Integrity(len(files), sum(entry.bytes for entry in files.values()), "")
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jinja2 import TemplateError
 from PIL import Image
 from torch import Tensor
 
@@ -17,6 +18,7 @@ from iwp_export.backends.session import Floats, Ints
 from iwp_export.backends.torch.seen import Seen
 from iwp_export.backends.torch.session import TorchSession
 from iwp_export.bundle.manifest import Manifest
+from iwp_export.errors import RequestError
 from iwp_export.export.live import Device, enough_memory, open_live
 from iwp_export.export.plan import Dtype, plan_export
 from iwp_export.models.common.picture import Picture
@@ -48,6 +50,9 @@ class CheckpointReference:
         BackendError: there is no such device, or it has not the memory.
     """
 
+    samples = None
+    keeps = None
+    new_tokens = None
     no_hidden_states = ""
 
     def __init__(
@@ -57,24 +62,19 @@ class CheckpointReference:
             (manifest.model.source, manifest.model.revision) if checkpoint is None else (checkpoint, None)
         )
         plan = plan_export(source, manifest.pruning, dtype=dtype, revision=revision)
-        session, own, processor = open_live(plan, dtype, device)
+        session, own, processor = open_live(plan, plan.decoder.dtype, device)
         local = plan.checkpoint.with_weights()
-        self.name, self.dtype = f"checkpoint {plan.model.name}, torch, {dtype}", str(dtype)
+        self.dtype = plan.decoder.dtype
+        self.name = f"checkpoint {plan.model.name}, torch, {self.dtype}"
         self.identity = Identity.of(own, local.digest())
         self.session, self._manifest, self._processor = session, own, processor
         self._model = session.model
         self._images = _image_processor(local.folder)
         self._texts = _text_processor(local.folder, self._images)
+        if self._texts is None:
+            self.name += ", placeholders counted by this package"
         # An answer goes on past its end: every sample then has as many tokens to compare.
         session.model.generation_config.eos_token_id = None
-
-    @property
-    def samples(self) -> None:
-        """It has none of its own."""
-
-    @property
-    def keeps(self) -> None:
-        """It can be run at any."""
 
     def observe(self, sample: Sample, keep: float, max_new_tokens: int, hidden_states: bool = False) -> Observation:
         """See `ParityReference.observe`; `generate` at keep 1, the torch reference of pruning below."""
@@ -112,7 +112,11 @@ class CheckpointReference:
         pictures = tuple(self._picture(image) for image in images)
         message = user_message(sample.prompt, len(images))
         template = self._processor.tokenizer if self._texts is None else self._texts
-        text = template.apply_chat_template([message], add_generation_prompt=True, tokenize=False)
+        try:
+            text = template.apply_chat_template([message], add_generation_prompt=True, tokenize=False)
+        except (ValueError, TemplateError) as error:
+            reason = " ".join(str(error).split())
+            raise RequestError(f"transformers cannot render {sample.name} for {self.name}: {reason}") from error
         if self._texts is None:
             return Prompt(self._processor.token_ids(text, pictures), pictures), images
         found = self._texts(images=images or None, text=[text], return_tensors="np")

@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from iwp_export.backends.session import Floats, Ints
-from iwp_export.pruning.reference import normalised, selection_gap
+from iwp_export.pruning.reference import normalised, selection_gap_of_pairs
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.validate.parity.figures import Gap, KeepFigures, KeptFigures, StageFigures, TokenFigures
 from iwp_export.validate.parity.observation import Choice, Observation
-from iwp_export.validate.parity.sketch import Rows, distances, first_not_finite
+from iwp_export.validate.parity.sketch import Distances, Rows, cosine, distances, first_not_finite
 
 PROMPT, PIXELS, FEATURES, HIDDEN, CACHES, LOGITS = (
     "prompt",
@@ -37,6 +37,8 @@ class Tally:
     absolute: float = 0.0
     relative: float = -1.0
     cosine: float = 1.0
+    cosine_where: str = ""
+    kl_where: str = ""
     kl: float = 0.0
     where: str = ""
     flaw: str = ""
@@ -47,8 +49,7 @@ class Tally:
             self.fail(f"{place(0)}: {len(ours)} rows, the reference has {len(theirs)}")
             return
         if self._finite(first_not_finite(ours), first_not_finite(theirs), place):
-            found = distances(ours, theirs)
-            self.take(found.absolute, found.relative, found.cosine, place)
+            self.take(distances(ours, theirs), place)
 
     def add_whole(self, ours: Ints, theirs: Ints, place: str) -> None:
         """Compare whole numbers, which must be equal."""
@@ -67,29 +68,25 @@ class Tally:
             a, b = ours.astype(np.float64), theirs.astype(np.float64)
             norms = [np.sqrt(np.square(each).sum(1)) for each in (a, b)]
             apart = np.sqrt(np.square(a - b).sum(1))
-            floor = np.finfo(np.float64).tiny
-            cosine = (a * b).sum(1) / np.maximum(norms[0] * norms[1], floor)
-            self.take(np.abs(a - b).max(1), apart / np.maximum(norms[1], floor), cosine, place)
-            self.kl = max(self.kl, float(divergences(a, b).max()))
+            relative = apart / np.maximum(norms[1], np.finfo(np.float64).tiny)
+            self.take(Distances(np.abs(a - b).max(1), relative, cosine(norms[0], norms[1], apart)), place)
+            found = divergences(a, b)
+            if found.max() >= self.kl:
+                self.kl, self.kl_where = float(found.max()), place(int(np.argmax(found)))
 
-    def take(
-        self,
-        absolute: npt.NDArray[np.float64],
-        relative: npt.NDArray[np.float64],
-        cosine: npt.NDArray[np.float64],
-        place: Place,
-    ) -> None:
-        """Distances of rows [n]."""
-        if not len(relative):
+    def take(self, found: Distances, place: Place) -> None:
+        """Distances of the rows of one tensor."""
+        if not len(found.relative):
             return
-        self.rows += len(relative)
-        worst = int(np.argmax(relative))
-        if not np.isfinite(relative[worst]):
+        self.rows += len(found.relative)
+        worst = int(np.argmax(found.relative))
+        if not np.isfinite(found.relative[worst]):
             self.fail(f"{place(worst)}: the reference is nothing but zeros")
-        elif relative[worst] > self.relative:
-            self.relative, self.where = float(relative[worst]), place(worst)
-        self.absolute = max(self.absolute, float(absolute.max()))
-        self.cosine = min(self.cosine, float(cosine.min()))
+        elif found.relative[worst] > self.relative:
+            self.relative, self.where = float(found.relative[worst]), place(worst)
+        self.absolute = max(self.absolute, float(found.absolute.max()))
+        if found.cosine < self.cosine:
+            self.cosine, self.cosine_where = found.cosine, place(0).rpartition(", ")[0]
 
     def fail(self, flaw: str) -> None:
         """Note the first flaw."""
@@ -97,10 +94,19 @@ class Tally:
 
     def figures(self) -> StageFigures:
         """The result."""
-        if self.relative < 0:
-            return StageFigures(self.stage, self.rows, None, None, None, None, self.where, self.flaw)
-        kl = self.kl if self.stage == LOGITS else None
-        return StageFigures(self.stage, self.rows, self.absolute, self.relative, self.cosine, kl, self.where, self.flaw)
+        known = self.relative >= 0
+        return StageFigures(
+            stage=self.stage,
+            rows=self.rows,
+            absolute=self.absolute if known else None,
+            relative=self.relative if known else None,
+            cosine=self.cosine if known else None,
+            kl=self.kl if known and self.stage == LOGITS else None,
+            where=self.where,
+            cosine_where=self.cosine_where,
+            kl_where=self.kl_where,
+            flaw=self.flaw,
+        )
 
     def _finite(self, ours: int | None, theirs: int | None, place: Place) -> bool:
         if ours is not None:
@@ -194,7 +200,7 @@ class Comparison:
             self.gaps.append(Gap(gaps[0], gaps[1], scores, where))
 
     def _gap_of(self, chosen: npt.NDArray[np.intp], what: Choice) -> float:
-        gap = selection_gap(chosen, what.importance, what.key, what.value, **self.settings.selection())
+        gap = selection_gap_of_pairs(chosen, what.importance, what.alike, **self.settings.selection())
         return 0.0 if gap < 0 else gap  # NaN stays
 
     def add_rest(self, sample: str, ours: Observation, theirs: Observation, whole: bool = True) -> None:

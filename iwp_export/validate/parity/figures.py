@@ -33,9 +33,11 @@ class StageFigures:
         absolute: the largest difference: of a logit; elsewhere the length of a row's difference. None if nothing was
             compared, as for the next three.
         relative: the largest distance of a row, of the reference's length (`sketch.Distances.relative`).
-        cosine: the smallest, of a row with the reference's.
+        cosine: the smallest, of a tensor of such rows with the reference's: of one layer's keys, say.
         kl: the largest divergence of the next token's distribution from the reference's, nats; None but for logits.
         where: the place of the largest relative distance.
+        cosine_where: the tensor with the smallest cosine.
+        kl_where: the place of the largest divergence.
         flaw: the first thing that cannot be compared: a number that is not finite, a row that is missing; with its
             place. Empty if there is none.
     """
@@ -47,6 +49,8 @@ class StageFigures:
     cosine: float | None
     kl: float | None
     where: str
+    cosine_where: str
+    kl_where: str
     flaw: str
 
 
@@ -56,7 +60,7 @@ class Gap:
 
     Attributes:
         gap: the most by which a token that was left out beats one that was taken, in priorities from 0 to 1, by what
-            the reference chose from (`selection_gap`); None if it does not tell.
+            the reference chose from (`pruning.reference.selection_gap`); None if it does not tell.
         own_gap: the same by what the artefact itself chose from; None if it does not tell.
         scores: largest difference of a token's importance from the reference's, both brought to 0 to 1; None if one
             does not tell.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ from iwp_export.backends.session import (
     StepOutput,
 )
 from iwp_export.models.common.picture import Picture
+from iwp_export.pruning.reference import pair_likeness
 from iwp_export.runtime.model import LoadedModel
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.validate.parity.sample import Prompt
@@ -33,11 +34,10 @@ Look = Literal["nothing", "choice", "layers"]
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """What the pruning op chose n visual tokens from: importance [n], key and value [Hkv, n, d], float32."""
+    """What the pruning op chose n visual tokens from: importance float32 [n], and how alike they are [n, n]."""
 
     importance: Floats
-    key: Floats
-    value: Floats
+    alike: Floats
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +123,7 @@ def observe(
         logits=np.stack(result.logits or []),
         cache=tuple(tuple(map(heads_rows, pipeline.session.read_cache(watched.cache, i))) for i in layers),  # type: ignore[misc]
         hidden=watched.hidden(),
-        choice=watched.choice(),
+        choice=watched.choice(pipeline.manifest.pruning.selection()),
     )
 
 
@@ -202,9 +202,10 @@ class WatchedSession:
         layers = range(len(self._inside[0].hidden))
         return tuple(sketched(np.concatenate([inside.hidden[layer] for inside in self._inside])) for layer in layers)
 
-    def choice(self) -> Choice | None:
+    def choice(self, selection: Mapping[str, Any]) -> Choice | None:
         """What the prompt's visual tokens were chosen from; None if it was not looked at or there are none."""
         if not self._inside or not self._visual.any():
             return None
         inside, visual = self._inside[0], self._visual
-        return Choice(inside.importance[visual], inside.key[:, visual], inside.value[:, visual])
+        alike = pair_likeness(inside.key[:, visual], inside.value[:, visual], **selection)
+        return Choice(inside.importance[visual], alike)

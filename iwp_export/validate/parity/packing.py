@@ -27,8 +27,9 @@ def pack(found: Observation, sample: int, ratio: int) -> dict[str, Array]:
             arrays.update(_rows(where, [value]) if isinstance(value, Rows) else {where: value})
     arrays.update(_rows(f"{once}.features", found.features))
     if found.choice is not None:
-        for name in ("importance", "key", "value"):
-            arrays[f"{once}.choice.{name}"] = getattr(found.choice, name)
+        alike = found.choice.alike  # symmetric: half of it will do
+        arrays[f"{once}.importance"] = found.choice.importance
+        arrays[f"{once}.alike"] = alike[np.triu_indices(len(alike))]
     for name in ("kept", "tokens", "forced", "logits"):
         arrays[f"{here}.{name}"] = getattr(found, name)
     arrays.update(_rows(f"{here}.cache", [rows for layer in found.cache for rows in layer]))
@@ -48,8 +49,9 @@ def unpack(arrays: Mapping[str, Array], sample: int, ratio: int, new_tokens: int
         drop = total - min(new_tokens, total)
         cache = [_shorter(rows, drop) for rows in _split(arrays, f"{here}.cache")]
         choice = None
-        if f"{once}.choice.importance" in arrays:
-            choice = Choice(*(arrays[f"{once}.choice.{name}"] for name in ("importance", "key", "value")))
+        if f"{once}.importance" in arrays:
+            importance = arrays[f"{once}.importance"]
+            choice = Choice(importance, _symmetric(arrays[f"{once}.alike"], len(importance)))
         return Observation(
             token_ids=arrays[f"{once}.token_ids"],
             visual=arrays[f"{once}.visual"],
@@ -82,6 +84,15 @@ def _split(arrays: Mapping[str, Array], prefix: str) -> list[Rows]:
     if (len(sketch), len(norm)) != (int(ends[-1]) if len(ends) else 0,) * 2:
         raise ValueError(f"{prefix} has other rows than it says")
     return [Rows(sketch[end - n : end], norm[end - n : end]) for n, end in zip(lengths, ends, strict=True)]
+
+
+def _symmetric(half: Array, size: int) -> Array:
+    """A symmetric matrix from its upper triangle."""
+    rows, columns = np.triu_indices(size)
+    whole = np.zeros((size, size), np.float32)
+    whole[rows, columns] = half
+    whole[columns, rows] = half
+    return whole
 
 
 def _inputs(arrays: Mapping[str, Array], prefix: str) -> dict[str, Rows | Ints]:

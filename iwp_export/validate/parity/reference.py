@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from iwp_export.backends.session import Ints
 from iwp_export.engine.files import SUFFIX
-from iwp_export.errors import DataError
+from iwp_export.errors import BackendError, DataError
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.validate.parity.identity import Identity
 from iwp_export.validate.parity.observation import Look, Observation, observe
@@ -46,6 +46,10 @@ class ParityReference(Protocol):
         """The only keep ratios that it knows; None if it can be asked any."""
 
     @property
+    def new_tokens(self) -> int | None:
+        """The most tokens of an answer that it knows; None if it can be asked for any number."""
+
+    @property
     def no_hidden_states(self) -> str:
         """Why it has no states between layers; empty if it has."""
 
@@ -77,6 +81,7 @@ class SessionReference:
 
     samples = None
     keeps = None
+    new_tokens = None
 
     def __init__(self, pipeline: Pipeline, name: str) -> None:
         self._pipeline = pipeline
@@ -124,10 +129,17 @@ def open_reference(
     Raises:
         CheckpointError, BundleError, BackendError, RecordingError: it cannot be opened.
         DataError: `against` is none of these.
+        BackendError: also where torch is missing and the checkpoint is asked for.
     """
     if against == CHECKPOINT:
-        from iwp_export.validate.parity.checkpoint import CheckpointReference
-
+        try:
+            from iwp_export.validate.parity.checkpoint import CheckpointReference
+        except ImportError as error:
+            raise BackendError(
+                f"comparing with a checkpoint needs torch ({error}); install with: pip install 'iwp-export[export]', "
+                "or record the checkpoint where torch is and compare with the recording",
+                options=("record", "against"),
+            ) from error
         return CheckpointReference(pipeline.manifest, checkpoint, device, dtype)
     path = Path(against)
     if path.suffix == RECORDING:

@@ -9,6 +9,7 @@ a 7B model has hundreds of MB, its sketch about one.
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from functools import cache
 
@@ -50,12 +51,12 @@ class Distances:
         absolute: float64 [n], lengths of the differences.
         relative: float64 [n], of the reference's length, or of its median row's where that is longer: a row of almost
             nothing is not measured by itself.
-        cosine: float64 [n], of the angle between a row and the reference's; 1 where both are nothing.
+        cosine: of the angle between all rows, taken as one vector, and the reference's; 1 where both are nothing.
     """
 
     absolute: npt.NDArray[np.float64]
     relative: npt.NDArray[np.float64]
-    cosine: npt.NDArray[np.float64]
+    cosine: float
 
 
 def sketched(rows: Array) -> Rows:
@@ -75,9 +76,15 @@ def distances(ours: Rows, theirs: Rows) -> Distances:
     apart = np.maximum(apart, np.abs(a - b))
     base = np.maximum(b, np.median(b)) if len(b) else b
     relative = np.divide(apart, base, out=np.where(apart > 0, np.inf, 0.0), where=base > 0)
-    product = a * b
-    cosine = np.divide(a * a + b * b - apart * apart, 2 * product, out=(a == b).astype(np.float64), where=product > 0)
-    return Distances(apart, relative, np.clip(cosine, -1, 1))
+    return Distances(apart, relative, cosine(a, b, apart))
+
+
+def cosine(ours: npt.NDArray[np.float64], theirs: npt.NDArray[np.float64], apart: npt.NDArray[np.float64]) -> float:
+    """Of the angle between vectors, from the lengths [n] of their rows and of the rows' differences."""
+    a, b, d = (float(np.square(each).sum()) for each in (ours, theirs, apart))
+    if a * b == 0:
+        return float(a == b)
+    return max(-1.0, min(1.0, (a + b - d) / (2 * math.sqrt(a * b))))
 
 
 def first_not_finite(rows: Rows) -> int | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from iwp_export.tables import table
 from iwp_export.validate.parity.figures import KeepFigures, Parity, StageFigures
-from iwp_export.validate.parity.gates import gates
+from iwp_export.validate.parity.gates import cosine_text, gates
 
 COLUMNS = ("keep", "stage", "rows", "relative", "cosine", "absolute", "KL, nats", "worst place")
 
@@ -67,7 +67,7 @@ def stage_rows(parity: Parity) -> list[tuple[str, ...]]:
 def _stage_row(keep: KeepFigures, stage: StageFigures) -> tuple[str, ...]:
     numbers = (
         _number(stage.relative, ".1e"),
-        _number(stage.cosine, ".6f"),
+        "" if stage.cosine is None else cosine_text(stage.cosine),
         _number(stage.absolute, ".1e"),
         _number(stage.kl, ".1e"),
     )

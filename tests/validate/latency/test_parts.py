@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from iwp_export.bundle.manifest import FileEntry
 from iwp_export.bundle.store import Bundle
 from iwp_export.device import process
 from iwp_export.errors import DataError
@@ -16,7 +15,7 @@ from iwp_export.pruning.cost import PrefillCost
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.validate.latency import selection
 from iwp_export.validate.latency.memory import watch_memory
-from iwp_export.validate.latency.promise import mlp_width, promised_speedup
+from iwp_export.validate.latency.promise import promised_speedup
 from iwp_export.validate.latency.requests import answer
 from iwp_export.validate.latency.workload import Ask, choose_asks
 from iwp_export.validate.questions import SHIPPED
@@ -25,27 +24,12 @@ from tests.runtime.toy import ToySession, toy_manifest
 from tests.validate.latency.made import pipeline_on
 
 
-def test_the_width_of_the_mlp_follows_from_the_weights(tiny_bundle):
+def test_the_promise_is_that_of_the_operations(tiny_bundle):
     manifest = Bundle.open(tiny_bundle).manifest
-    assert mlp_width(manifest) == 256  # its config.json
-    cost = PrefillCost(8, 128, 256, 128, 64, 48, 64, 9)
+    cost = PrefillCost(8, 128, 256, 128, 64, 48, 64, 9)  # its config.json
     assert promised_speedup(manifest, [(64, 9, 20)]) == pytest.approx(cost.speedup(manifest.pruning.layer, 20))
-
-
-@pytest.mark.parametrize(("tensors", "extra"), [(1, 0), (2, 0), (2, 4096)])
-def test_a_shared_embedding_is_told_from_two(tensors, extra):
-    """Qwen2-0.5B's shape: its head is its embedding; biases and padding do not matter."""
-    manifest = toy_manifest("float16")
-    decoder = replace(
-        manifest.decoder, layers=24, hidden_size=896, heads=14, kv_heads=2, head_dim=64, vocab_size=151936
-    )
-    weights = 24 * (896 * (896 + 256) + 896 * 896 + 3 * 896 * 4864 + 896 + 256) + 49 * 896 + tensors * 151936 * 896
-    files = {"decoder.weights": FileEntry(2 * weights + extra, "0" * 64)}
-    assert mlp_width(replace(manifest, decoder=decoder, files=files)) == 4864
-
-
-def test_a_manifest_without_files_promises_nothing():
-    assert promised_speedup(toy_manifest(), [(64, 9, 20)]) is None
+    few, many = (promised_speedup(manifest, [(64, 9, kept)]) for kept in (40, 4))
+    assert 1 < few < promised_speedup(manifest, [(64, 9, 40), (64, 9, 4)]) < many
 
 
 def test_what_is_asked(tmp_path):

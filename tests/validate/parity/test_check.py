@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from PIL import Image
 
 from iwp_export import api
 from iwp_export.bundle.schema import from_json, to_json
-from iwp_export.errors import CheckpointError, DataError, SettingsError
+from iwp_export.errors import CheckpointError, DataError, RequestError, SettingsError
+from iwp_export.models import ALIASES
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.report.page import Page
 from iwp_export.runtime.pipeline import Pipeline
@@ -165,7 +167,7 @@ def test_a_tie_broken_otherwise_is_followed(
     parity = check_parity(choosing, checkpoint, questions[:1], (0.3,), 3)
     assert failed(parity) == ["kept tokens"]
     assert parity.keeps[0].kept.followed == 1
-    monkeypatch.setattr(compare, "selection_gap", lambda *args, **options: 1e-6)
+    monkeypatch.setattr(compare, "selection_gap_of_pairs", lambda *args, **options: 1e-6)
     monkeypatch.setattr(compare, "normalised", np.zeros_like)
     parity = check_parity(choosing, checkpoint, questions[:1], (0.3,), 3)
     assert failed(parity) == [] and "1 choices of tokens are not the reference's." in describe(parity)
@@ -189,6 +191,14 @@ def test_without_what_was_chosen_from_a_tie_cannot_be_told(
     assert not found["kept tokens"].passed and "the reference cannot tell" in found["kept tokens"].measured
     assert found["caches"].passed
     assert not found["logits"].passed and found["logits"].measured == "nothing was compared"
+
+
+def test_a_checkpoint_without_a_chat_template(pipeline: Pipeline, questions: list[Question], tmp_path: Path) -> None:
+    shutil.copytree(ALIASES["tiny-llava"], tmp_path / "mute")
+    (tmp_path / "mute" / "chat_template.jinja").unlink()
+    reference = CheckpointReference(pipeline.manifest, str(tmp_path / "mute"))
+    with pytest.raises(RequestError, match=r"transformers cannot render 1 \(000\.png\) for checkpoint mute"):
+        check_parity(pipeline, reference, questions[:1])
 
 
 def test_what_cannot_be_compared(

@@ -36,7 +36,8 @@ def golden(
 
 
 def test_an_artefact_is_what_was_recorded(pipeline: Pipeline, golden: Path) -> None:
-    parity = check_parity(pipeline, open_reference(pipeline, str(golden)), hidden_states=True, max_new_tokens=4)
+    parity = check_parity(pipeline, open_reference(pipeline, str(golden)), hidden_states=True)
+    assert parity.new_tokens == 4
     assert all(gate.passed for gate in gates(parity)), describe(parity)
     assert "hidden states" in describe(parity) and parity.notes == ()
     assert (parity.samples, [keep.keep for keep in parity.keeps]) == (2, list(KEEPS))
@@ -68,6 +69,11 @@ from iwp_export.validate.parity.reference import open_reference
 pipeline = Pipeline.open({str(tiny_bundle)!r}, threads=1)
 reference = open_reference(pipeline, {str(golden)!r})
 parity = check.check_parity(pipeline, reference, max_new_tokens=4, path={str(tiny_bundle)!r})
+from iwp_export.errors import BackendError
+try:
+    open_reference(pipeline)
+except BackendError as error:
+    assert "needs torch" in str(error) and "recording" in str(error), error
 print(all(gate.passed for gate in gates.gates(parity)), len(words.describe(parity)) > 100, len(page.blocks(parity)))
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
