@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from iwp_export.bundle.manifest import Manifest
-from iwp_export.errors import DataError, RequestError, SettingsError
+from iwp_export.errors import DataError, SettingsError
 from iwp_export.runtime.images import ImageSource
 from iwp_export.validate.questions import SHIPPED, read_questions
 
@@ -55,13 +55,10 @@ def choose_asks(
 
     Raises:
         DataError: a file and images or a prompt are given, or the file cannot be read.
-        RequestError: the prompt is empty.
         SettingsError: the limit is below 1.
     """
     if limit < 1:
         raise SettingsError(f"limit must be 1 or more, got {limit}", options=("limit",))
-    if prompt is not None and not prompt.strip():
-        raise RequestError("the prompt is empty", options=("prompt",))
     if data is not None and (images or prompt is not None):
         raise DataError("questions come from a file or are images and a prompt, not both", options=("data", "image"))
     if data is None and not images and (data := SHIPPED.get(manifest.model.name)) is not None and prompt is None:
