@@ -57,7 +57,10 @@ def test_loops_and_caches_are_in_the_verdict_and_trends_are_doubts():
         dropped=(Dropped("pruned", (9, 5), (9, 9), "read back"),),
     )
     said = "\n".join(verdict(made))
-    assert "pruned prefill fell over the runs by 12 % of its median: warm up longer" in doubts(made)[0] and "fell" not in said
+    assert (
+        "pruned prefill fell over the runs by 12 % of its median: warm up longer" in doubts(made)[0]
+        and "fell" not in said
+    )
     assert "at 5 Hz, pruned: 1 of 2 deadlines missed" in said and "31 ms" in said
     assert "TOKENS WERE NOT DROPPED" in said
 
@@ -162,3 +165,10 @@ def test_the_page_in_a_browser(tmp_path):
     assert not console
     assert found["scroll"] <= 360 and not found["wide"]
     assert found["letters"] >= 9
+
+
+def test_a_keep_ratio_that_drops_nothing_fails():
+    """0.999 of 64 tokens, rounded up, is 64: what was expected is there, and nothing was dropped."""
+    whole = (Dropped("pruned", (9, 9), (9, 9), "read back"), Dropped("unpruned", (9, 9), (9, 9), "read back"))
+    assert passed(LatencyLimits(), latency(dropped=whole)) == {"tokens-dropped": False, "tokens-kept": True}
+    assert "NO TOKENS WERE DROPPED" in "\n".join(verdict(latency(dropped=whole)))

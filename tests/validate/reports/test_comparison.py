@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from iwp_export.errors import ReportError
-from iwp_export.validate.reports.comparison import Named, describe, differences, make_page, merged, named
+from iwp_export.validate.reports.comparison import Named, describe, differences, held, make_page, merged, named
 from iwp_export.validate.reports.report import Report
 from tests.report.browser import needs_chromium, open_page
 from tests.report.markup import check
@@ -87,3 +87,26 @@ def test_a_browser_shows_it(two: list[Named], tmp_path: Path, width: int) -> Non
     found, console = open_page(make_page(two).html(), tmp_path, width)
     assert console == []
     assert found["scroll"] == width and found["wide"] == []
+
+
+def test_a_gate_of_several_ratios_holds_only_if_all_do(two: list[Named]) -> None:
+    """The failure comes first: by name alone the last one would stand for both."""
+    failed = replace(two[0].report, gates=(BAD, replace(BAD, passed=True, where="keep 0.5")))
+    assert held(failed) == {"max-drop": False}
+    these = [Named("before", failed), Named("after", two[1].report)]
+    assert "max-drop: failed in before, passed in after." in differences(these)
+    assert "FAILED" in make_page(these).html()
+
+
+def test_one_page_of_two_machines_has_the_one_of_the_latencies_and_says_so(two: list[Named]) -> None:
+    scored = replace(two[0].report, latency=None)
+    board = replace(scored.state, board="Some Jetson", cpu="Another CPU")
+    timed = replace(two[0].report, accuracy=None, state=board)
+    whole = merged([scored, timed])
+    assert whole is not None and whole.state == board
+    assert "measured on different machines: accuracy on Some CPU; latency on Some Jetson" in whole.warnings
+
+
+def test_names_of_files_that_share_their_stem_and_folder_are_told_apart(two: list[Named]) -> None:
+    reports = [each.report for each in two]
+    assert [each.name for each in named(reports, [Path("a.json"), Path("a.old")])] == ["a.json", "a.old"]
