@@ -49,7 +49,7 @@ class ValidationSettings:
         record: a file to write what the reference does to, for a machine without torch.
         hidden_states: also compare the states between layers.
         parity_samples: questions whose stages are compared.
-        parity_tokens: tokens of their answers.
+        parity_tokens: tokens of their answers; None is a recording's own number, else `parity.check.NEW_TOKENS`.
         data: a file of questions; None for what ships for the model.
         limit: only the first so many.
         keeps: ratios of accuracy beside 1; the artefact's own if empty.
@@ -67,7 +67,7 @@ class ValidationSettings:
     record: Path | None = None
     hidden_states: bool = False
     parity_samples: int = PARITY_SAMPLES
-    parity_tokens: int = parity_check.NEW_TOKENS
+    parity_tokens: int | None = None
     data: Path | None = None
     limit: int | None = None
     keeps: tuple[float, ...] = ()
@@ -188,7 +188,8 @@ class Validation:
         if settings.record is not None:
             assert questions is not None
             keeps = parity_check.KEEPS
-            record(reference, questions, keeps, settings.record, settings.parity_tokens, settings.hidden_states, force)
+            tokens = settings.parity_tokens or parity_check.NEW_TOKENS
+            record(reference, questions, keeps, settings.record, tokens, settings.hidden_states, force)
         return parity_check.check_parity(
             self._pipeline,
             reference,
