@@ -20,8 +20,9 @@ from iwp_export.validate.parity.checkpoint import CheckpointReference
 from iwp_export.validate.parity.figures import Parity
 from iwp_export.validate.parity.gates import gates
 from iwp_export.validate.parity.limits import OWN_GAP, limits_of
+from iwp_export.validate.parity.opening import open_reference
 from iwp_export.validate.parity.recording import record
-from iwp_export.validate.parity.reference import ParityReference, open_reference
+from iwp_export.validate.parity.reference import ParityReference
 from iwp_export.validate.questions import Question
 from tests.benchmarks import faulty
 
