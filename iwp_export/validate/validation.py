@@ -27,13 +27,15 @@ from iwp_export.validate.parity import check as parity_check
 from iwp_export.validate.parity import gates as parity_gates
 from iwp_export.validate.parity import words as parity_words
 from iwp_export.validate.parity.figures import Parity
-from iwp_export.validate.parity.recording import check_recording, record
-from iwp_export.validate.parity.reference import CHECKPOINT, RECORDING, ParityReference, open_reference
+from iwp_export.validate.parity.opening import CHECKPOINT, open_reference
+from iwp_export.validate.parity.recording import RECORDING, check_recording, record
+from iwp_export.validate.parity.reference import ParityReference
 from iwp_export.validate.questions import MAX_NEW_TOKENS
 from iwp_export.validate.reports.report import Report, ReportArtefact, headline, now
 
 if TYPE_CHECKING:
     from iwp_export.export.live import Device
+    from iwp_export.export.plan import Dtype
 
 NOTHING = "none"
 """In the place of a reference: no parity is checked."""
@@ -47,11 +49,12 @@ class ValidationSettings:
     Attributes:
         against: `checkpoint`, a bundle's folder, an engine, a recording NAME.npz, or `none`.
         checkpoint: where the checkpoint is; None is where the artefact says.
-        device: where torch runs the checkpoint.
+        device, dtype: where torch runs the checkpoint, and its element type there: float32 is nearest to what every
+            artefact should compute.
         record: a file to write what the reference does to, for a machine without torch.
         hidden_states: also compare the states between layers.
         parity_samples: questions whose stages are compared.
-        parity_tokens: tokens of their answers; None for as many as a recording has, else `parity.check.NEW_TOKENS`.
+        parity_tokens: tokens of their answers; None is a recording's own number, else `parity.check.NEW_TOKENS`.
         data: a file of questions; None for what ships for the model.
         limit: only the first so many.
         keeps: ratios of accuracy beside 1; the artefact's own if empty.
@@ -66,6 +69,7 @@ class ValidationSettings:
     against: str = CHECKPOINT
     checkpoint: str | None = None
     device: Device = "cpu"
+    dtype: Dtype = "float32"
     record: Path | None = None
     hidden_states: bool = False
     parity_samples: int = PARITY_SAMPLES
@@ -138,14 +142,14 @@ class Validation:
         verdict, gates, doubts = [], list[Gate](), list[str]()
         parity = accuracy = monitors = None
         if settings.against != NOTHING:
-            with _torch_named():
-                reference = open_reference(
-                    pipeline,
-                    settings.against,
-                    checkpoint=settings.checkpoint,
-                    device=settings.device,
-                    threads=settings.threads,
-                )
+            reference = open_reference(
+                pipeline,
+                settings.against,
+                checkpoint=settings.checkpoint,
+                device=settings.device,
+                dtype=settings.dtype,
+                threads=settings.threads,
+            )
             parity = self._parity(reference, force)
             doubts += parity.notes
             gates += parity_gates.gates(parity)
@@ -234,7 +238,7 @@ def _refuse_itself(pipeline: Pipeline, path: Path, against: str) -> None:
 
 @contextmanager
 def _torch_named() -> Iterator[None]:
-    """Says what to install, or what to do without it, where the checkpoint cannot be run.
+    """Says what to install where monitors cannot run.
 
     Raises:
         BackendError: torch or transformers is missing.
@@ -245,7 +249,5 @@ def _torch_named() -> Iterator[None]:
         if str(error.name).startswith("iwp_export"):
             raise
         raise BackendError(
-            f"to compare with the checkpoint needs {error.name}: pip install 'iwp-export[export]'; or compare with a "
-            "recording that was made where it is installed",
-            options=("against", "record"),
+            f"monitors need {error.name}; to get it: pip install 'iwp-export[export]'", options=("monitors",)
         ) from error

@@ -32,11 +32,13 @@ from iwp_export.validate.parity.identity import Identity
 from iwp_export.validate.parity.limits import LIMITS
 from iwp_export.validate.parity.observation import Observation
 from iwp_export.validate.parity.packing import pack, unpack
-from iwp_export.validate.parity.reference import RECORDING, ParityReference
+from iwp_export.validate.parity.reference import ParityReference
 from iwp_export.validate.parity.sample import Sample, samples_of
 from iwp_export.validate.questions import Question
 from iwp_export.version import __version__
 
+RECORDING = ".npz"
+"""How a recording's name ends."""
 DOCUMENT = "recording"
 SIZE_LIMIT = 4 << 30
 """Bytes that a recording may hold unpacked: a file that claims more is not read."""
