@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from iwp_export.validate.statistics import LEVEL, RESAMPLES, Interval
+from iwp_export.validate.statistics import RESAMPLES, Interval, around
 
 NORMAL_98 = 2.326348
 """Standard deviations of the normal distribution on either side that hold 98 %."""
@@ -71,9 +71,26 @@ def block_bootstrap(values: npt.ArrayLike, seed: int = 0) -> Interval:
     sums = np.cumsum([0.0, *array, *array[:length]])
     stretches = (sums[length:] - sums[:-length])[: len(array)] / length
     draws = np.random.default_rng(seed).integers(len(array), size=(RESAMPLES, blocks))
-    tail = 100 * (1 - LEVEL) / 2
-    low, high = np.percentile(stretches[draws].mean(1), [tail, 100 - tail])
-    return Interval(float(array.mean()), float(low), float(high))
+    return around(float(array.mean()), stretches[draws].mean(1))
+
+
+def ratio_apart(over: npt.ArrayLike, under: npt.ArrayLike, seed: int = 0) -> Interval:
+    """Median of `over` [n] through that of `under` [m], which were measured apart; `mean` is that ratio itself.
+
+    Its 95 % interval is of these runs alone: stretches of them are drawn as by `block_bootstrap`. What differs from one
+    bench to the next, such as a clock, is not in it; a bench of both in turn has that.
+    """
+    rng = np.random.default_rng(seed)
+    medians = [_drawn_medians(np.asarray(values, float), rng) for values in (over, under)]
+    return around(float(np.median(over) / np.median(under)), medians[0] / medians[1])
+
+
+def _drawn_medians(array: npt.NDArray[np.float64], rng: np.random.Generator) -> npt.NDArray[np.float64]:
+    """Medians [RESAMPLES] of as many values [n] as there are, drawn in stretches."""
+    length = max(1, len(array) // BLOCKS)
+    starts = rng.integers(len(array), size=(RESAMPLES, math.ceil(len(array) / length)))
+    places = (starts[..., None] + np.arange(length)).reshape(RESAMPLES, -1)[:, : len(array)] % len(array)
+    return np.median(array[places], 1)
 
 
 def paired_ratio(over: npt.ArrayLike, under: npt.ArrayLike) -> Interval:
@@ -116,9 +133,7 @@ def trend(values: Sequence[float]) -> float | None:
     first, second = np.triu_indices(count, 1)
     steps = array[second] - array[first]
     slope = float(np.median(steps / (second - first)))
-    left = dependence(
-        array - slope * np.arange(count)
-    )  # of what the trend leaves, which is alike from run to run itself
-    deviation = math.sqrt(count * (count - 1) * (2 * count + 5) / 18 * left)
+    rest = dependence(array - slope * np.arange(count))  # the trend itself makes neighbours alike
+    deviation = math.sqrt(count * (count - 1) * (2 * count + 5) / 18 * rest)
     change = slope * (count - 1) / float(np.median(array))
     return change if abs(np.sign(steps).sum()) > TREND_Z * deviation and abs(change) > TREND_SIZE else None

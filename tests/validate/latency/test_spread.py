@@ -7,7 +7,15 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from iwp_export.validate.latency.spread import LEAST_PAIRS, block_bootstrap, dependence, paired_ratio, spread_of, trend
+from iwp_export.validate.latency.spread import (
+    LEAST_PAIRS,
+    block_bootstrap,
+    dependence,
+    paired_ratio,
+    ratio_apart,
+    spread_of,
+    trend,
+)
 from iwp_export.validate.statistics import bootstrap_mean
 
 
@@ -59,6 +67,14 @@ def test_a_mean_of_dependent_runs_is_less_certain():
     blocks, single = block_bootstrap(slow), bootstrap_mean(slow)
     assert blocks.mean == pytest.approx(single.mean)
     assert blocks.high - blocks.low > 2 * (single.high - single.low)
+
+
+def test_a_ratio_of_runs_apart_allows_for_runs_that_depend_on_each_other():
+    rng = np.random.default_rng(0)
+    once, wandering = (1 + 0.1 * np.repeat(rng.standard_normal(200 // n), n) for n in (1, 20))
+    found, wide = (ratio_apart(2 * values, np.ones(30)) for values in (once, wandering))
+    assert found.low < found.mean < found.high and found.mean == pytest.approx(2, rel=0.02)
+    assert wide.high - wide.low > 2 * (found.high - found.low)
 
 
 def test_thousands_of_steps_take_little_memory():
