@@ -133,7 +133,7 @@ class Validation:
         verdict, gates, doubts = [], list[Gate](), list[str]()
         parity = accuracy = monitors = None
         if settings.against != NOTHING:
-            with _torch_named():
+            with _torch_named("to compare with the checkpoint", "or compare with a recording that was made elsewhere"):
                 reference = open_reference(
                     pipeline,
                     settings.against,
@@ -149,10 +149,10 @@ class Validation:
                 pipeline, data.questions, settings.keeps, settings.score, settings.max_new_tokens, data.name
             )
             gates += accuracy_gates.gates(accuracy, settings.max_drop, settings.min_agreement)
-            verdict += accuracy_words.sentences(accuracy)
+            verdict += accuracy_words.verdict(accuracy)
+            doubts += accuracy_words.warnings(accuracy)
         if settings.monitors:
             monitors = self._monitors()
-            gates += knee.gates(monitors, settings.strict)
             verdict += monitors_words.verdict(monitors)
             doubts += knee.warnings(monitors)
         state = read_state()
@@ -201,7 +201,7 @@ class Validation:
     def _monitors(self) -> Monitors:
         settings = self._settings
         assert self._data is not None
-        with _torch_named():
+        with _torch_named("to see where the model reads the image"):
             from iwp_export.validate.monitors.measure import measure_monitors
             from iwp_export.validate.reference import Reference
         reference = Reference.of(self._pipeline.manifest, settings.checkpoint)
@@ -209,8 +209,12 @@ class Validation:
 
 
 @contextmanager
-def _torch_named() -> Iterator[None]:
+def _torch_named(what: str, otherwise: str = "") -> Iterator[None]:
     """Says what to install, or what to do without it, where the checkpoint cannot be run.
+
+    Args:
+        what: what is done with it.
+        otherwise: what does not need it.
 
     Raises:
         BackendError: torch or transformers is missing.
@@ -220,8 +224,7 @@ def _torch_named() -> Iterator[None]:
     except ModuleNotFoundError as error:
         if str(error.name).startswith("iwp_export"):
             raise
-        raise BackendError(
-            f"to compare with the checkpoint needs {error.name}: pip install 'iwp-export[export]'; or compare with a "
-            "recording that was made where it is installed",
-            options=("against", "record"),
-        ) from error
+        advice = f"{what} needs {error.name}: pip install 'iwp-export[export]'"
+        if not otherwise:
+            raise BackendError(advice, options=("monitors",)) from error
+        raise BackendError(f"{advice}; {otherwise}", options=("against", "record")) from error

@@ -81,8 +81,9 @@ def ratio_apart(over: npt.ArrayLike, under: npt.ArrayLike, seed: int = 0) -> Int
     bench to the next, such as a clock, is not in it; a bench of both in turn has that.
     """
     rng = np.random.default_rng(seed)
-    medians = [_drawn_medians(np.asarray(values, float), rng) for values in (over, under)]
-    return around(float(np.median(over) / np.median(under)), medians[0] / medians[1])
+    one, other = (np.asarray(values, float) for values in (over, under))
+    found = float(np.median(one) / np.median(other))
+    return around(found, _drawn_medians(one, rng) / _drawn_medians(other, rng))
 
 
 def _drawn_medians(array: npt.NDArray[np.float64], rng: np.random.Generator) -> npt.NDArray[np.float64]:

@@ -94,7 +94,8 @@ def test_a_change_of_f1_is_one_of_f1(tmp_path: Path) -> None:
     for answers in (right, ["no", *right[1:]]):
         parrot: Any = Parrot({1.0: answers, 0.3: answers})
         found.append(measure_accuracy(parrot, asked, rule="yesno"))
-    change = score_change(*found, *(each.unpruned for each in found))
+    before, after = found
+    change = score_change(before, after, before.unpruned, after.unpruned)
     assert change is not None and change.mean == pytest.approx(4 / 4.5 - 1)
 
 
