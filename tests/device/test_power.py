@@ -87,7 +87,19 @@ def test_sampled_power_is_summed_up(tmp_path: Path) -> None:
     with meter.measure() as energy:
         time.sleep(0.2)
     assert energy.seconds >= 0.2 and energy.samples >= 4 and energy.interval == 0.02
-    assert energy.watts == pytest.approx(30.096, rel=0.05)
+    assert energy.watts == pytest.approx(30.096)
+
+
+def test_a_slow_sensor_adds_no_energy() -> None:
+    """Readings of 0.1 s each, one before the block, one after it, and one that the end waits for."""
+
+    def read() -> float:
+        time.sleep(0.1)
+        return 10.0
+
+    with PowerMeter("rail", "test", "part", read, 0.01).measure() as energy:
+        time.sleep(0.05)
+    assert energy.joules == pytest.approx(10 * energy.seconds)
 
 
 def test_energy_of_a_ramp_and_of_a_counter() -> None:

@@ -209,7 +209,7 @@ def _loops(ask: Callable[[str, int], Run], hz: float | None, count: int) -> tupl
 
 
 def _prompts(requests: Sequence[Ask], runs: Mapping[str, Sequence[Run]]) -> list[tuple[int, int, int]]:
-    """Visual tokens, text tokens and kept visual tokens of the requests, each once."""
+    """Visual tokens, text tokens and kept visual tokens of the requests that were made, each once."""
     results: list[Result] = [run.result for run in runs["pruned"][: len(requests)]]
     return [
         (result.visual_tokens, result.prompt_tokens - result.visual_tokens, result.visual_tokens_kept)
@@ -223,7 +223,7 @@ def _workload(
     visual, text, kept = (sum(column) / len(prompts) for column in zip(*prompts, strict=True))
     return Workload(
         source=asks.source,
-        questions=len(asks.requests),
+        questions=len(prompts),
         visual_tokens=visual,
         text_tokens=text,
         new_tokens=settings.new_tokens,

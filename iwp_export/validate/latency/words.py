@@ -34,7 +34,10 @@ HELPS = {
 COLUMNS = ("p50", "p90", "p99", "mean")
 NO_P99 = f"* the slowest run: a p99 means nothing of fewer than {RUNS_FOR_P99} runs, and there are {{}}"
 SIDES = ("unpruned", "pruned")
-REPEATS = "a ratio is the middle of the pairs'; another bench like this one gives one in its interval 98 times of 100"
+REPEATS = (
+    "ratios are unpruned over pruned, of the middle of all pairs; another bench like this one gives a ratio within the "
+    "interval 98 times of 100. Intervals of means are of 95 %"
+)
 
 
 def describe(latency: Latency) -> str:

@@ -59,7 +59,8 @@ def choose_asks(
     if data is not None and (images or prompt is not None):
         raise DataError("questions come from a file or are images and a prompt, not both", options=("data", "image"))
     if data is None and not images and (data := SHIPPED.get(manifest.model.name)) is not None and prompt is None:
-        return Asks(_read(data, limit), f"the first {limit} samples of {manifest.model.name}")
+        asked = _read(data, limit)
+        return Asks(asked, f"the first {len(asked)} samples of {manifest.model.name}")
     if data is not None:
         asked = _read(Path(data), limit)
         return Asks(asked, f"the first {len(asked)} questions of {Path(data).name}")
