@@ -31,6 +31,7 @@ from iwp_export import api
 from iwp_export.bundle.recipe import Recipe
 from iwp_export.calibrate.calibration import Calibration
 from iwp_export.calibrate.candidates import controls_of
+from iwp_export.device.state import package_versions
 from iwp_export.export.live import limit_threads, open_live
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.runtime.model import LoadedModel
@@ -172,7 +173,7 @@ def main() -> None:
     report: dict[str, Any] = {
         "command": command,
         "held-out questions": len(questions),
-        "versions": entry.versions(),
+        "versions": package_versions(),
         "rows": [],
         "wrong data": [],
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import shlex
 import sys
@@ -17,9 +16,6 @@ from iwp_export.engine.files import SUFFIX, read_engine
 from iwp_export.errors import IwpError
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.validate.questions import MAX_NEW_TOKENS, Question, read_questions
-
-PACKAGES = ("torch", "transformers", "numpy", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx")
-"""What figures may depend on; a report gives the versions of those that are installed."""
 
 
 def make_parser(description: str | None, several: bool = False, needs_data: bool = True) -> argparse.ArgumentParser:
@@ -84,17 +80,6 @@ def check_artefacts(artefacts: Sequence[Path]) -> None:
             read_engine(path)
         else:
             Bundle.open(path)
-
-
-def versions() -> dict[str, str]:
-    """Versions of the packages that are installed."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def write_report(report: Mapping[str, Any], output: Path | None) -> None:

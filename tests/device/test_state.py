@@ -12,7 +12,7 @@ from iwp_export.bundle.schema import from_json, to_json
 from iwp_export.device.clock import Clock
 from iwp_export.device.nvidia_smi import read_smi
 from iwp_export.device.state import DeviceState, read_state, warnings
-from iwp_export.device.words import blocks, describe
+from iwp_export.device.words import rows
 from tests.device.recorded import AGX_ORIN, DESKTOP, ORIN_NANO, SMI_3090, THOR, Machine, devfreq
 
 
@@ -113,11 +113,14 @@ def test_this_machine() -> None:
 def test_a_state_is_json_and_has_words(machine: Machine, tmp_path: Path) -> None:
     found = state(machine, tmp_path)
     assert from_json(DeviceState, json.loads(json.dumps(to_json(found))), "") == found
-    assert [block.html() for block in blocks(found)]
-    assert all(f"warning: {line}" in describe(found) for line in warnings(found))
+    assert all(isinstance(value, str) and value for _, value in rows(found))
 
 
 def test_words_of_a_state(tmp_path: Path) -> None:
-    text = describe(state(THOR, tmp_path))
-    assert "GPU clock     1,575 MHz, locked" in text
-    assert "JetPack 7.0, L4T 38.2.0" in text
+    said = dict(rows(state(THOR, tmp_path)))
+    assert said["GPU clock"] == "1,575 MHz, locked"
+    assert said["system"].endswith("JetPack 7.0, L4T 38.2.0")
+    counts = {"CPU heat": 0, "average over-current": 1200}
+    assert dict(rows(DeviceState(throttle_counts=counts))) == {
+        "slowed down since it started": "1,200 times by average over-current"
+    }

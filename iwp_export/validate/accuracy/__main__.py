@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from iwp_export.bundle.schema import to_json
+from iwp_export.device.state import package_versions
 from iwp_export.pruning.settings import check_keep
 from iwp_export.tables import table
 from iwp_export.validate import entry
@@ -59,7 +60,7 @@ def _execute(args: argparse.Namespace) -> int:
         for each in found
     ]
     body = {"artefacts": reports} if len(reports) > 1 else reports[0]
-    entry.write_report({"command": args.command, **body, "versions": entry.versions()}, args.output)
+    entry.write_report({"command": args.command, **body, "versions": package_versions()}, args.output)
     return 0
 
 
