@@ -129,7 +129,13 @@ def _silence() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-FLAGS = {"sms": "--sm", "output": "-o", "check_memory": "--skip-memory-check", "plugin_library": "--plugin"}
+FLAGS = {
+    "sms": "--sm",
+    "output": "-o",
+    "check_memory": "--skip-memory-check",
+    "plugin_library": "--plugin",
+    "rule": "--score",
+}
 """Options whose names are not those of the library's parameters."""
 
 

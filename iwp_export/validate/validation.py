@@ -109,13 +109,15 @@ class Validation:
 
     Raises:
         SettingsError: see `ValidationSettings.check`.
-        DataError: there are no questions, or they lack answers for a gate.
+        DataError: there are no questions, or they lack the answers that the scoring rule or a gate needs.
     """
 
     def __init__(self, pipeline: Pipeline, path: Path, settings: ValidationSettings) -> None:
         settings.check()
         self._pipeline, self._path, self._settings = pipeline, path, settings
         self._data = self._open_data()
+        if self._data is not None:
+            find_rule(settings.score).check(self._data.questions)
         self._before = read_state()
 
     def run(self, command: str, force: bool = False) -> Report:

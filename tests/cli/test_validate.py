@@ -91,6 +91,7 @@ def test_reports_become_a_page(tiny_bundle: Path, tmp_path: Path, capsys: pytest
         (["--limit", "0"], "limit must be 1 or more, got 0 (--limit)"),
         (["--parity-samples", "-1"], "(--parity-samples)"),
         (["--max-drop", "1"], "(--max-drop)"),
+        (["--score", "yesno", "--against", "none"], "needs yes or no (--score)"),
         (["--max-drop=-2%"], "(--max-drop)"),
         (["--record", "a.npz", "--against", "none"], "a recording is of the checkpoint, not of none"),
         (["-o", "report.txt"], "ends in .json or .html"),

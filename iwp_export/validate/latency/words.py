@@ -1,4 +1,4 @@
-"""A bench as text: the verdict first, then what was asked and measured."""
+"""A bench as text: its verdict, and what was asked and measured."""
 
 from __future__ import annotations
 
@@ -40,14 +40,8 @@ REPEATS = (
 )
 
 
-def describe(latency: Latency) -> str:
-    """The whole bench as text for people."""
-    said = "\n".join(f"  {line}" for line in verdict(latency))
-    return f"verdict\n{said}\n\n{figures(latency)}"
-
-
 def figures(latency: Latency) -> str:
-    """The same without the verdict."""
+    """What was asked and measured, for the terminal; the verdict is apart."""
     work = latency.workload
     head = [
         ("artefact", f"{latency.artefact}, {latency.dtype}, {latency.provider}"),
