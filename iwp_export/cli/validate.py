@@ -64,6 +64,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--provider", default="cpu", help="execution provider of a bundle: cpu, cuda, ... (default: cpu)")
     add("--threads", metavar="N", type=int, help="threads of one operator (default: the libraries' choice)")
     add("--device", choices=("cpu", "cuda"), default="cpu", help="where torch runs the checkpoint (default: cpu)")
+    kinds, text = ("float32", "float16", "bfloat16"), "element type of the checkpoint in torch (default: float32)"
+    add("--checkpoint-dtype", choices=kinds, default="float32", help=text)
     reporting.add_arguments(parser)
 
 
@@ -82,6 +84,7 @@ def execute(args: argparse.Namespace) -> int:
         against=args.against,
         checkpoint=args.checkpoint,
         device=args.device,
+        dtype=args.checkpoint_dtype,
         record=args.record,
         hidden_states=args.hidden_states,
         data=args.data,

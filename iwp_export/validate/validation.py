@@ -25,13 +25,15 @@ from iwp_export.validate.parity import check as parity_check
 from iwp_export.validate.parity import gates as parity_gates
 from iwp_export.validate.parity import words as parity_words
 from iwp_export.validate.parity.figures import Parity
+from iwp_export.validate.parity.opening import CHECKPOINT, RECORDING, open_reference
 from iwp_export.validate.parity.recording import record
-from iwp_export.validate.parity.reference import CHECKPOINT, RECORDING, ParityReference, open_reference
+from iwp_export.validate.parity.reference import ParityReference
 from iwp_export.validate.questions import MAX_NEW_TOKENS
 from iwp_export.validate.reports.report import Report, ReportArtefact, headline, now
 
 if TYPE_CHECKING:
     from iwp_export.export.live import Device
+    from iwp_export.export.plan import Dtype
 
 NOTHING = "none"
 """In the place of a reference: no parity is checked."""
@@ -45,11 +47,12 @@ class ValidationSettings:
     Attributes:
         against: `checkpoint`, a bundle's folder, an engine, a recording NAME.npz, or `none`.
         checkpoint: where the checkpoint is; None is where the artefact says.
-        device: where torch runs the checkpoint.
+        device, dtype: where torch runs the checkpoint, and its element type there: float32 is nearest to what every
+            artefact should compute.
         record: a file to write what the reference does to, for a machine without torch.
         hidden_states: also compare the states between layers.
         parity_samples: questions whose stages are compared.
-        parity_tokens: tokens of their answers.
+        parity_tokens: tokens of their answers; None is a recording's own number, else `parity.check.NEW_TOKENS`.
         data: a file of questions; None for what ships for the model.
         limit: only the first so many.
         keeps: ratios of accuracy beside 1; the artefact's own if empty.
@@ -64,10 +67,11 @@ class ValidationSettings:
     against: str = CHECKPOINT
     checkpoint: str | None = None
     device: Device = "cpu"
+    dtype: Dtype = "float32"
     record: Path | None = None
     hidden_states: bool = False
     parity_samples: int = PARITY_SAMPLES
-    parity_tokens: int = parity_check.NEW_TOKENS
+    parity_tokens: int | None = None
     data: Path | None = None
     limit: int | None = None
     keeps: tuple[float, ...] = ()
@@ -135,14 +139,14 @@ class Validation:
         verdict, gates, doubts = [], list[Gate](), list[str]()
         parity = accuracy = monitors = None
         if settings.against != NOTHING:
-            with _torch_named("to compare with the checkpoint", "or compare with a recording that was made elsewhere"):
-                reference = open_reference(
-                    pipeline,
-                    settings.against,
-                    checkpoint=settings.checkpoint,
-                    device=settings.device,
-                    threads=settings.threads,
-                )
+            reference = open_reference(
+                pipeline,
+                settings.against,
+                checkpoint=settings.checkpoint,
+                device=settings.device,
+                dtype=settings.dtype,
+                threads=settings.threads,
+            )
             parity = self._parity(reference, force)
             gates += parity_gates.gates(parity)
             verdict += parity_words.verdict(parity)
@@ -190,7 +194,8 @@ class Validation:
         if settings.record is not None:
             assert questions is not None
             keeps = parity_check.KEEPS
-            record(reference, questions, keeps, settings.record, settings.parity_tokens, settings.hidden_states, force)
+            tokens = settings.parity_tokens or parity_check.NEW_TOKENS
+            record(reference, questions, keeps, settings.record, tokens, settings.hidden_states, force)
         return parity_check.check_parity(
             self._pipeline,
             reference,
@@ -203,7 +208,7 @@ class Validation:
     def _monitors(self) -> Monitors:
         settings = self._settings
         assert self._data is not None
-        with _torch_named("to see where the model reads the image"):
+        with _torch_named():
             from iwp_export.validate.monitors.measure import measure_monitors
             from iwp_export.validate.reference import Reference
         reference = Reference.of(self._pipeline.manifest, settings.checkpoint)
@@ -211,12 +216,8 @@ class Validation:
 
 
 @contextmanager
-def _torch_named(what: str, otherwise: str = "") -> Iterator[None]:
-    """Says what to install, or what to do without it, where the checkpoint cannot be run.
-
-    Args:
-        what: what is done with it.
-        otherwise: what does not need it.
+def _torch_named() -> Iterator[None]:
+    """Says what to install where monitors cannot run.
 
     Raises:
         BackendError: torch or transformers is missing.
@@ -226,7 +227,6 @@ def _torch_named(what: str, otherwise: str = "") -> Iterator[None]:
     except ModuleNotFoundError as error:
         if str(error.name).startswith("iwp_export"):
             raise
-        advice = f"{what} needs {error.name}: pip install 'iwp-export[export]'"
-        if not otherwise:
-            raise BackendError(advice, options=("monitors",)) from error
-        raise BackendError(f"{advice}; {otherwise}", options=("against", "record")) from error
+        raise BackendError(
+            f"monitors need {error.name}; to get it: pip install 'iwp-export[export]'", options=("monitors",)
+        ) from error

@@ -18,7 +18,7 @@ from iwp_export.runtime.model import LoadedModel
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.validate.parity.sample import Prompt, Sample, read_prompt
 from tests.benchmarks import faulty
-from tests.benchmarks.fault_shop import Outcome, Workshop
+from tests.benchmarks.fault_shop import COULD_NOT_RUN, FAILED, Outcome, Workshop
 from tests.validate.parity.tampered import tampered
 
 
@@ -29,6 +29,7 @@ class Fault:
     Attributes:
         name: what is wrong.
         gate: the one that must fail; empty where the artefact must be refused.
+        refusal: words of that refusal.
         judge: makes the fault and validates.
         quick: whether it is made in a moment, for the tests.
         blind: gates that this fault cannot fail, which shows why the others are needed.
@@ -39,6 +40,13 @@ class Fault:
     judge: Callable[[Workshop], Outcome]
     quick: bool = True
     blind: tuple[str, ...] = ()
+    refusal: str = ""
+
+    def caught(self, outcome: Outcome) -> bool:
+        """Whether validation says what it should of this fault."""
+        if not self.gate:
+            return outcome.code == COULD_NOT_RUN and self.refusal != "" and self.refusal in outcome.error
+        return outcome.code == FAILED and self.gate in outcome.failed and set(self.blind).isdisjoint(outcome.failed)
 
 
 CLIP_MEAN = [0.48145466, 0.4578275, 0.40821073]
@@ -188,9 +196,10 @@ def _swapped_engine_file(shop: Workshop) -> Outcome:
     return shop.judge(path)
 
 
+DAMAGED = "(its SHA-256 differs)"
 FAULTS = (
-    Fault("one weight value, damaged file", "integrity", weights(change_value, VALUE, False)),
-    Fault("one weight tensor, damaged file", "integrity", weights(lambda values: values * 1.01, TENSOR, False)),
+    Fault("one weight value, damaged file", "", weights(change_value, VALUE, False), refusal=DAMAGED),
+    Fault("one weight tensor, damaged file", "", weights(lambda v: v * 1.01, TENSOR, False), refusal=DAMAGED),
     Fault("one weight value by 0.05, hashes renewed", "caches", weights(change_value, VALUE, True)),
     Fault("one weight tensor by 1 %, hashes renewed", "caches", weights(lambda values: values * 1.01, TENSOR, True)),
     Fault("positions shifted by one, in the graph", "caches", graph(faulty.shift_positions), blind=("logits",)),
@@ -212,6 +221,6 @@ FAULTS = (
     Fault("scored by the wrong query", "kept tokens", session(inputs=faulty.first_queries)),
     Fault("stale engine: another checkpoint", "same checkpoint", lambda shop: _stale_engine(shop, True), quick=False),
     Fault("stale engine: other settings", "same checkpoint", lambda shop: _stale_engine(shop, False)),
-    Fault("stale engine: another build's file", "integrity", _swapped_engine_file),
-    Fault("a recording of another checkpoint", "", _old_recording, quick=False),
+    Fault("stale engine: another build's file", "", _swapped_engine_file, refusal=DAMAGED),
+    Fault("a recording of another checkpoint", "", _old_recording, quick=False, refusal="the artefact of tuned"),
 )

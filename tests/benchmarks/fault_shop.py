@@ -10,17 +10,19 @@ from pathlib import Path
 from iwp_export import api
 from iwp_export.bundle.schema import to_json
 from iwp_export.bundle.store import Bundle
+from iwp_export.engine.files import SUFFIX
 from iwp_export.errors import IwpError
 from iwp_export.models import ALIASES
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.validate.gates import Gate
-from iwp_export.validate.parity.check import check_integrity, check_parity
+from iwp_export.validate.parity.check import check_parity
 from iwp_export.validate.parity.checkpoint import CheckpointReference
 from iwp_export.validate.parity.figures import Parity
-from iwp_export.validate.parity.gates import gates, integrity_gate
+from iwp_export.validate.parity.gates import gates
 from iwp_export.validate.parity.limits import OWN_GAP, limits_of
+from iwp_export.validate.parity.opening import open_reference
 from iwp_export.validate.parity.recording import record
-from iwp_export.validate.parity.reference import ParityReference, open_reference
+from iwp_export.validate.parity.reference import ParityReference
 from iwp_export.validate.questions import Question
 from tests.benchmarks import faulty
 
@@ -87,15 +89,13 @@ class Workshop:
     ) -> Outcome:
         """What validation says of an artefact."""
         try:
+            path = artefact if isinstance(artefact, Path) else None
             if isinstance(artefact, Path):
-                integrity = check_integrity(artefact)
-                if integrity.flaw:
-                    return Outcome(FAILED, (integrity_gate(integrity),))
-                artefact = Pipeline.open(artefact, threads=1)
+                artefact = Pipeline.open(artefact, threads=None if artefact.suffix == SUFFIX else 1)
             reference = self.reference(artefact) if against is None else open_reference(artefact, str(against))
             questions = self.pairs if pairs else self.questions
             asked = None if reference.samples is not None else questions
-            parity = check_parity(artefact, reference, asked, self.keeps, self.new_tokens)
+            parity = check_parity(artefact, reference, asked, self.keeps, self.new_tokens, path=path)
         except IwpError as error:
             return Outcome(COULD_NOT_RUN, (), str(error))
         found = tuple(gates(parity))

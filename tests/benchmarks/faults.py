@@ -33,7 +33,7 @@ from iwp_export.validate.parity.checkpoint import CheckpointReference
 from iwp_export.validate.questions import Question, read_questions
 from tests.benchmarks import faulty
 from tests.benchmarks.fault_list import FAULTS, Fault
-from tests.benchmarks.fault_shop import COULD_NOT_RUN, FAILED, MARGINS, PASSED, Outcome, Workshop
+from tests.benchmarks.fault_shop import MARGINS, PASSED, Outcome, Workshop
 
 RUNS = 50
 VALUES = 24
@@ -87,12 +87,10 @@ def _pairs(questions: Sequence[Question]) -> list[Question]:
 def _row(shop: Workshop, fault: Fault) -> dict[str, Any]:
     start = time.perf_counter()
     outcome = fault.judge(shop)
-    expected = COULD_NOT_RUN if not fault.gate else FAILED
-    caught = outcome.code == expected and (not fault.gate or fault.gate in outcome.failed)
     gate = next((gate for gate in outcome.gates if gate.name == fault.gate), None)
     return {
         "fault": fault.name,
-        "caught": caught and set(fault.blind).isdisjoint(outcome.failed),
+        "caught": fault.caught(outcome),
         "exit": outcome.code,
         "gate": fault.gate or "refused",
         "measured": _plain(shop, outcome.error if gate is None else gate.measured),

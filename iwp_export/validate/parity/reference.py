@@ -1,25 +1,15 @@
-"""What an artefact is compared with: its checkpoint, another artefact, or a recording. Torch is for the checkpoint."""
+"""What an artefact is compared with: the interface, and another artefact in its place."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from iwp_export.backends.session import Ints
-from iwp_export.engine.files import SUFFIX
-from iwp_export.errors import BackendError, DataError
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.validate.parity.identity import Identity
 from iwp_export.validate.parity.observation import Look, Observation, observe
 from iwp_export.validate.parity.sample import Sample, read_prompt
-
-if TYPE_CHECKING:
-    from iwp_export.export.live import Device
-    from iwp_export.export.plan import Dtype
-
-CHECKPOINT = "checkpoint"
-RECORDING = ".npz"
 
 
 class ParityReference(Protocol):
@@ -104,54 +94,3 @@ class SessionReference:
         self, sample: Sample, keep: float, forced: Sequence[int], kept: Ints, hidden_states: bool = False
     ) -> None:
         """An artefact chooses for itself."""
-
-
-def open_reference(
-    pipeline: Pipeline,
-    against: str = CHECKPOINT,
-    *,
-    checkpoint: str | None = None,
-    device: Device = "cpu",
-    dtype: Dtype = "float32",
-    provider: str = "cpu",
-    threads: int | None = None,
-) -> ParityReference:
-    """Open what an artefact is to be compared with.
-
-    Args:
-        pipeline: the artefact.
-        against: `checkpoint`; a bundle's folder; an engine, NAME.plan; or a recording, NAME.npz.
-        checkpoint: where the checkpoint is; None is where the artefact was exported from.
-        device: where torch runs the checkpoint.
-        dtype: element type in which torch runs it; see `CheckpointReference`.
-        provider, threads: of a bundle, see `Pipeline.open`.
-
-    Raises:
-        CheckpointError, BundleError, BackendError, RecordingError: it cannot be opened.
-        DataError: `against` is none of these.
-        BackendError: also where torch is missing and the checkpoint is asked for.
-    """
-    if against == CHECKPOINT:
-        try:
-            from iwp_export.validate.parity.checkpoint import CheckpointReference
-        except ImportError as error:
-            raise BackendError(
-                f"comparing with a checkpoint needs torch ({error}); install with: pip install 'iwp-export[export]', "
-                "or record the checkpoint where torch is and compare with the recording",
-                options=("record", "against"),
-            ) from error
-        return CheckpointReference(pipeline.manifest, checkpoint, device, dtype)
-    path = Path(against)
-    if path.suffix == RECORDING:
-        from iwp_export.validate.parity.recording import read_recording
-
-        return read_recording(path)
-    if path.suffix == SUFFIX:
-        return SessionReference(Pipeline.open(path), path.name)
-    if path.is_dir():
-        return SessionReference(Pipeline.open(path, provider=provider, threads=threads), path.absolute().name)
-    raise DataError(
-        f"nothing to compare with at {against}: give `{CHECKPOINT}`, a bundle's folder, an engine (NAME{SUFFIX}) or a "
-        f"recording (NAME{RECORDING})",
-        options=("against",),
-    )

@@ -23,8 +23,8 @@ from iwp_export.validate.parity.check import check_parity
 from iwp_export.validate.parity.checkpoint import CheckpointReference
 from iwp_export.validate.parity.figures import Parity
 from iwp_export.validate.parity.gates import gates
+from iwp_export.validate.parity.opening import open_reference
 from iwp_export.validate.parity.page import blocks
-from iwp_export.validate.parity.reference import open_reference
 from iwp_export.validate.parity.words import describe
 from iwp_export.validate.questions import Question
 from tests.backends.trt.fake_trt import make_session

@@ -17,8 +17,8 @@ from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.validate.parity.check import check_parity
 from iwp_export.validate.parity.checkpoint import CheckpointReference
 from iwp_export.validate.parity.gates import gates
+from iwp_export.validate.parity.opening import open_reference
 from iwp_export.validate.parity.recording import read_recording, record
-from iwp_export.validate.parity.reference import open_reference
 from iwp_export.validate.parity.words import describe
 from iwp_export.validate.questions import Question
 from tests.validate.parity.tampered import tampered
@@ -65,7 +65,7 @@ for name in ("torch", "matplotlib"):
     sys.modules[name] = None
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.validate.parity import check, gates, page, words
-from iwp_export.validate.parity.reference import open_reference
+from iwp_export.validate.parity.opening import open_reference
 pipeline = Pipeline.open({str(tiny_bundle)!r}, threads=1)
 reference = open_reference(pipeline, {str(golden)!r})
 parity = check.check_parity(pipeline, reference, max_new_tokens=4, path={str(tiny_bundle)!r})
