@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TypeVar
 
@@ -64,9 +65,15 @@ def check_output(path: Path, force: bool = False) -> str:
     """Refuse a file that cannot be written; returns its name as text.
 
     Raises:
-        OutputError: it is there already, a folder, or has a name that cannot be printed.
+        OutputError: it is there already or a folder, has a name that cannot be printed, or its folder cannot be made or
+            written.
     """
     where = plain_name(path, OutputError)
+    try:
+        _check_folder(path.parent, where)
+        path.exists()  # a name that is too long, for example
+    except OSError as error:
+        raise OutputError(f"Cannot write {where}: {os_reason(error)}", options=("output",)) from error
     if path.is_dir():
         raise OutputError(f"Cannot write {where}: it is a folder", options=("output",))
     if path.exists() and not force:
@@ -75,6 +82,20 @@ def check_output(path: Path, force: bool = False) -> str:
             options=("output", "force"),
         )
     return where
+
+
+def _check_folder(folder: Path, where: str) -> None:
+    """Refuse a folder that is none or that may not be written; of one that is still to be made, the first above it.
+
+    Raises:
+        OutputError: see above.
+    """
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    if not folder.is_dir():
+        raise OutputError(f"Cannot write {where}: {folder} is not a folder", options=("output",))
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"Cannot write {where}: the folder {folder} may not be written", options=("output",))
 
 
 def plain_name(path: Path, error: type[IwpError]) -> str:

@@ -56,7 +56,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Measure, print and write; 1 if a gate failed."""
-    reporting.check(args)
+    reporting.check(args, args.data, *args.image)
     slower = args.fail_if_slower
     report = api.bench(
         args.artefact,

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import logging
 import os
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn, Protocol
 
+from iwp_export.bundle.schema import CONTROL
 from iwp_export.errors import IwpError
 from iwp_export.version import __version__
 
@@ -93,6 +96,8 @@ def build_parser(verb: Verb, prog: str) -> argparse.ArgumentParser:
 def _guarded(verb: Verb, args: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, _terminate)
     _silence()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # an answer or a name may have what the terminal's encoding has not
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = verb.execute(args)
         sys.stdout.flush()
@@ -109,6 +114,11 @@ def _guarded(verb: Verb, args: argparse.Namespace) -> int:
             raise
         print(f"iwp-export: error: {_one_line(error)}", file=sys.stderr)
         return getattr(verb, "EXIT_ERROR", EXIT_ERROR)
+    except Exception:
+        if not hasattr(verb, "EXIT_ERROR"):
+            raise
+        traceback.print_exc()  # a bug; Python's own exit code would say that a gate failed
+        return int(verb.EXIT_ERROR)
     return code or 0
 
 
@@ -132,17 +142,18 @@ def _silence() -> None:
 FLAGS = {
     "sms": "--sm",
     "output": "-o",
+    "rule": "--score",
     "check_memory": "--skip-memory-check",
     "plugin_library": "--plugin",
-    "rule": "--score",
 }
 """Options whose names are not those of the library's parameters."""
 
 
 def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return f"{error.strerror}: {error.filename}"
+    if isinstance(error, OSError) and error.strerror:
+        text = error.strerror if error.filename is None else f"{error.strerror}: {error.filename}"
+    text = CONTROL.sub("\ufffd", text)  # a file's name could steer the terminal
     if options := getattr(error, "options", ()):
         text += f" ({', '.join(FLAGS.get(name, '--' + name.replace('_', '-')) for name in options)})"
     if isinstance(error, ImportError):

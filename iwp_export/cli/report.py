@@ -29,7 +29,7 @@ def execute(args: argparse.Namespace) -> int:
     """Print a summary, and write the page. Returns 1 if a report has a gate that failed."""
     from iwp_export.errors import OutputError
     from iwp_export.validate.reports import comparison, page
-    from iwp_export.validate.reports.files import PAGE, check_outputs
+    from iwp_export.validate.reports.files import PAGE, check_outputs, refuse_repeated
     from iwp_export.validate.reports.report import read_report
     from iwp_export.validate.reports.summary import describe
 
@@ -37,6 +37,7 @@ def execute(args: argparse.Namespace) -> int:
         if args.output.suffix != PAGE:
             raise OutputError(f"a page's name ends in {PAGE}, got {args.output}", options=("output",))
         check_outputs([args.output], args.force)
+    refuse_repeated(args.reports)
     reports = [read_report(path) for path in args.reports]
     whole = reports[0] if len(reports) == 1 else comparison.merged(reports)
     if whole is not None:

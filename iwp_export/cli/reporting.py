@@ -23,11 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--json", action="store_true", help="print the report as JSON: seconds, bytes and shares")
 
 
-def check(args: argparse.Namespace) -> None:
-    """Refuse, before minutes of work, files that cannot be written; see `check_outputs`."""
+def check(args: argparse.Namespace, *inputs: Path | None) -> None:
+    """Refuse, before minutes of work, files that cannot be written or that are read too; see `check_outputs`."""
     from iwp_export.validate.reports.files import check_outputs
 
-    check_outputs(args.output, args.force)
+    check_outputs(args.output, args.force, args.artefact, inputs)
 
 
 def command_line() -> str:
@@ -41,6 +41,8 @@ def finish(report: Report, args: argparse.Namespace) -> int:
     from iwp_export.validate.reports.report import REPORT_JSON
     from iwp_export.validate.reports.summary import describe
 
-    write_outputs(report, args.output, args.force)
-    print(json.dumps(REPORT_JSON.to_dict(report), indent=2) if args.json else describe(report))
+    try:
+        write_outputs(report, args.output, args.force)
+    finally:  # what took minutes is shown even where the disk is full
+        print(json.dumps(REPORT_JSON.to_dict(report), indent=2) if args.json else describe(report))
     return 0 if report.passed else 1

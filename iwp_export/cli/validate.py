@@ -73,7 +73,7 @@ def execute(args: argparse.Namespace) -> int:
     """Validate, print and write; 1 if a gate failed."""
     if args.artefact.suffix == ".plan" and args.provider != "cpu":
         raise RequestError("an engine runs on the TensorRT that built it: --provider is for bundles")
-    reporting.check(args)
+    reporting.check(args, args.data, args.record, Path(args.against))
     given = {"parity_samples": args.parity_samples} if args.parity_samples is not None else {}
     report = api.validate(
         args.artefact,

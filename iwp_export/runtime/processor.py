@@ -17,6 +17,7 @@ from iwp_export.runtime.image_limits import check_image, most_pixels
 from iwp_export.runtime.images import ImageSource, load_image
 from iwp_export.runtime.processor_files import find_template, load_image_processor, load_tokenizer
 from iwp_export.runtime.template import ChatTemplate, Message
+from iwp_export.runtime.text import check_text
 
 
 class Processor:
@@ -105,7 +106,12 @@ class Processor:
 
 
 def user_message(prompt: str, num_images: int) -> Message:
-    """A user's turn: its images, then its text."""
+    """A user's turn: its images, then its text.
+
+    Raises:
+        RequestError: the text is none that a tokenizer takes.
+    """
+    check_text(prompt)
     images = [{"type": "image"}] * num_images
     return {"role": "user", "content": [*images, {"type": "text", "text": prompt}]}
 

@@ -51,4 +51,4 @@ def benchmark(
         warnings=tuple(doubts),
         state=state,
         latency=latency,
-    )
+    ).printable()

@@ -12,12 +12,11 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from iwp_export.bundle.recipe import read_recipe
 from iwp_export.device.state import package_versions
 from iwp_export.errors import SettingsError
-from iwp_export.export.live import limit_threads
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.report.axes import Axis
 from iwp_export.report.charts import Bar, bars
@@ -28,10 +27,11 @@ from iwp_export.validate import entry
 from iwp_export.validate.accuracy.figures import ALL
 from iwp_export.validate.accuracy.measure import right_shares
 from iwp_export.validate.questions import MAX_NEW_TOKENS, Question
-from iwp_export.validate.reference import Reference
-from iwp_export.validate.rivals import BEFORE, methods
-from iwp_export.validate.rivals.method import Method
 from iwp_export.validate.statistics import interval
+
+if TYPE_CHECKING:  # torch takes seconds to load, and may not be there: not for --help or a mistake
+    from iwp_export.validate.reference import Reference
+    from iwp_export.validate.rivals.method import Method
 
 KEEPS = (0.5, 0.353, 0.222, 0.111)
 RANDOM_SEEDS = (0, 1, 2)
@@ -85,6 +85,9 @@ def compare_methods(
             cannot be pruned.
         DataError: a question without an answer.
     """
+    from iwp_export.validate.rivals import methods
+    from iwp_export.validate.rivals.method import Method
+
     at_layers = [replace(settings, layer=layer) for layer in layers or (settings.layer,)]
     refused = [refusals(reference, at_layer, only) for at_layer in at_layers]
 
@@ -116,6 +119,8 @@ def refusals(reference: Reference, settings: PruningSettings, only: Sequence[str
     Raises:
         SettingsError: one of them is among `only`; and see `compare_methods`.
     """
+    from iwp_export.validate.rivals import methods
+
     known = methods(settings)
     if unknown := set(only) - set(known):
         raise SettingsError(f"no method {', '.join(sorted(unknown))}; there are: {', '.join(known)}")
@@ -144,6 +149,8 @@ def picture(rows: Sequence[MethodAccuracy], whole: Mapping[str, float], question
     Raises:
         BackendError: matplotlib is missing.
     """
+    from iwp_export.validate.rivals import BEFORE
+
     charts = []
     for number, keep in enumerate(dict.fromkeys(row.keep for row in rows)):
         at_keep = sorted((row for row in rows if row.keep == keep), key=lambda row: -row.accuracy[ALL])
@@ -201,6 +208,9 @@ def _execute(args: argparse.Namespace) -> int:
     if args.picture:
         check_installed()
     questions, pipeline = entry.open_questions(args), entry.open_pipeline(args)
+    from iwp_export.export.live import limit_threads
+    from iwp_export.validate.reference import Reference
+
     if args.threads:
         limit_threads(args.threads)
     settings = changed(pipeline.manifest.pruning, args.set)

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
+import os
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from iwp_export.bundle.document_file import check_output
+from iwp_export.bundle.schema import CONTROL
 from iwp_export.bundle.store import Bundle
+from iwp_export.cache import whole_file
 from iwp_export.engine.files import SUFFIX, read_engine
-from iwp_export.errors import IwpError
+from iwp_export.errors import IwpError, OutputError, os_reason
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.validate.questions import MAX_NEW_TOKENS, Question, read_questions
+
+INTERRUPTED, BROKEN_PIPE, TERMINATED = 130, 141, 143
+"""Exit codes, as shells count them: 128 and the number of the signal."""
 
 
 def make_parser(description: str | None, several: bool = False, needs_data: bool = True) -> argparse.ArgumentParser:
@@ -83,10 +92,18 @@ def check_artefacts(artefacts: Sequence[Path]) -> None:
 
 
 def write_report(report: Mapping[str, Any], output: Path | None) -> None:
-    """Write a report as JSON, if the arguments name a file for it."""
-    if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    """Write a report as JSON, whole or not at all, if the arguments name a file for it; one that is there is replaced.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    if output is None:
+        return
+    try:
+        with whole_file(output) as file:
+            file.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"cannot write {output}: {os_reason(error)}") from error
 
 
 def run(
@@ -95,7 +112,7 @@ def run(
     module: str,
     arguments: Sequence[str] | None,
 ) -> int:
-    """Run a command and return its exit code; an error that the user can mend is one line and 1.
+    """Run a command and return its exit code; an error that the user can mend is one line and 1, Ctrl-C is 130.
 
     Args:
         parser: from `make_parser`.
@@ -106,11 +123,40 @@ def run(
     given = list(sys.argv[1:] if arguments is None else arguments)
     args = parser.parse_args(given)
     args.command = f"python -m iwp_export.validate.{module} {shlex.join(given)}"
+    signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(TERMINATED))  # through the open `with` blocks
+    logging.getLogger("transformers").setLevel(logging.ERROR)
     try:
-        return execute(args)
-    except (IwpError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        _check_outputs(args)
+        code = execute(args)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, such as head, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except (IwpError, OSError, ModuleNotFoundError) as error:
+        if str(getattr(error, "name", "")).startswith("iwp_export"):
+            raise  # a bug
+        text = CONTROL.sub("\ufffd", " ".join(str(error).split()))
+        hint = "; to get it: pip install 'iwp-export[export]'" if isinstance(error, ModuleNotFoundError) else ""
+        print(f"error: {text}{hint}", file=sys.stderr)
         return 1
+    return code
+
+
+def _check_outputs(args: argparse.Namespace) -> None:
+    """Refuse, before minutes of work, what cannot be written, and what is read too.
+
+    Raises:
+        OutputError: one is such a file.
+    """
+    written = [path for path in (args.output, getattr(args, "picture", None)) if path is not None]
+    places = [os.path.realpath(path) for path in written]
+    for path, place in zip(written, places, strict=True):
+        where = check_output(path, force=True)
+        if places.count(place) > 1 or (args.data is not None and place == os.path.realpath(args.data)):
+            raise OutputError(f"{where} is given twice: the result would replace it")
 
 
 def positive(text: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from iwp_export.device.state import read_state, warnings
+from iwp_export.engine.files import SUFFIX
 from iwp_export.errors import BackendError, DataError, SettingsError
 from iwp_export.pruning.settings import check_keep
 from iwp_export.runtime.pipeline import Pipeline
@@ -25,8 +27,8 @@ from iwp_export.validate.parity import check as parity_check
 from iwp_export.validate.parity import gates as parity_gates
 from iwp_export.validate.parity import words as parity_words
 from iwp_export.validate.parity.figures import Parity
-from iwp_export.validate.parity.opening import CHECKPOINT, RECORDING, open_reference
-from iwp_export.validate.parity.recording import record
+from iwp_export.validate.parity.opening import CHECKPOINT, open_reference
+from iwp_export.validate.parity.recording import RECORDING, check_recording, record
 from iwp_export.validate.parity.reference import ParityReference
 from iwp_export.validate.questions import MAX_NEW_TOKENS
 from iwp_export.validate.reports.report import Report, ReportArtefact, headline, now
@@ -112,12 +114,13 @@ class Validation:
         settings: what to do.
 
     Raises:
-        SettingsError: see `ValidationSettings.check`.
+        SettingsError: see `ValidationSettings.check`; or the artefact would be compared with itself.
         DataError: there are no questions, or they lack the answers that the scoring rule or a gate needs.
     """
 
     def __init__(self, pipeline: Pipeline, path: Path, settings: ValidationSettings) -> None:
         settings.check()
+        _refuse_itself(pipeline, path, settings.against)
         self._pipeline, self._path, self._settings = pipeline, path, settings
         self._data = self._open_data()
         if self._data is not None:
@@ -136,6 +139,8 @@ class Validation:
                 `check_parity`, `record` and `measure_accuracy`.
         """
         settings, pipeline, data = self._settings, self._pipeline, self._data
+        if settings.record is not None:
+            check_recording(settings.record, force)
         verdict, gates, doubts = [], list[Gate](), list[str]()
         parity = accuracy = monitors = None
         if settings.against != NOTHING:
@@ -148,15 +153,17 @@ class Validation:
                 threads=settings.threads,
             )
             parity = self._parity(reference, force)
+            doubts += parity.notes
             gates += parity_gates.gates(parity)
             verdict += parity_words.verdict(parity)
         if data is not None:
             accuracy = measure_accuracy(
                 pipeline, data.questions, settings.keeps, settings.score, settings.max_new_tokens, data.name
             )
-            gates += accuracy_gates.gates(accuracy, settings.max_drop, settings.min_agreement)
+            found = accuracy_gates.gates(accuracy, settings.max_drop, settings.min_agreement)
+            gates += found
             verdict += accuracy_words.verdict(accuracy)
-            doubts += accuracy_words.warnings(accuracy)
+            doubts += [*accuracy_gates.warnings(accuracy, found), *accuracy_words.warnings(accuracy)]
         if settings.monitors:
             monitors = self._monitors()
             verdict += monitors_words.verdict(monitors)
@@ -175,7 +182,7 @@ class Validation:
             parity=parity,
             accuracy=accuracy,
             monitors=monitors,
-        )
+        ).printable()
 
     def _open_data(self) -> DataSet | None:
         """The questions; None where there are none and a recording brings its own."""
@@ -213,6 +220,21 @@ class Validation:
             from iwp_export.validate.reference import Reference
         reference = Reference.of(self._pipeline.manifest, settings.checkpoint)
         return measure_monitors(self._pipeline, reference, self._data, max_new_tokens=settings.max_new_tokens)
+
+
+def _refuse_itself(pipeline: Pipeline, path: Path, against: str) -> None:
+    """Refuse a comparison that holds whatever the artefact is. By another provider it is one that may not.
+
+    Raises:
+        SettingsError: the reference is the artefact itself.
+    """
+    itself = against not in (CHECKPOINT, NOTHING) and os.path.realpath(path) == os.path.realpath(against)
+    if itself and (path.suffix == SUFFIX or pipeline.provider == "cpu"):  # a reference runs on the CPU
+        raise SettingsError(
+            f"{against} is the artefact itself, which it always equals: compare with its checkpoint, a recording of "
+            "it, or another artefact",
+            options=("against",),
+        )
 
 
 @contextmanager

@@ -9,6 +9,8 @@ from iwp_export.validate.statistics import Interval
 
 ALL = "all"
 """The kind that holds every question."""
+MOST_CELLS = 1000
+"""Of a view on either side; a picture of more is none that a model saw."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,14 @@ class KeptView:
     columns: int
     kept: tuple[int, ...]
 
+    def check(self) -> None:
+        """Raises ValueError where a file's fields contradict each other."""
+        cells = self.rows * self.columns
+        if not (0 < self.rows <= MOST_CELLS and 0 < self.columns <= MOST_CELLS):
+            raise ValueError(f"it has {self.rows} x {self.columns} cells")
+        if not all(0 <= cell < cells for cell in self.kept):
+            raise ValueError(f"a cell that stayed is none of {cells}")
+
 
 @dataclass(frozen=True)
 class Example:
@@ -132,6 +142,17 @@ class Accuracy:
     yes: tuple[bool, ...]
     at: tuple[AtKeep, ...]
     examples: tuple[Example, ...] = ()
+
+    def check(self) -> None:
+        """Raises ValueError where a file's fields contradict each other."""
+        if not self.at or self.at[0].keep != 1 or any(not 0 < each.keep <= 1 for each in self.at):
+            raise ValueError("it has to begin with keep 1")
+        kinds = {tuple(kind.name for kind in each.kinds) for each in self.at}
+        if len(kinds) != 1 or () in kinds:
+            raise ValueError("its kinds of questions are not those of every keep ratio")
+        lengths = {len(self.yes), *(len(each.scores) for each in self.at)} - {0}
+        if not lengths <= {self.questions} or any(len(each.same) != self.questions for each in self.at):
+            raise ValueError(f"its scores are not of {self.questions} questions")
 
     @property
     def unpruned(self) -> AtKeep:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from iwp_export.errors import SettingsError
 from iwp_export.validate.accuracy.figures import Accuracy, AtKeep
 from iwp_export.validate.accuracy.scoring import RULES
@@ -50,11 +52,27 @@ def check_limits(max_drop: float | None, min_agreement: float | None) -> None:
             )
 
 
+def warnings(accuracy: Accuracy, found: Sequence[Gate]) -> list[str]:
+    """What the gates that were made of it do not show."""
+    keeps = [each.keep for each in accuracy.shipped]
+    if not found or accuracy.own_keep in keeps:
+        return []
+    shown = ", ".join(f"{keep:g}" for keep in keeps)
+    return [f"The gates are of keep {shown}; the artefact's own keep {accuracy.own_keep:g} was not measured."]
+
+
+def _unpruned(name: str, accuracy: Accuracy, limit: str) -> Gate:
+    """The gate where keep 1 alone was measured: it holds of an artefact that prunes nothing, and of no other."""
+    holds = accuracy.own_keep == 1
+    remedy = "" if holds else f"measure at the artefact's own keep ratio, {accuracy.own_keep:g}"
+    return Gate(name, holds, "nothing is pruned" if holds else "no pruned answers", limit, "keep 1", remedy)
+
+
 def _drop(accuracy: Accuracy, found: AtKeep, allowed: float) -> Gate:
     limit = f"a drop of at most {percent(allowed)} of the unpruned score"
     where = f"keep {found.keep:g}"
     if found.keep == 1:
-        return Gate(MAX_DROP, True, "nothing is pruned", limit, where)
+        return _unpruned(MAX_DROP, accuracy, limit)
     if found.relative is None:
         reason = "the unpruned model scores 0" if accuracy.rule else "the questions have no answers"
         remedy = (
@@ -81,7 +99,7 @@ def _drop(accuracy: Accuracy, found: AtKeep, allowed: float) -> Gate:
 def _agreement(accuracy: Accuracy, found: AtKeep, least: float) -> Gate:
     limit, where = f"at least {percent(least)} of the answers", f"keep {found.keep:g}"
     if found.keep == 1:
-        return Gate(MIN_AGREEMENT, True, "nothing is pruned", limit, where)
+        return _unpruned(MIN_AGREEMENT, accuracy, limit)
     measured = f"{spread(found.agreement)} are the unpruned model's"
     if found.agreement.low >= least:
         return Gate(MIN_AGREEMENT, True, measured, limit, where)

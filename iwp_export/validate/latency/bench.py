@@ -79,9 +79,9 @@ class BenchSettings:
         if self.hz is not None and not 0 < self.hz <= 1000:
             raise SettingsError(f"hz must be above 0 and at most 1000, got {self.hz!r}", options=("hz",))
 
-    def number_of_pairs(self, seconds: float) -> int:
-        """Pairs to run, when one takes `seconds`."""
-        least = RUNS_FOR_P99 if self.needs_p99 else FEWEST
+    def number_of_pairs(self, seconds: float, requests: int = 1) -> int:
+        """Pairs to run, when one takes `seconds`, so that each of the requests is asked."""
+        least = max(RUNS_FOR_P99 if self.needs_p99 else FEWEST, requests)
         return self.pairs or max(least, min(MOST, round(SECONDS / max(seconds, SECONDS / MOST))))
 
 
@@ -104,13 +104,18 @@ def measure_latency(
         meters: power sensors; None is this machine's.
 
     Raises:
-        SettingsError: the keep ratio is 1, so that there is nothing to compare.
+        SettingsError: the keep ratio is 1, so that there is nothing to compare, or there are fewer pairs than requests.
         RequestError: a request does not fit the model.
         BackendError: the backend failed.
     """
     keep = pipeline.manifest.pruning.keep if settings.keep is None else settings.keep
     if keep == 1:
         raise SettingsError("keep is 1, which prunes nothing: choose one below to compare with it", options=("keep",))
+    if settings.pairs is not None and settings.pairs < len(asks.requests):
+        raise SettingsError(
+            f"{settings.pairs} pairs do not ask all of {len(asks.requests)} questions: measure more, or ask fewer",
+            options=("pairs", "limit"),
+        )
     keeps = {"pruned": keep, "unpruned": 1.0}
     first = asks.requests[0]
 
@@ -119,8 +124,8 @@ def measure_latency(
 
     before = _load()
     memory = watch_memory(pipeline, first, keeps, settings.new_tokens)
-    runs = run_pairs(ask, settings)
-    prompts = _prompts(asks.requests, runs)
+    runs = run_pairs(ask, settings, len(asks.requests))
+    prompts = _prompts(asks.requests, runs, settings.warmup)
     loops = _loops(ask, settings.hz, len(runs["pruned"]))
     pruned, unpruned = (_side(runs[side]) for side in SIDES)
     fastest = min(pruned.phases["end_to_end"].p50, unpruned.phases["end_to_end"].p50)
@@ -148,12 +153,12 @@ def measure_latency(
     )
 
 
-def run_pairs(ask: Callable[[str, int], Run], settings: BenchSettings) -> dict[str, list[Run]]:
+def run_pairs(ask: Callable[[str, int], Run], settings: BenchSettings, requests: int = 1) -> dict[str, list[Run]]:
     """Pairs of the same request, pruned and unpruned, the order swapped from pair to pair; without the warm-up."""
     warm = _in_turn(ask, range(settings.warmup), "Warming up")
     pair = sum(warm[side][-1].phases["end_to_end"] for side in SIDES)
     first = settings.warmup
-    return _in_turn(ask, range(first, first + settings.number_of_pairs(pair)), "Measuring")
+    return _in_turn(ask, range(first, first + settings.number_of_pairs(pair, requests)), "Measuring")
 
 
 def _in_turn(ask: Callable[[str, int], Run], numbers: range, what: str) -> dict[str, list[Run]]:
@@ -208,9 +213,12 @@ def _loops(ask: Callable[[str, int], Run], hz: float | None, count: int) -> tupl
     return tuple(joined(each) for each in turns.values())
 
 
-def _prompts(requests: Sequence[Ask], runs: Mapping[str, Sequence[Run]]) -> list[tuple[int, int, int]]:
-    """Visual tokens, text tokens and kept visual tokens of the requests that were made, each once."""
-    results: list[Result] = [run.result for run in runs["pruned"][: len(requests)]]
+def _prompts(requests: Sequence[Ask], runs: Mapping[str, Sequence[Run]], warmup: int) -> list[tuple[int, int, int]]:
+    """Visual tokens, text tokens and kept visual tokens of the requests, each once, in their order.
+
+    The runs that count begin where the warm-up left off.
+    """
+    results: list[Result] = [runs["pruned"][(i - warmup) % len(requests)].result for i in range(len(requests))]
     return [
         (result.visual_tokens, result.prompt_tokens - result.visual_tokens, result.visual_tokens_kept)
         for result in results

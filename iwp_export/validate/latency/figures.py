@@ -74,6 +74,16 @@ class Side:
     phases: Mapping[str, Spread]
     cache_bytes: FileSize
 
+    def check(self) -> None:
+        """Raises ValueError where a file's fields contradict each other."""
+        lengths = {len(getattr(self, name)) for name in (*PHASES, *SPANS)}
+        if len(lengths) != 1 or 0 in lengths:
+            raise ValueError("its phases have not the same number of runs")
+        if missing := {*PHASES, "rest", *SPANS} - self.phases.keys():
+            raise ValueError(f"it lacks {', '.join(sorted(missing))}")
+        if min(self.end_to_end) <= 0 or min(self.phases[name].mean for name in ("prefill", "end_to_end")) <= 0:
+            raise ValueError("a time is not above 0")
+
     def share(self, phase: str) -> float:
         """Part of the mean time end to end that a phase takes."""
         return self.phases[phase].mean / self.phases["end_to_end"].mean
@@ -231,6 +241,11 @@ class Latency:
     load: tuple[float, ...]
     cpus: int
     notes: tuple[str, ...]
+
+    def check(self) -> None:
+        """Raises ValueError where a file's fields contradict each other."""
+        if missing := {"prefill", *SPANS} - self.ratios.keys():
+            raise ValueError(f"it lacks the ratio of {', '.join(sorted(missing))}")
 
     @property
     def pairs(self) -> int:

@@ -32,10 +32,8 @@ def prove_dropped(pipeline: Pipeline, ask: Ask, keep: float) -> tuple[Dropped, D
         The pruned side and the unpruned one.
     """
     pruned, unpruned = _Filled(pipeline, ask, keep), _Filled(pipeline, ask, 1.0)
-    layer, flaw = pipeline.manifest.pruning.layer, ""
-    if ask.images and len(pruned.kept) == len(unpruned.kept):
-        flaw = f"keep {keep:g} leaves all of so few visual tokens: nothing is dropped"
-    return pruned.dropped("pruned", flaw or _foreign(pruned, unpruned, layer)), unpruned.dropped("unpruned", "")
+    layer = pipeline.manifest.pruning.layer
+    return pruned.dropped("pruned", _foreign(pruned, unpruned, layer)), unpruned.dropped("unpruned", "")
 
 
 class _Filled:

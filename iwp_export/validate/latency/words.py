@@ -61,7 +61,9 @@ def verdict(latency: Latency) -> list[str]:
     promised = latency.ratios["prefill"].promised
     if promised is not None and latency.ratios["prefill"].high < SHORTFALL * promised:
         said.append(_shortfall(latency))
-    said += [dropped(side) for side in latency.dropped if side.side == "pruned"]
+    for side in latency.dropped:
+        if side.side == "pruned":
+            said.append(dropped(side) if drops_any(latency) else f"NO TOKENS WERE DROPPED: {layers_of(side.found)}")
     said += [loop_words(loop) for loop in latency.loops]
     return said
 
@@ -109,6 +111,12 @@ def _shortfall(latency: Latency) -> str:
     )
 
 
+def drops_any(latency: Latency) -> bool:
+    """Whether the pruned caches hold less than the unpruned ones at all, or there is no proof to look at."""
+    held = {side.side: sum(side.found) for side in latency.dropped}
+    return "pruned" not in held or "unpruned" not in held or held["pruned"] < held["unpruned"]
+
+
 def dropped(side: Dropped) -> str:
     """Whether tokens were dropped, and how that is known."""
     if side.found == side.expected and not side.flaw:
@@ -139,8 +147,8 @@ def trend_words(trend: Trend) -> str:
     """That the runs were not all alike."""
     moved = "rose" if trend.change > 0 else "fell"
     return (
-        f"{trend.side} {TITLES[trend.phase]} {moved} by {100 * abs(trend.change):.0f} % over the runs: warm up longer, "
-        "or keep the machine's clocks and its other work steady"
+        f"{trend.side} {TITLES[trend.phase]} {moved} over the runs by {100 * abs(trend.change):.0f} % of its median: "
+        "warm up longer, or keep the machine's clocks and its other work steady"
     )
 
 

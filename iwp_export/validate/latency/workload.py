@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from iwp_export.bundle.manifest import Manifest
-from iwp_export.errors import DataError
+from iwp_export.errors import DataError, SettingsError
 from iwp_export.runtime.images import ImageSource
 from iwp_export.validate.questions import SHIPPED, read_questions
 
@@ -55,7 +55,10 @@ def choose_asks(
 
     Raises:
         DataError: a file and images or a prompt are given, or the file cannot be read.
+        SettingsError: the limit is below 1.
     """
+    if limit < 1:
+        raise SettingsError(f"limit must be 1 or more, got {limit}", options=("limit",))
     if data is not None and (images or prompt is not None):
         raise DataError("questions come from a file or are images and a prompt, not both", options=("data", "image"))
     if data is None and not images and (data := SHIPPED.get(manifest.model.name)) is not None and prompt is None:
@@ -64,7 +67,7 @@ def choose_asks(
     if data is not None:
         asked = _read(Path(data), limit)
         return Asks(asked, f"the first {len(asked)} questions of {Path(data).name}")
-    words = prompt or PROMPT
+    words = PROMPT if prompt is None else prompt
     if images:
         return Asks((Ask(tuple(images), words),), f"{len(images)} image(s) and a prompt as given")
     height, width, _ = CAMERA

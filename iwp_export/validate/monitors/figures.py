@@ -95,6 +95,14 @@ class Monitors:
     depth: tuple[DepthPoint, ...]
     budget: tuple[BudgetPoint, ...]
 
+    def check(self) -> None:
+        """Raises ValueError where a file's fields contradict each other."""
+        if not self.depth or not self.budget:
+            raise ValueError("a curve has no point")
+        lefts = [point.left for point in self.depth] + [point.left for point in self.budget]
+        if len({left.accuracy is None for left in lefts}) != 1:
+            raise ValueError("some points have an accuracy and some have none")
+
     @property
     def measure(self) -> Measure:
         """What curves are drawn of."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from iwp_export.bundle.recipe import Name, Share
-from iwp_export.bundle.schema import Count, FileSize, Number
+from iwp_export.bundle.schema import Count, FileSize, Number, one_of
+from iwp_export.validate.parity.limits import LIMITS
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ class Parity:
     """
 
     reference: Name
-    dtype: Name
+    dtype: Annotated[str, one_of(*LIMITS)]
     samples: Count
     new_tokens: Count
     differences: tuple[str, ...]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from iwp_export.engine.files import SUFFIX
 from iwp_export.errors import BackendError, DataError
 from iwp_export.runtime.pipeline import Pipeline
-from iwp_export.validate.parity.recording import read_recording
+from iwp_export.validate.parity.recording import RECORDING, read_recording
 from iwp_export.validate.parity.reference import ParityReference, SessionReference
 
 if TYPE_CHECKING:
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from iwp_export.export.plan import Dtype
 
 CHECKPOINT = "checkpoint"
-RECORDING = ".npz"
 
 
 def open_reference(

@@ -13,7 +13,7 @@ import numpy as np
 from iwp_export.backends.session import Array, Ints
 from iwp_export.errors import RecordingError
 from iwp_export.validate.parity.observation import Choice, Observation
-from iwp_export.validate.parity.sketch import Rows
+from iwp_export.validate.parity.sketch import PROJECTIONS, Rows
 
 
 def pack(found: Observation, sample: int, ratio: int) -> dict[str, Array]:
@@ -45,7 +45,7 @@ def unpack(arrays: Mapping[str, Array], sample: int, ratio: int, new_tokens: int
     """
     once, here = f"{sample}", f"{sample}.{ratio}"
     try:
-        total = len(arrays[f"{here}.forced"])
+        total = _fitting(arrays, once, here)
         drop = total - min(new_tokens, total)
         cache = [_shorter(rows, drop) for rows in _split(arrays, f"{here}.cache")]
         choice = None
@@ -69,6 +69,32 @@ def unpack(arrays: Mapping[str, Array], sample: int, ratio: int, new_tokens: int
         raise RecordingError(f"the recording is damaged: sample {sample}, {error}: record again") from error
 
 
+def _fitting(arrays: Mapping[str, Array], once: str, here: str) -> int:
+    """The length of the answer, once arrays have the types and lengths that comparisons take for granted.
+
+    Raises:
+        ValueError: one has not.
+    """
+    kinds = {f"{once}.token_ids": "i", f"{once}.visual": "b"}
+    kinds |= {f"{here}.kept": "i", f"{here}.tokens": "i", f"{here}.forced": "i", f"{here}.logits": "f"}
+    for name, kind in kinds.items():
+        array = arrays[name]
+        if array.dtype.kind != kind or array.ndim != (2 if kind == "f" else 1) or 0 in array.shape:
+            raise ValueError(f"{name} is {array.dtype} {list(array.shape)}")
+    prompt, answer = (
+        {len(arrays[f"{at}.{name}"]) for name in names}
+        for at, names in ((once, ("token_ids", "visual")), (here, ("tokens", "forced", "logits")))
+    )
+    if len(prompt) > 1 or len(answer) > 1:
+        raise ValueError("arrays of tokens differ in length")
+    kept = arrays[f"{here}.kept"]
+    if np.any(np.diff(kept) <= 0) or kept[0] < 0 or kept[-1] >= prompt.pop():
+        raise ValueError(f"{here}.kept does not rise within the prompt")
+    if int(arrays[f"{once}.images"]) != len(arrays[f"{once}.features.lengths"]):
+        raise ValueError("it has not the features of each image")
+    return answer.pop()
+
+
 def _rows(prefix: str, parts: Sequence[Rows]) -> dict[str, Array]:
     empty = np.zeros((0, 0), np.float32)
     return {
@@ -80,6 +106,8 @@ def _rows(prefix: str, parts: Sequence[Rows]) -> dict[str, Array]:
 
 def _split(arrays: Mapping[str, Array], prefix: str) -> list[Rows]:
     sketch, norm, lengths = (arrays[f"{prefix}.{name}"] for name in ("sketch", "norm", "lengths"))
+    if sketch.dtype.kind + norm.dtype.kind != "ff" or (len(sketch) and sketch.shape[1:] != (PROJECTIONS,)):
+        raise ValueError(f"{prefix} is no sketch")
     ends = np.cumsum(lengths)
     if (len(sketch), len(norm)) != (int(ends[-1]) if len(ends) else 0,) * 2:
         raise ValueError(f"{prefix} has other rows than it says")

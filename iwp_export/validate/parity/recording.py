@@ -23,12 +23,13 @@ from iwp_export.backends.session import Array, Ints
 from iwp_export.bundle.document import Document
 from iwp_export.bundle.document_file import check_output, plain_name
 from iwp_export.bundle.recipe import Digest, Name
-from iwp_export.bundle.schema import Count, Number, above_zero
+from iwp_export.bundle.schema import Count, Flaw, Number, above_zero, one_of
 from iwp_export.cache import whole_file
 from iwp_export.errors import DataError, OutputError, RecordingError, os_reason
 from iwp_export.progress import progress
 from iwp_export.pruning.settings import check_keep
 from iwp_export.validate.parity.identity import Identity
+from iwp_export.validate.parity.limits import LIMITS
 from iwp_export.validate.parity.observation import Observation
 from iwp_export.validate.parity.packing import pack, unpack
 from iwp_export.validate.parity.reference import ParityReference
@@ -36,6 +37,7 @@ from iwp_export.validate.parity.sample import Sample, samples_of
 from iwp_export.validate.questions import Question
 from iwp_export.version import __version__
 
+RECORDING = ".npz"
 DOCUMENT = "recording"
 SIZE_LIMIT = 4 << 30
 """Bytes that a recording may hold unpacked: a file that claims more is not read."""
@@ -44,10 +46,9 @@ REMEDY = "copy it again, or record again"
 
 @dataclass(frozen=True)
 class RecordedSample:
-    """What was asked: see `Sample`; the images are entries of their own."""
+    """What was asked: see `Sample`; the prompt, which may have several lines, and the images are other entries."""
 
     name: Name
-    prompt: str
     images: Number
 
 
@@ -69,7 +70,7 @@ class RecordingInfo:
 
     reference: Name
     identity: Identity
-    dtype: Name
+    dtype: Annotated[str, one_of(*LIMITS)]
     keeps: tuple[Annotated[float, above_zero(1)], ...]
     new_tokens: Count
     hidden_states: str
@@ -100,7 +101,11 @@ class Recording:
         self.no_hidden_states = info.hidden_states
         self.new_tokens = info.new_tokens
         self.samples = [
-            Sample(entry.name, entry.prompt, tuple(arrays[f"{i}.image.{j}"].tobytes() for j in range(entry.images)))
+            Sample(
+                entry.name,
+                arrays[f"{i}.prompt"].tobytes().decode(),
+                tuple(arrays[f"{i}.image.{j}"].tobytes() for j in range(entry.images)),
+            )
             for i, entry in enumerate(info.samples)
         ]
 
@@ -155,7 +160,7 @@ def record(
         SettingsError, RequestError, BackendError: see `ParityReference.observe`.
     """
     path = Path(path)
-    where = check_output(path, force)
+    where = check_recording(path, force)
     samples = samples_of(questions)
     if not samples or not keeps:
         raise DataError("there is nothing to record: give questions and keep ratios")
@@ -172,6 +177,7 @@ def record(
                 found = reference.observe(sample, keep, max_new_tokens, hidden_states)
                 arrays.update(pack(found, number, index))
                 advance(1)
+            arrays[f"{number}.prompt"] = np.frombuffer(sample.prompt.encode(), np.uint8)  # observed, so it is a text
     info = RecordingInfo(
         reference=reference.name,
         identity=reference.identity,
@@ -179,17 +185,34 @@ def record(
         keeps=tuple(map(float, keeps)),
         new_tokens=max_new_tokens,
         hidden_states="" if hidden_states else "the recording was made without them",
-        samples=tuple(RecordedSample(sample.name, sample.prompt, len(sample.images)) for sample in samples),
+        samples=tuple(RecordedSample(sample.name, len(sample.images)) for sample in samples),
         tools={"iwp-export": __version__, "numpy": np.__version__},
         arrays={name: _digest(array) for name, array in arrays.items()},
     )
-    text = RECORDING_JSON.to_text(info).encode()
     try:
+        text = RECORDING_JSON.to_text(info).encode()
         with whole_file(path) as file, file.open("wb") as stream:
             np.savez_compressed(stream, allow_pickle=False, **{DOCUMENT: np.frombuffer(text, np.uint8), **arrays})
+    except Flaw as flaw:
+        raise OutputError(f"Cannot write {where}: {flaw}") from flaw
     except OSError as error:
-        raise OutputError(f"Cannot write {where}: {os_reason(error)}", options=("output",)) from error
+        raise OutputError(f"Cannot write {where}: {os_reason(error)}", options=("record",)) from error
     return path
+
+
+def check_recording(path: Path, force: bool = False) -> str:
+    """Refuse, before minutes of work, a file that cannot be written or would not be found again; returns its name.
+
+    Raises:
+        OutputError: its name does not end in .npz, or see `check_output`.
+    """
+    if path.suffix != RECORDING:
+        raise OutputError(f"a recording's name ends in {RECORDING}, got {path}", options=("record",))
+    try:
+        return check_output(path, force)
+    except OutputError as error:
+        error.options = tuple("record" if name == "output" else name for name in error.options)
+        raise
 
 
 def read_recording(path: Path | str) -> Recording:
@@ -210,8 +233,11 @@ def read_recording(path: Path | str) -> Recording:
         with np.load(path, allow_pickle=False) as archive:
             if DOCUMENT not in archive.files:
                 raise RecordingError(f"{where} is not a recording: it has no entry {DOCUMENT!r}")
-            info = RECORDING_JSON.from_dict(json.loads(archive[DOCUMENT].tobytes()), where)
-            arrays = {name: archive[name] for name in archive.files if name != DOCUMENT}
+            entries = {name: archive[name] for name in archive.files}
+        if not all(isinstance(entry, np.ndarray) for entry in entries.values()):
+            raise ValueError("an entry is no array")
+        info = RECORDING_JSON.from_dict(json.loads(entries[DOCUMENT].tobytes()), where)
+        arrays = {name: entry for name, entry in entries.items() if name != DOCUMENT}
     except (
         zipfile.BadZipFile,
         zlib.error,
@@ -220,6 +246,7 @@ def read_recording(path: Path | str) -> Recording:
         KeyError,
         NotImplementedError,
         RecursionError,
+        MemoryError,  # an array's head may claim any size
     ) as error:
         raise RecordingError(f"{where} is damaged or is no recording ({_short(error)}): {REMEDY}") from error
     except OSError as error:
@@ -233,6 +260,8 @@ def read_recording(path: Path | str) -> Recording:
         return Recording(info, arrays)
     except KeyError as error:
         raise RecordingError(f"{where} is damaged: it lacks {error}: {REMEDY}") from error
+    except UnicodeDecodeError as error:
+        raise RecordingError(f"{where} is damaged: a prompt is no text: {REMEDY}") from error
 
 
 def _digest(array: npt.NDArray[Any]) -> str:

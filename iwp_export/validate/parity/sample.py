@@ -12,6 +12,7 @@ from iwp_export.backends.session import Ints
 from iwp_export.bundle.schema import CONTROL
 from iwp_export.errors import DataError, RequestError, os_reason
 from iwp_export.models.common.picture import Picture
+from iwp_export.runtime.images import load_image
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.runtime.processor import user_message
 from iwp_export.validate.questions import Question
@@ -35,12 +36,18 @@ class Sample:
         """The images.
 
         Raises:
-            RequestError: one is none.
+            RequestError: one cannot be read.
         """
-        try:
-            return [Image.open(io.BytesIO(content)) for content in self.images]
-        except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise RequestError(f"cannot read an image of {self.name}: {type(error).__name__}") from error
+        found = []
+        for number, content in enumerate(self.images, 1):
+            try:
+                found.append(load_image(Image.open(io.BytesIO(content))))
+            except RequestError as error:
+                raise RequestError(f"image {number} of sample {self.name}: {error}") from error
+            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+                reason = "it is none" if isinstance(error, UnidentifiedImageError) else type(error).__name__
+                raise RequestError(f"cannot read image {number} of sample {self.name}: {reason}") from error
+        return found
 
 
 @dataclass(frozen=True, eq=False)

@@ -36,12 +36,12 @@ class Named:
 def merged(reports: Sequence[Report]) -> Report | None:
     """One report of several about the same artefact that measured different things, such as accuracy and latency.
 
-    None if they are about different artefacts or from different machines, since a report has the state of one, or if
-    two measured the same.
+    The machine is the one of the latencies, if there are any; a warning names others. None if the reports are about
+    different artefacts, or if two measured the same.
     """
-    first = reports[0]
+    first = next((report for report in reports if report.latency is not None), reports[0])  # times need their machine
     measured = [part.field for report in reports for part in PARTS if getattr(report, part.field) is not None]
-    same = {(report.artefact.digest, report.artefact.provider, device(report)) for report in reports}
+    same = {(report.artefact.digest, report.artefact.provider) for report in reports}
     if len(reports) < 2 or len(same) > 1 or len(set(measured)) < len(measured):
         return None
     sections: dict[str, Any] = {part.field: _first(reports, part.field) for part in PARTS}
@@ -52,9 +52,24 @@ def merged(reports: Sequence[Report]) -> Report | None:
         command="\n".join(report.command for report in reports),
         verdict=(headline(gates), *found),
         gates=gates,
-        warnings=tuple(dict.fromkeys(itertools.chain(*(report.warnings for report in reports)))),
+        warnings=tuple(dict.fromkeys(itertools.chain(*(report.warnings for report in reports), _machines(reports)))),
         **sections,
     )
+
+
+def _machines(reports: Sequence[Report]) -> list[str]:
+    """Which part is from which machine, where there are several."""
+    if len({device(report) for report in reports}) < 2:
+        return []
+    parts = [", ".join(part.field for part in PARTS if getattr(report, part.field) is not None) for report in reports]
+    told = [f"{part} on {device(report)}" for part, report in zip(parts, reports, strict=True)]
+    return [f"measured on different machines: {'; '.join(told)}"]
+
+
+def device(report: Report) -> str:
+    """What the machine is called: its board, its GPU and its processor, as far as they are known."""
+    state = report.state
+    return ", ".join(name for name in (state.board, state.gpu, state.cpu) if name) or "an unknown machine"
 
 
 def _first(reports: Sequence[Report], field: str) -> object:
@@ -70,8 +85,9 @@ def named(reports: Sequence[Report], paths: Sequence[Path]) -> list[Named]:
     if len(reports) < 2:
         raise ReportError(f"a comparison needs two reports or more, got {len(reports)}")
     names = [path.stem for path in paths]
-    if len(set(names)) < len(names):
-        names = [str(path.with_suffix("")) for path in paths]
+    for longer in (lambda path: str(path.with_suffix("")), str):
+        if len(set(names)) < len(names):
+            names = [longer(path) for path in paths]
     return [Named(name, report) for name, report in zip(names, reports, strict=True)]
 
 
@@ -101,7 +117,7 @@ def _unlike(first: Named, other: Named) -> list[str]:
 
 
 def _gates(first: Named, other: Named) -> list[str]:
-    before, after = results(first.report), results(other.report)
+    before, after = held(first.report), held(other.report)
     changed = [name for name in before.keys() & after.keys() if before[name] != after[name]]
     return [
         f"{name}: {'passed' if before[name] else 'failed'} in {first.name}, "
@@ -110,8 +126,8 @@ def _gates(first: Named, other: Named) -> list[str]:
     ]
 
 
-def results(report: Report) -> dict[str, bool]:
-    """Whether each gate holds, by its name: wherever it was asked for, such as at several keep ratios."""
+def held(report: Report) -> dict[str, bool]:
+    """Gates by name, and whether they hold: one that is there for several keep ratios, only if it does for all."""
     found: dict[str, bool] = {}
     for gate in report.gates:
         found[gate.name] = gate.passed and found.get(gate.name, True)
@@ -163,12 +179,6 @@ def describe(these: Sequence[Named]) -> str:
     return "\n".join([*differences(these), "", table(overview(these))])
 
 
-def device(report: Report) -> tuple[str, ...]:
-    """What the machine is called: its board, its GPU and its processor, as far as they are known."""
-    state = report.state
-    return tuple(name for name in (state.board, state.gpu, state.cpu) if name)
-
-
 def overview(these: Sequence[Named]) -> list[list[str]]:
     """What is compared, a column for each report under a row of names."""
     rows: list[tuple[str, Callable[[Report], object]]] = [
@@ -177,7 +187,7 @@ def overview(these: Sequence[Named]) -> list[list[str]]:
         ("model", lambda report: report.artefact.model),
         ("type", lambda report: report.artefact.dtype),
         ("runs on", lambda report: report.artefact.provider),
-        ("device", lambda report: ", ".join(device(report)) or "not known"),
+        ("device", device),
         ("pruning layer", lambda report: report.artefact.pruning.layer),
         ("keep", lambda report: report.artefact.pruning.keep),
         ("settings from", lambda report: report.artefact.pruning_source),
@@ -248,9 +258,7 @@ def _latency_blocks(timed: Sequence[Named]) -> list[html.Block]:
 
 
 def _gate_table(these: Sequence[Named]) -> html.Section:
-    words = [
-        {name: "passed" if passed else "FAILED" for name, passed in results(each.report).items()} for each in these
-    ]
+    words = [{name: "passed" if holds else "FAILED" for name, holds in held(each.report).items()} for each in these]
     names = dict.fromkeys(itertools.chain(*words))
     rows = [[name, *(of.get(name, "not set") for of in words)] for name in names]
     return html.Section("Gates", [html.Table(("Gate", *(each.name for each in these)), rows, "Gates of each report")])

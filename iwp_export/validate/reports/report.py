@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 from iwp_export.bundle.document import Document
 from iwp_export.bundle.document_file import read_file, write_file
 from iwp_export.bundle.recipe import Digest, Name, PruningSource, Settings
+from iwp_export.bundle.schema import CONTROL
 from iwp_export.device.state import DeviceState
 from iwp_export.errors import ReportError
 from iwp_export.runtime.pipeline import Pipeline
@@ -91,6 +93,23 @@ class Report:
     def passed(self) -> bool:
         """Whether every gate holds."""
         return all(gate.passed for gate in self.gates)
+
+    def printable(self) -> Report:
+        """The same with control characters, as file names, command lines and device files may have, as escapes.
+
+        A file cannot hold them, nor should a terminal get them; what took minutes to measure is not lost for one.
+        """
+        return _printable(self)
+
+
+def _printable(value: Any) -> Any:
+    if isinstance(value, str):
+        return CONTROL.sub(lambda found: ascii(found[0])[1:-1], value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{field.name: _printable(getattr(value, field.name)) for field in fields(value)})
+    if isinstance(value, Mapping):
+        return {_printable(name): _printable(inner) for name, inner in value.items()}
+    return tuple(map(_printable, value)) if isinstance(value, tuple) else value
 
 
 def now() -> str:

@@ -81,7 +81,9 @@ def test_reports_of_one_artefact_become_one(two: list[Named]) -> None:
     assert len(whole.gates) == 3
     assert whole.verdict == ("FAILED: max-drop (1 of 3 gates).", "All is well.", "All is well.")
     other = replace(timed, state=replace(timed.state, cpu="Another CPU"))
-    assert merged([scored, other]) is None, "another machine"
+    together = merged([scored, other])
+    assert together is not None and together.state == other.state, "times need their machine"
+    assert "measured on different machines: accuracy on Some CPU; latency on Another CPU" in together.warnings
     assert merged([scored, scored]) is None, "both measured accuracy"
     assert merged([scored, replace(timed, artefact=two[1].report.artefact)]) is None, "another artefact"
 
