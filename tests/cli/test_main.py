@@ -153,3 +153,32 @@ def test_a_verb_with_gates_has_exit_codes_of_its_own(monkeypatch, outcome, code)
     monkeypatch.setattr(doctor, "execute", execute)
     monkeypatch.setattr(doctor, "EXIT_ERROR", 2, raising=False)
     assert main.main(["doctor"]) == code
+
+
+def test_a_bug_of_a_verb_with_gates_is_no_failed_gate(monkeypatch, capsys):
+    monkeypatch.setattr(doctor, "execute", lambda args: dict[str, int]()["a bug"])
+    monkeypatch.setattr(doctor, "EXIT_ERROR", 2, raising=False)
+    assert main.main(["doctor"]) == 2
+    assert "KeyError: 'a bug'" in capsys.readouterr().err
+
+
+def test_an_error_does_not_steer_the_terminal(monkeypatch, capsys):
+    def execute(args):
+        raise SettingsError("no file \x1b[2J\x00.png")
+
+    monkeypatch.setattr(doctor, "execute", execute)
+    assert main.main(["doctor"]) == 1
+    assert capsys.readouterr().err == "iwp-export: error: no file \ufffd[2J\ufffd.png\n"
+
+
+def test_what_the_terminal_cannot_write_is_escaped():
+    code = """
+import sys
+from iwp_export.cli import doctor
+from iwp_export.cli.main import main
+doctor.execute = lambda args: print(chr(0x5DE6))
+sys.exit(main(["doctor"]))
+"""
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "\\u5de6\n"), done.stderr

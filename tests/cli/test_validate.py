@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -95,12 +97,18 @@ def test_reports_become_a_page(tiny_bundle: Path, tmp_path: Path, capsys: pytest
         (["--max-drop=-2%"], "(--max-drop)"),
         (["--record", "a.npz", "--against", "none"], "a recording is of the checkpoint, not of none"),
         (["-o", "report.txt"], "ends in .json or .html"),
-        (["--record", str(HELDOUT)], "already exists"),
+        (["--record", str(HELDOUT)], "ends in .npz"),
+        (["--record", "a.npz", "-o", "report.json", "sub/../report.json"], "given twice (-o)"),
+        (["--data", "data.json", "-o", "data.json", "--force"], "is read too"),
+        (["-o", "{bundle}/report.json"], "is inside"),
+        (["--against", "{bundle}"], "is the artefact itself"),
+        (["--data", str(HELDOUT), "--score", "yesno"], "(--score)"),
     ],
 )
 def test_mistakes_cost_one_line_and_exit_code_2(
     tiny_bundle: Path, arguments: list[str], named: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
+    arguments = [word.format(bundle=tiny_bundle) for word in arguments]
     assert main(["validate", str(tiny_bundle), "--limit", "1", "--parity-samples", "1", *arguments]) == 2
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert line.startswith("iwp-export: error: ")
@@ -113,3 +121,17 @@ def test_what_is_no_report_is_exit_code_2(tmp_path: Path, content: str, capsys: 
     file.write_text(content)
     assert main(["report", str(file)]) == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_what_was_measured_is_shown_even_if_the_disk_is_full(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*args: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    output = tmp_path / "report.json"
+    assert main(["validate", str(tiny_bundle), *SMALL, "--against", "none", "-o", str(output)]) == 2
+    shown = capsys.readouterr()
+    assert "Measured; no gate was set." in shown.out and "the disk is full" in shown.err
+    assert list(tmp_path.iterdir()) == []

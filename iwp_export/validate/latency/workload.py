@@ -61,8 +61,9 @@ def choose_asks(
         raise SettingsError(f"limit must be 1 or more, got {limit}", options=("limit",))
     if data is not None and (images or prompt is not None):
         raise DataError("questions come from a file or are images and a prompt, not both", options=("data", "image"))
-    if data is None and not images and (data := SHIPPED.get(manifest.model.name)) is not None and prompt is None:
-        asked = _read(data, limit)
+    shipped = SHIPPED.get(manifest.model.name)
+    if data is None and not images and prompt is None and shipped is not None:
+        asked = _read(shipped, limit)
         return Asks(asked, f"the first {len(asked)} samples of {manifest.model.name}")
     if data is not None:
         asked = _read(Path(data), limit)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from iwp_export.errors import SettingsError
-from iwp_export.validate.accuracy.gates import drop_needs, gates
+from iwp_export.validate.accuracy.gates import drop_needs, gates, warnings
 from iwp_export.validate.accuracy.measure import measure_accuracy
 from iwp_export.validate.gates import Gate
 from tests.validate.accuracy.made_up import Parrot, measured, questions
@@ -91,3 +91,23 @@ def test_limits_that_mean_nothing_are_refused(tmp_path: Path, name: str, value: 
     with pytest.raises(SettingsError, match=f"{name} must be a share above 0 and below 1") as refused:
         gates(measured(tmp_path, 3, 0, 0), **{name: value})
     assert refused.value.options == (name,)
+
+
+def test_keep_1_alone_passes_no_gate_of_an_artefact_that_prunes(tmp_path: Path) -> None:
+    asked = questions(tmp_path, ["a"] * 600)
+    for own, passed in ((0.3, False), (1.0, True)):
+        pipeline: Any = Parrot({1.0: ["a"] * 600}, keep=own)
+        found = measure_accuracy(pipeline, asked, [1.0])
+        made = gates(found, max_drop=0.01, min_agreement=0.9)
+        assert [gate.passed for gate in made] == [passed, passed]
+        assert bool(warnings(found, made)) != passed
+        assert all("own keep ratio, 0.3" in gate.remedy for gate in made if not passed)
+
+
+def test_gates_of_another_ratio_than_the_artefact_s_are_doubtful(tmp_path: Path) -> None:
+    other = measured(tmp_path, 600, 0, 0, keep=0.5, own=0.3)
+    (doubt,) = warnings(other, gates(other, max_drop=0.01))
+    assert "of keep 0.5" in doubt and "own keep 0.3 was not measured" in doubt
+    assert warnings(other, []) == []
+    own = measured(tmp_path, 600, 0, 0)
+    assert warnings(own, gates(own, max_drop=0.01)) == []

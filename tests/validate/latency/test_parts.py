@@ -10,7 +10,7 @@ import pytest
 
 from iwp_export.bundle.store import Bundle
 from iwp_export.device import process
-from iwp_export.errors import DataError
+from iwp_export.errors import DataError, SettingsError
 from iwp_export.pruning.cost import PrefillCost
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.validate.latency import selection
@@ -124,3 +124,24 @@ def test_torch_tells_the_time_of_the_op_in_its_place(tiny_bundle):
     assert found.how == selection.IN_PLACE and found.seconds is not None
     prefill = answer(reference, ask, 0.3, 1).phases["prefill"]
     assert found.seconds.runs == 4 and 0 < found.seconds.p50 < 100 * prefill
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+def test_no_question_is_no_bench(limit):
+    with pytest.raises(SettingsError, match="limit must be 1 or more"):
+        choose_asks(toy_manifest(), data=SHIPPED["tiny-llava"], limit=limit)
+
+
+def test_the_source_counts_what_is_there_and_an_empty_prompt_stays_empty():
+    manifest = toy_manifest()
+    tiny = replace(manifest, model=replace(manifest.model, name="tiny-llava"))
+    asks = choose_asks(tiny, limit=10**6)
+    assert f"the first {len(asks.requests)} samples" in asks.source and len(asks.requests) < 1000
+    assert choose_asks(manifest, prompt="").requests[0].prompt == ""
+
+
+def test_a_prompt_alone_is_asked_of_a_model_with_samples_too():
+    manifest = toy_manifest()
+    tiny = replace(manifest, model=replace(manifest.model, name="tiny-llava"))
+    (asked,) = choose_asks(tiny, prompt="what ?").requests
+    assert asked.prompt == "what ?"

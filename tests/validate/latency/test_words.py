@@ -164,3 +164,10 @@ def test_the_page_in_a_browser(tmp_path):
     assert not console
     assert found["scroll"] <= 360 and not found["wide"]
     assert found["letters"] >= 9
+
+
+def test_a_keep_ratio_that_drops_nothing_fails():
+    """0.999 of 64 tokens, rounded up, is 64: what was expected is there, and nothing was dropped."""
+    whole = (Dropped("pruned", (9, 9), (9, 9), "read back"), Dropped("unpruned", (9, 9), (9, 9), "read back"))
+    assert passed(LatencyLimits(), latency(dropped=whole)) == {"tokens-dropped": False, "tokens-kept": True}
+    assert "NO TOKENS WERE DROPPED" in "\n".join(verdict(latency(dropped=whole)))

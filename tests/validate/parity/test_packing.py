@@ -131,3 +131,27 @@ def test_tokens_of_the_text_must_stay() -> None:
         comparison = Comparison(0.5, SETTINGS)
         assert not comparison.add_choice("one", replace(right, kept=np.array(kept)), right)
         assert says in comparison.kept_flaw
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("0.0.logits", lambda array: array[0]),
+        ("0.0.logits", lambda array: array[:2]),
+        ("0.0.forced", lambda array: array.astype(float)),
+        ("0.0.tokens", lambda array: array[:0]),
+        ("0.0.kept", lambda array: array[::-1]),
+        ("0.0.kept", lambda array: array + S),
+        ("0.visual", lambda array: array[:-1]),
+        ("0.token_ids", lambda array: array[None]),
+        ("0.images", lambda array: array + 1),
+        ("0.0.cache.sketch", lambda array: array[:, :3]),
+        ("0.features.sketch", lambda array: array.astype("U8")),
+    ],
+)
+def test_arrays_that_do_not_fit_are_damage(name: str, change: Any) -> None:
+    """Whoever writes a file can seal it: comparisons must not meet shapes that they do not expect."""
+    arrays = pack(observation(), 0, 0)
+    arrays[name] = change(arrays[name])
+    with pytest.raises(RecordingError, match="damaged"):
+        unpack(arrays, 0, 0, T)

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from iwp_export.errors import DataError, OutputError, RecordingError
+from iwp_export.errors import DataError, OutputError, RecordingError, RequestError
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.validate.parity.check import check_parity
 from iwp_export.validate.parity.checkpoint import CheckpointReference
 from iwp_export.validate.parity.gates import gates
 from iwp_export.validate.parity.opening import open_reference
-from iwp_export.validate.parity.recording import read_recording, record
+from iwp_export.validate.parity.recording import check_recording, read_recording, record
 from iwp_export.validate.parity.words import describe
 from iwp_export.validate.questions import Question
 from tests.validate.parity.tampered import tampered
@@ -157,3 +157,52 @@ def refusal(path: Path) -> str:
     with pytest.raises(RecordingError) as refused:
         read_recording(path)
     return str(refused.value)
+
+
+def test_a_prompt_may_have_several_lines(
+    pipeline: Pipeline, checkpoint: CheckpointReference, questions: list[Question], tmp_path: Path
+) -> None:
+    """A document refuses control characters, after everything was measured."""
+    asked = Question(questions[0].images, "what is the red digit ?\n\tanswer:")
+    file = record(checkpoint, [asked], [0.3], tmp_path / "golden.npz", 1)
+    recording = read_recording(file)
+    assert recording.samples[0].prompt == asked.prompt
+    assert all(gate.passed for gate in gates(check_parity(pipeline, recording)))
+
+
+@pytest.mark.parametrize("name", ["golden", "golden.bin", "file/golden.npz"])
+def test_what_could_not_be_found_or_written_is_refused_at_once(name: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(OutputError) as caught:
+        check_recording(tmp_path / name)
+    assert caught.value.options == ("record",)
+
+
+def npy(head: str) -> bytes:
+    text = head.ljust(117).encode() + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+
+
+@pytest.mark.parametrize(
+    ("entry", "content"),
+    [
+        ("recording", b"no array"),
+        ("recording.npy", b"no array"),
+        ("recording.npy", npy("{'descr': '|u1', 'fortran_order': False, 'shape': (99999999999999,), }")),
+    ],
+)
+def test_entries_that_claim_what_they_are_not(entry: str, content: bytes, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "bad.npz", "w") as archive:
+        archive.writestr(entry, content)
+    with pytest.raises(RecordingError, match="damaged or is no recording"):
+        read_recording(tmp_path / "bad.npz")
+
+
+def test_an_image_that_ends_early_is_named(
+    pipeline: Pipeline, checkpoint: CheckpointReference, questions: list[Question], tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(questions[0].images[0].read_bytes()[:60])
+    with pytest.raises(RequestError, match=r"image 1 of sample 1 \(broken.png\)"):
+        record(checkpoint, [Question((broken,), "what ?")], [0.3], tmp_path / "golden.npz", 1)
+    assert not (tmp_path / "golden.npz").exists()

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from iwp_export.bundle.document import _digest_of
 from iwp_export.errors import OutputError, ReportError
-from iwp_export.validate.reports.files import check_outputs, write_outputs
+from iwp_export.validate.reports.files import check_outputs, refuse_repeated, write_outputs
 from iwp_export.validate.reports.page import make_page
-from iwp_export.validate.reports.report import Report, headline, read_report, write_report
+from iwp_export.validate.reports.report import REPORT_JSON, Report, headline, read_report, write_report
 from iwp_export.validate.reports.summary import describe
 from tests.report.browser import needs_chromium, open_page
 from tests.report.markup import check
@@ -123,3 +125,70 @@ def test_a_browser_shows_it(whole: Report, tmp_path: Path, width: int) -> None:
     found, console = open_page(make_page(whole).html(), tmp_path, width)
     assert console == []
     assert found["scroll"] == width and found["wide"] == []
+
+
+def test_control_characters_do_not_cost_a_measurement(whole: Report, tmp_path: Path) -> None:
+    """A prompt of two lines on the command line, or a board whose name ends in NUL."""
+    odd = replace(
+        whole,
+        command="iwp-export bench --prompt 'a\nb'",
+        state=replace(whole.state, board="Some board\x00"),
+        gates=(replace(BAD, where="\x1b[2J"),),
+    )
+    assert odd.printable().command == "iwp-export bench --prompt 'a\\nb'"
+    assert "\x1b" not in describe(odd.printable()) and "\\x1b[2J" in describe(odd.printable())
+    assert read_report(write_report(odd.printable(), tmp_path / "report.json")) == odd.printable()
+    assert whole.printable() == whole
+
+
+def test_outputs_that_cannot_be_written_are_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    (tmp_path / "made.bundle").mkdir()
+    loop = tmp_path / "loop.json"
+    loop.symlink_to(loop)
+    for name in ("file/report.json", "made.bundle/report.json", "file/deep/report.json", "x" * 300 + ".json"):
+        with pytest.raises(OutputError):
+            check_outputs([tmp_path / name], artefact=tmp_path / "made.bundle")
+    check_outputs([tmp_path / "new" / "deep" / "report.json"], artefact=tmp_path / "made.bundle")
+
+
+def test_outputs_do_not_replace_what_is_read(tmp_path: Path) -> None:
+    data, other = tmp_path / "data.json", tmp_path / "sub" / ".." / "data.json"
+    data.write_text("questions")
+    (tmp_path / "sub").mkdir()
+    for path in (data, other):
+        with pytest.raises(OutputError, match="is read too"):
+            check_outputs([path], force=True, inputs=[None, data])
+    with pytest.raises(OutputError, match="given twice"):
+        check_outputs([data, other], force=True)
+    with pytest.raises(ReportError, match="given twice"):
+        refuse_repeated([data, other])
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (("accuracy", "at"), [], "keep 1"),
+        (("accuracy", "at", 1, "keep"), 7.0, "keep 1"),
+        (("accuracy", "at", 0, "kinds"), [], "kinds"),
+        (("accuracy", "at", 1, "same"), [], "35 questions"),
+        (("accuracy", "examples", 0, "views", 0, "rows"), 10**9, "cells"),
+        (("accuracy", "examples", 0, "views", 0, "kept"), [-1], "none of 12"),
+        (("latency", "ratios"), {}, "ratio"),
+        (("latency", "pruned", "phases"), {}, "lacks"),
+        (("latency", "pruned", "end_to_end"), [], "number of runs"),
+        (("latency", "pruned", "end_to_end"), [0.0] * 20, "above 0"),
+        (("monitors", "depth"), [], "no point"),
+        (("parity", "dtype"), "float8", "float32"),
+    ],
+)
+def test_figures_that_contradict_each_other_are_damage(whole: Report, tmp_path: Path, place, value, message) -> None:
+    """Whoever writes a file can seal it: pages must not meet figures that they cannot draw."""
+    data = inner = json.loads(json.dumps(REPORT_JSON.to_dict(whole)))
+    for name in place[:-1]:
+        inner = inner[name]
+    inner[place[-1]] = value
+    data["digest"] = _digest_of(data)
+    (tmp_path / "report.json").write_text(json.dumps(data))
+    with pytest.raises(ReportError, match=message):
+        read_report(tmp_path / "report.json")
