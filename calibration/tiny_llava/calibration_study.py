@@ -27,7 +27,7 @@ from PIL import Image
 
 from calibration.tiny_llava import HELDOUT
 from calibration.tiny_llava.scenes import build_pools
-from iwp_export import api
+from iwp_export import jobs
 from iwp_export.bundle.recipe import Recipe
 from iwp_export.calibrate.calibration import Calibration
 from iwp_export.calibrate.candidates import controls_of
@@ -51,7 +51,7 @@ class Reader:
     """A checkpoint in torch, and how it answers held-out questions with settings or another method."""
 
     def __init__(self, folder: str, questions: Sequence[Question]) -> None:
-        job = api.plan_calibration(folder, Path(tempfile.gettempdir()) / "none.json", SAMPLES, force=True)
+        job = jobs.plan_calibration(folder, Path(tempfile.gettempdir()) / "none.json", SAMPLES, force=True)
         self.name, self.folder, self.questions = Path(folder).name, folder, questions
         self.session, self.manifest, self.processor = open_live(job.plan.export, "float32")
         self.scorer = Scorer(self.session, self.manifest, self.processor, job.plan.candidate_layers)
@@ -79,7 +79,7 @@ class Reader:
 def calibrated(folder: str, keep: float, data: Path = SAMPLES) -> tuple[Recipe, Calibration, float]:
     """A calibration on `data`; nothing is written."""
     start = time.perf_counter()
-    job = api.plan_calibration(folder, Path(tempfile.gettempdir()) / "none.json", data, keep=[keep], force=True)
+    job = jobs.plan_calibration(folder, Path(tempfile.gettempdir()) / "none.json", data, keep=[keep], force=True)
     calibration = Calibration(job.plan)
     return calibration.run(), calibration, time.perf_counter() - start
 
