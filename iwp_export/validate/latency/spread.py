@@ -4,7 +4,9 @@ A ratio is Hodges and Lehmann's: the middle of the geometric means of any two pa
 another program moves it little, and on a quiet machine it is as certain as a mean. Its interval is for a repetition:
 another bench of as many pairs gives a ratio in it 98 times of 100, so that three benches lie in each other's intervals
 95 times of 100. It is that of Wilcoxon's signed-rank test, which needs no distribution, wider by sqrt(2) since the
-repetition has noise of its own, and by the correlation of neighbouring pairs.
+repetition has noise of its own, and by the correlation of neighbouring pairs. Where the ratio itself wanders from pair
+to pair that is not enough, since so few pairs do not show all of it: 95 times of 100 for neighbours that correlate by
+0.5, by simulation of 100 pairs.
 """
 
 from __future__ import annotations
@@ -114,16 +116,18 @@ def paired_ratio(over: npt.ArrayLike, under: npt.ArrayLike) -> Interval:
 
 
 def dependence(values: npt.ArrayLike) -> float:
-    """By how much the variance of the values' middle grows because neighbours lie on the same side of it; 1 at least.
+    """By how much the variance of the values' middle grows because neighbours are alike; 1 at least.
 
+    Of ranks, as the statistics that it widens are made of them: the sides of the median are less alike than these.
     Bartlett's weights over sqrt(n) neighbours.
     """
-    array = np.asarray(values, float)
-    side = np.sign(array - np.median(array))
-    power, lags = float(side @ side), round(math.sqrt(len(array)))
+    _, places, counts = np.unique(np.asarray(values, float), return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[places]
+    ranks -= ranks.mean()
+    power, lags = float(ranks @ ranks), round(math.sqrt(len(ranks)))
     if power == 0:
         return 1.0
-    total = sum((1 - lag / (lags + 1)) * float(side[lag:] @ side[:-lag]) for lag in range(1, lags + 1))
+    total = sum((1 - lag / (lags + 1)) * float(ranks[lag:] @ ranks[:-lag]) for lag in range(1, lags + 1))
     return max(1.0, 1 + 2 * total / power)
 
 
