@@ -40,7 +40,7 @@ def test_three_benches_lie_in_each_others_intervals(drift, hiccups):
 
 
 def test_a_ratio_that_wanders_has_a_wider_interval():
-    """Neighbours of which the logarithms correlate by 0.7: by the sides of the median alone, 90 of 100 benches held another's ratio."""
+    """Neighbours correlate by 0.7: by the sides of the median alone, 90 of 100 benches held another's ratio."""
     rng = np.random.default_rng(2)
 
     def wandering() -> np.ndarray:
