@@ -136,8 +136,11 @@ def jtop_meters(probe: Probe, module: Any = None) -> list[PowerMeter]:
         return []
 
     def watts() -> float:
-        if not service.ok(spin=True):
-            raise OSError("the service of jetson-stats has stopped")
-        return float(service.power["tot"]["power"]) / 1e3
+        try:
+            if service.ok(spin=True):
+                return float(service.power["tot"]["power"]) / 1e3
+        except Exception as error:  # its own errors, or an entry that is gone
+            raise OSError(f"the service of jetson-stats: {type(error).__name__} {error}") from error
+        raise OSError("the service of jetson-stats has stopped")
 
     return [PowerMeter(name, "jetson-stats' service", SCOPES.get(name, "module"), watts, interval)]

@@ -101,7 +101,7 @@ def _rapl_meter(probe: Probe, zone: Path) -> PowerMeter | None:
         _joules(counter)
     except PermissionError:
         problem = f"the kernel shows {counter} to root alone: sudo chmod a+r {counter}"
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, OverflowError) as error:
         problem = str(error)
     return PowerMeter(
         name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -154,7 +155,9 @@ class _Sampler:
         before = time.perf_counter()
         try:
             value = self._read()
-        except (OSError, ValueError) as error:
+            if not math.isfinite(value):
+                raise ValueError(f"it reads {value}")
+        except (OSError, ValueError, OverflowError) as error:
             self._failure = str(error) or type(error).__name__
             return
         # The middle of the read, which takes time over I2C and much more in a process of its own.

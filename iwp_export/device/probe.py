@@ -12,6 +12,8 @@ from iwp_export.device.machine import run_tool
 TEXT_LIMIT = 1 << 20
 """Bytes read of one file; those of sysfs and procfs have a few."""
 
+GREATEST = 2**64 - 1
+
 Runner = Callable[[Sequence[str]], tuple[str, str]]
 """Runs a program: its output, and why there is none."""
 
@@ -53,11 +55,12 @@ class Probe:
             return None
 
     def number(self, name: str | Path) -> int | None:
-        """The whole number that a file holds."""
+        """The whole number that a file holds, of 64 bits as the kernel's are."""
         try:
-            return int(self.text(name) or "")
+            value = int(self.text(name) or "")
         except ValueError:
             return None
+        return value if abs(value) <= GREATEST else None
 
     def output(self, *command: str) -> str | None:
         """What a program prints; None if it is not here, fails or prints nothing."""

@@ -36,6 +36,8 @@ LOCK_CARD = "sudo nvidia-smi -lgc MHZ"
 LOCK_CPU = "sudo cpupower frequency-set -g performance"
 COOL_JETSON = "cool the board and check its supply, or take a smaller power mode: sudo nvpmodel -m N"
 COOL_CARD = f"cool the card, or lock a clock that it holds: {LOCK_CARD}"
+MOST_COUNTED = 2**31 - 1
+"""What a report holds of a count."""
 STEADY = "performance"
 """The governor that leaves a CPU at its highest frequency."""
 
@@ -124,9 +126,14 @@ def read_state(probe: Probe | None = None) -> DeviceState:
         power_limit=smi.power_limit,
         temperatures=temperatures,
         throttling=throttling,
-        throttle_counts={**jetson.read_over_current(probe), **processor.read_throttle_count(probe)},
+        throttle_counts=_counted({**jetson.read_over_current(probe), **processor.read_throttle_count(probe)}),
         packages=package_versions() if here else {},
     )
+
+
+def _counted(counts: Mapping[str, int]) -> dict[str, int]:
+    """Counts that can be ones: a driver that answers nonsense must not keep a report from being written."""
+    return {name: count for name, count in counts.items() if 0 <= count <= MOST_COUNTED}
 
 
 def _cpus() -> int | None:

@@ -184,3 +184,11 @@ def test_a_service_that_does_not_run_is_no_meter(tmp_path: Path) -> None:
 
 def test_no_meters(tmp_path: Path) -> None:
     assert find_meters(Machine({}).probe(tmp_path)) == []
+
+
+def test_a_service_that_loses_an_entry_ends_a_reading_and_not_the_bench(tmp_path: Path) -> None:
+    service = SimpleNamespace(power={"tot": {"name": "VDD_IN"}}, interval=0.5, start=lambda: None, ok=lambda spin: True)
+    (meter,) = board_meters.jtop_meters(Machine({}).probe(tmp_path), SimpleNamespace(jtop=lambda interval: service))
+    with meter.measure() as energy:
+        pass
+    assert energy.joules is None and "KeyError" in energy.problem

@@ -11,6 +11,7 @@ import pytest
 from iwp_export.bundle.schema import from_json, to_json
 from iwp_export.device.clock import Clock
 from iwp_export.device.nvidia_smi import read_smi
+from iwp_export.device.power import find_meters
 from iwp_export.device.state import DeviceState, read_state, warnings
 from iwp_export.device.words import rows
 from tests.device.recorded import AGX_ORIN, DESKTOP, ORIN_NANO, SMI_3090, THOR, Machine, devfreq
@@ -124,3 +125,30 @@ def test_words_of_a_state(tmp_path: Path) -> None:
     assert dict(rows(DeviceState(throttle_counts=counts))) == {
         "slowed down since it started": "1,200 times by average over-current"
     }
+
+
+@pytest.mark.parametrize("machine", [ORIN_NANO, DESKTOP], ids=["orin", "desktop"])
+@pytest.mark.parametrize("content", ["", "\0", "nan", "-1", "9" * 30, "9" * 400, "N/A\n", "a\x1b[2J"])
+def test_files_of_nonsense_cost_neither_a_state_nor_its_report(machine: Machine, content: str, tmp_path: Path) -> None:
+    """A driver may answer anything; what it says must fit a report, which is written after minutes of measuring."""
+    probe = machine.probe(tmp_path)
+    numbers = (
+        "*_freq",
+        "*_event_cnt",
+        "temp",
+        "core_throttle_count",
+        "energy_uj",
+        "max_energy_range_uj",
+        "curr*_input",
+    )
+    changed = [file for pattern in numbers for file in tmp_path.rglob(pattern) if file.is_file()]
+    assert changed
+    for file in changed:
+        file.write_text(content)
+    found = read_state(probe)
+    assert warnings(found, found) is not None and rows(found)
+    assert from_json(DeviceState, json.loads(json.dumps(to_json(found))), "") == found
+    for meter in find_meters(probe):
+        with meter.measure() as energy:
+            pass
+        assert (energy.joules is None) == bool(energy.problem) and energy.joules == energy.joules

@@ -9,6 +9,8 @@ from iwp_export.validate.statistics import Interval
 
 ALL = "all"
 """The kind that holds every question."""
+JPEG = "/9j/"
+"""How a JPEG file begins in base64."""
 MOST_CELLS = 1000
 """Of a view on either side; a picture of more is none that a model saw."""
 
@@ -86,6 +88,8 @@ class KeptView:
             raise ValueError(f"it has {self.rows} x {self.columns} cells")
         if not all(0 <= cell < cells for cell in self.kept):
             raise ValueError(f"a cell that stayed is none of {cells}")
+        if not self.jpeg.startswith(JPEG):
+            raise ValueError("its image is no JPEG")
 
 
 @dataclass(frozen=True)

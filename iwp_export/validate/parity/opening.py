@@ -47,6 +47,8 @@ def open_reference(
         try:
             from iwp_export.validate.parity.checkpoint import CheckpointReference
         except ImportError as error:
+            if str(error.name).startswith("iwp_export"):
+                raise  # a bug
             raise BackendError(
                 f"comparing with a checkpoint needs torch ({error}); install with: pip install 'iwp-export[export]', "
                 "or record the checkpoint where torch is and compare with the recording",

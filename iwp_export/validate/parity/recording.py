@@ -38,6 +38,7 @@ from iwp_export.validate.questions import Question
 from iwp_export.version import __version__
 
 RECORDING = ".npz"
+"""How a recording's name ends."""
 DOCUMENT = "recording"
 SIZE_LIMIT = 4 << 30
 """Bytes that a recording may hold unpacked: a file that claims more is not read."""

@@ -174,6 +174,7 @@ def test_outputs_do_not_replace_what_is_read(tmp_path: Path) -> None:
         (("accuracy", "at", 1, "same"), [], "35 questions"),
         (("accuracy", "examples", 0, "views", 0, "rows"), 10**9, "cells"),
         (("accuracy", "examples", 0, "views", 0, "kept"), [-1], "none of 12"),
+        (("accuracy", "examples", 0, "views", 0, "jpeg"), "AAAA", "no JPEG"),
         (("latency", "ratios"), {}, "ratio"),
         (("latency", "pruned", "phases"), {}, "lacks"),
         (("latency", "pruned", "end_to_end"), [], "number of runs"),
