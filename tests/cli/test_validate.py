@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from calibration.tiny_llava import HELDOUT
+from iwp_export.cli import validate
 from iwp_export.cli.main import main
+from iwp_export.validate.accuracy import scoring
 from iwp_export.validate.reports.report import read_report
 
 SMALL = ["--limit", "3", "--parity-samples", "1", "--threads", "1"]
@@ -113,6 +115,11 @@ def test_mistakes_cost_one_line_and_exit_code_2(
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert line.startswith("iwp-export: error: ")
     assert named in line
+
+
+def test_the_command_line_has_every_rule() -> None:
+    """It names them itself, so that --help loads nothing."""
+    assert tuple(scoring.RULES) == validate.RULES
 
 
 @pytest.mark.parametrize("content", ["", "{}", '{"format": "iwp-recipe"}'])

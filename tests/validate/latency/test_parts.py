@@ -122,8 +122,8 @@ def test_torch_tells_the_time_of_the_op_in_its_place(tiny_bundle):
     ask = choose_asks(manifest).requests[0]
     found = selection.time_selection(reference, ask, 0.3, (64, 9, 20), runs=4)
     assert found.how == selection.IN_PLACE and found.seconds is not None
-    prefill = answer(reference, ask, 0.3, 1).phases["prefill"]
-    assert found.seconds.runs == 4 and 0 < found.seconds.p50 < 100 * prefill
+    prefill = max(answer(reference, ask, 0.3, 1).phases["prefill"] for _ in range(5))
+    assert found.seconds.runs == 4 and 0 < found.seconds.p50 < prefill  # which holds it
 
 
 @pytest.mark.parametrize("limit", [0, -1])
