@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
 import shlex
 import signal
@@ -124,7 +123,7 @@ def run(
     args = parser.parse_args(given)
     args.command = f"python -m iwp_export.validate.{module} {shlex.join(given)}"
     signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(TERMINATED))  # through the open `with` blocks
-    logging.getLogger("transformers").setLevel(logging.ERROR)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # where torch is not wanted, its absence is no advice
     try:
         _check_outputs(args)
         code = execute(args)
