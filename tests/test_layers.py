@@ -13,6 +13,7 @@ FLOORS = (
     ("__init__",),
     ("cli", "harnesses"),
     ("api",),
+    ("jobs",),
     ("calibrate",),
     ("validate",),
     ("estimate",),

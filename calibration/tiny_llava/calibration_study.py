@@ -27,10 +27,11 @@ from PIL import Image
 
 from calibration.tiny_llava import HELDOUT
 from calibration.tiny_llava.scenes import build_pools
-from iwp_export import api
+from iwp_export import jobs
 from iwp_export.bundle.recipe import Recipe
 from iwp_export.calibrate.calibration import Calibration
 from iwp_export.calibrate.candidates import controls_of
+from iwp_export.device.state import package_versions
 from iwp_export.export.live import limit_threads, open_live
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.runtime.model import LoadedModel
@@ -50,7 +51,7 @@ class Reader:
     """A checkpoint in torch, and how it answers held-out questions with settings or another method."""
 
     def __init__(self, folder: str, questions: Sequence[Question]) -> None:
-        job = api.plan_calibration(folder, Path(tempfile.gettempdir()) / "none.json", SAMPLES, force=True)
+        job = jobs.plan_calibration(folder, Path(tempfile.gettempdir()) / "none.json", SAMPLES, force=True)
         self.name, self.folder, self.questions = Path(folder).name, folder, questions
         self.session, self.manifest, self.processor = open_live(job.plan.export, "float32")
         self.scorer = Scorer(self.session, self.manifest, self.processor, job.plan.candidate_layers)
@@ -78,7 +79,7 @@ class Reader:
 def calibrated(folder: str, keep: float, data: Path = SAMPLES) -> tuple[Recipe, Calibration, float]:
     """A calibration on `data`; nothing is written."""
     start = time.perf_counter()
-    job = api.plan_calibration(folder, Path(tempfile.gettempdir()) / "none.json", data, keep=[keep], force=True)
+    job = jobs.plan_calibration(folder, Path(tempfile.gettempdir()) / "none.json", data, keep=[keep], force=True)
     calibration = Calibration(job.plan)
     return calibration.run(), calibration, time.perf_counter() - start
 
@@ -172,7 +173,7 @@ def main() -> None:
     report: dict[str, Any] = {
         "command": command,
         "held-out questions": len(questions),
-        "versions": entry.versions(),
+        "versions": package_versions(),
         "rows": [],
         "wrong data": [],
     }

@@ -19,8 +19,8 @@ from iwp_export.bundle.staging import try_lock
 from iwp_export.errors import OutputError, os_reason
 from iwp_export.progress import progress
 from iwp_export.pruning.settings import PruningSettings
+from iwp_export.validate.prepared import Prepared, Score
 from iwp_export.validate.questions import Question
-from iwp_export.validate.score import Prepared, Score
 
 
 class Scores(Protocol):

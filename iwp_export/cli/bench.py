@@ -34,7 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--keep", metavar="RATIO", type=float, help="fraction of visual tokens that stays (default: the exported one)")
     measure = parser.add_argument_group("how it is measured")
     add = measure.add_argument
-    add("--pairs", metavar="N", type=int, help="pruned and unpruned runs (default: 40 to 200, within 30 s)")
+    add("--pairs", metavar="N", type=int, help="pruned and unpruned runs (default: as many as take 30 s, 40 to 200)")
     add("--warmup", metavar="N", type=int, default=3, help="runs of each side that do not count (default: 3)")
     add("--hz", metavar="RATE", type=float, help="also a control loop: requests that start RATE times a second")
     add("--provider", default="cpu", help="execution provider of a bundle: cpu, cuda, ... (default: cpu)")

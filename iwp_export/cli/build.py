@@ -8,14 +8,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from iwp_export import api
+from iwp_export import jobs
 from iwp_export.bundle.schema import to_json
 from iwp_export.errors import SettingsError
 from iwp_export.tables import human_bytes, pairs
 
 if TYPE_CHECKING:
-    from iwp_export.api import BuildJob
     from iwp_export.engine.build import BuildSettings, Machine
+    from iwp_export.jobs import BuildJob
 
 DESCRIPTION = (
     "Build TensorRT engines from a bundle, for this machine's TensorRT or, with TensorRT-RTX, for RTX cards\n"
@@ -63,7 +63,7 @@ def configure_build(parser: argparse.ArgumentParser, title: str) -> None:
 def execute(args: argparse.Namespace) -> None:
     """Build, or with `--dry-run` say what a build would make."""
     output = args.output or Path(f"{args.bundle.resolve().name.removesuffix('.bundle')}.plan")
-    job = api.plan_build(args.bundle, output, build_settings(args), force=args.force or args.dry_run)
+    job = jobs.plan_build(args.bundle, output, build_settings(args), force=args.force or args.dry_run)
     if args.dry_run:
         print(json.dumps(summarise(job), indent=2) if args.json else describe(job))
         return

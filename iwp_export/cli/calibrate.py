@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from iwp_export import api
+from iwp_export import jobs
 from iwp_export.cli.export import default_name
 from iwp_export.errors import BackendError
 from iwp_export.models import ALIASES
@@ -83,7 +83,7 @@ def execute(args: argparse.Namespace) -> None:
 
 def _calibrate(args: argparse.Namespace) -> None:
     output = args.output or Path(f"{default_name(args.model)}.recipe.json")
-    job = api.plan_calibration(
+    job = jobs.plan_calibration(
         args.model,
         output,
         args.data,

@@ -8,7 +8,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from iwp_export import api
+from iwp_export import jobs
 from iwp_export.bundle.manifest import option_words
 from iwp_export.bundle.schema import to_json
 from iwp_export.cli.build import announce, build_settings, configure_build
@@ -101,7 +101,7 @@ def execute(args: argparse.Namespace) -> None:
 
 def _execute(args: argparse.Namespace) -> None:
     output = args.output or Path(f"{default_name(args.model)}.bundle")
-    job = api.plan_export(
+    job = jobs.plan_export(
         args.model,
         output,
         pruning_changes(args),

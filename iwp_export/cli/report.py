@@ -7,7 +7,8 @@ from pathlib import Path
 
 DESCRIPTION = (
     "Make the page of a report that validate or bench wrote; of several about one artefact a single page;\n"
-    "of others a comparison: desktop against Jetson, before against after. Needs no torch."
+    "of others a comparison: desktop against Jetson, before against after. Needs no torch.\n"
+    "Exit code 1: a gate of one of them failed; 2: it could not run."
 )
 EXAMPLES = """\
   iwp-export report report.json -o report.html

@@ -88,7 +88,7 @@ class PowerMeter:
             if failure:
                 raise ValueError(failure)
             values = [value for _, value in readings]
-            energy.joules = counted(values, self.wraps_at) if self.counts else integrated(readings)
+            energy.joules = counted(values, self.wraps_at) if self.counts else mean_power(readings) * energy.seconds
         except ValueError as error:
             energy.problem = f"{self.name} could not be read throughout: {error}"
 
@@ -97,6 +97,15 @@ def integrated(readings: Sequence[Reading]) -> float:
     """Joules under readings of watts, by the trapezoid rule."""
     pairs = itertools.pairwise(readings)
     return sum((later - earlier) * (first + second) / 2 for (earlier, first), (later, second) in pairs)
+
+
+def mean_power(readings: Sequence[Reading]) -> float:
+    """Watts between the first and the last reading.
+
+    These lie outside of the block that is measured, by as long as a reading takes: a program's start, for nvidia-smi.
+    """
+    seconds = readings[-1][0] - readings[0][0]
+    return integrated(readings) / seconds if seconds > 0 else readings[0][1]
 
 
 def counted(values: Sequence[float], wraps_at: float | None) -> float:

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-
 from iwp_export.device.board_meters import board_meters, jtop_meters
 from iwp_export.device.chip_meters import nvml_meters, rapl_meters, smi_meters
-from iwp_export.device.metering import Energy, PowerMeter
+from iwp_export.device.metering import PowerMeter
 from iwp_export.device.probe import Probe
-
-__all__ = ["Energy", "PowerMeter", "find_meters", "measure_all"]
 
 SCOPES = ("board", "module", "GPU", "CPU", "part")
 """From the whole to the part."""
@@ -28,10 +23,3 @@ def find_meters(probe: Probe | None = None) -> list[PowerMeter]:
         meters = nvml_meters(probe) or smi_meters(probe)
     meters += rapl_meters(probe)
     return sorted(meters, key=lambda meter: (bool(meter.problem), SCOPES.index(meter.scope)))
-
-
-@contextmanager
-def measure_all(meters: Sequence[PowerMeter]) -> Iterator[dict[str, Energy]]:
-    """Measure with several meters at once: what each measured, by its name."""
-    with ExitStack() as stack:
-        yield {meter.name: stack.enter_context(meter.measure()) for meter in meters}

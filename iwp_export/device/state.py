@@ -16,7 +16,7 @@ from iwp_export.device.nvidia_smi import SmiReport, read_smi
 from iwp_export.device.probe import Probe
 from iwp_export.version import __version__
 
-__all__ = ["Clock", "DeviceState", "read_state", "span", "warnings"]
+__all__ = ["Clock", "DeviceState", "package_versions", "read_state", "span", "warnings"]
 
 PACKAGES = (
     "numpy",
@@ -127,7 +127,7 @@ def read_state(probe: Probe | None = None) -> DeviceState:
         temperatures=temperatures,
         throttling=throttling,
         throttle_counts=_counted({**jetson.read_over_current(probe), **processor.read_throttle_count(probe)}),
-        packages=_packages() if here else {},
+        packages=package_versions() if here else {},
     )
 
 
@@ -143,7 +143,8 @@ def _cpus() -> int | None:
         return os.cpu_count()
 
 
-def _packages() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
+    """Versions of what figures may depend on, as far as it is installed, this package and Python included."""
     found = {name: version for name in PACKAGES if (version := _version(name))}
     return {"iwp-export": __version__, "python": platform.python_version(), **found}
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from iwp_export.device.power import PowerMeter
-from iwp_export.device.state import Clock, DeviceState, span, warnings
-from iwp_export.report.page import Block, Pairs
-from iwp_export.tables import pairs
+from iwp_export.device.metering import PowerMeter
+from iwp_export.device.state import Clock, DeviceState, span
 
 SPEED = ("power mode", "power limit", "GPU clock", "memory clock", "CPU clock", "throttling")
 
@@ -16,6 +14,7 @@ def rows(state: DeviceState) -> list[tuple[str, str]]:
     """Names and values of what is known."""
     jetpack = f"JetPack {state.jetpack or 'unknown'}, L4T {state.l4t}" if state.l4t else None
     versions = {"driver": state.driver, "CUDA": state.cuda, "TensorRT": state.tensorrt}
+    slowed = {name: count for name, count in state.throttle_counts.items() if count}
     limit = f"{state.power_limit:.0f} W" if state.power_limit is not None else None
     found = (
         ("board", state.board),
@@ -30,6 +29,7 @@ def rows(state: DeviceState) -> list[tuple[str, str]]:
         ("CPU clock", ", ".join(filter(None, (_clock(state.cpu_clock), state.governor)))),
         ("temperature", ", ".join(f"{name} {value:.0f} °C" for name, value in state.temperatures.items())),
         ("throttling", None if state.throttling is None else ", ".join(state.throttling) or "none now"),
+        ("slowed down since it started", ", ".join(f"{count:,} times by {name}" for name, count in slowed.items())),
         ("packages", ", ".join(f"{name} {version}" for name, version in state.packages.items())),
     )
     return [(name, value) for name, value in found if value]
@@ -38,17 +38,6 @@ def rows(state: DeviceState) -> list[tuple[str, str]]:
 def speed_rows(state: DeviceState) -> list[tuple[str, str]]:
     """Those of the rows that say how fast the machine runs now."""
     return [row for row in rows(state) if row[0] in SPEED]
-
-
-def describe(state: DeviceState, before: DeviceState | None = None) -> str:
-    """The state for the terminal, what is wrong with it first."""
-    lines = [f"warning: {line}" for line in warnings(state, before)]
-    return "\n".join([*lines, pairs(rows(state))])
-
-
-def blocks(state: DeviceState) -> list[Block]:
-    """The state for a page."""
-    return [Pairs(rows(state))]
 
 
 def meter_rows(meters: Sequence[PowerMeter]) -> list[tuple[str, str]]:

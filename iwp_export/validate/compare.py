@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from iwp_export.bundle.recipe import read_recipe
+from iwp_export.device.state import package_versions
 from iwp_export.errors import SettingsError
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.report.axes import Axis
@@ -238,7 +239,7 @@ def _execute(args: argparse.Namespace) -> int:
         "keep 1": whole,
         "methods": [asdict(row) for row in rows],
         "not run": {str(layer): reasons for layer, reasons in refused.items() if reasons},
-        "versions": entry.versions(),
+        "versions": package_versions(),
     }
     entry.write_report(report, args.output)
     if args.picture:

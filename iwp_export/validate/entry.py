@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import os
 import shlex
@@ -22,10 +21,6 @@ from iwp_export.engine.files import SUFFIX, read_engine
 from iwp_export.errors import IwpError, OutputError, os_reason
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.validate.questions import MAX_NEW_TOKENS, Question, read_questions
-
-PACKAGES = ("torch", "transformers", "numpy", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx")
-"""What figures may depend on; a report gives the versions of those that are installed."""
-
 
 INTERRUPTED, BROKEN_PIPE, TERMINATED = 130, 141, 143
 """Exit codes, as shells count them: 128 and the number of the signal."""
@@ -93,17 +88,6 @@ def check_artefacts(artefacts: Sequence[Path]) -> None:
             read_engine(path)
         else:
             Bundle.open(path)
-
-
-def versions() -> dict[str, str]:
-    """Versions of the packages that are installed."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def write_report(report: Mapping[str, Any], output: Path | None) -> None:

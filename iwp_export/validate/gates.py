@@ -30,13 +30,15 @@ class Gate:
 
 
 def describe(gates: Sequence[Gate]) -> str:
-    """A table for the terminal, failures first."""
+    """A table for the terminal, failures first, and under it what to do about them."""
     rows = [["gate", "", "measured", "allowed", "where"]]
     for gate in sorted(gates, key=lambda gate: gate.passed):
         rows.append([gate.name, "passed" if gate.passed else "FAILED", gate.measured, gate.limit, gate.where])
-    return table(rows)
+    remedies = [f"{gate.name}: {gate.remedy}" for gate in gates if not gate.passed and gate.remedy]
+    return "\n".join([table(rows), *dict.fromkeys(remedies)])
 
 
 def strict_gate(doubts: Sequence[str]) -> Gate:
-    """What makes figures unreliable, as a gate."""
-    return Gate("no warnings", not doubts, f"{len(doubts)}", "0", remedy="; ".join(doubts))
+    """What makes figures unreliable, as a gate; a report has the warnings themselves, with what to do about each."""
+    count = "1 warning" if len(doubts) == 1 else f"{len(doubts)} warnings"
+    return Gate("no warnings", not doubts, count, "0 warnings")

@@ -8,8 +8,8 @@ computed once. A setting runs the layers from its own on.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -30,59 +30,11 @@ from iwp_export.runtime.model import LoadedModel
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.runtime.processor import Processor, user_message
 from iwp_export.runtime.request import query_index
+from iwp_export.validate.prepared import Prepared, Score
 from iwp_export.validate.questions import MAX_NEW_TOKENS, Question
 
 Look = Callable[[int, Stream, Projected], None]
 """(index of a layer, the tokens that it sees, its projections of them)"""
-
-
-@dataclass(frozen=True)
-class Score:
-    """One setting on one question.
-
-    Attributes:
-        kl: divergence of the next token's distribution from the unpruned model's, nats, mean over the answer's tokens.
-        agrees: whether the greedy answer is the unpruned model's.
-        right: whether the answer is the data's; None where it has none or it was not asked for.
-    """
-
-    kl: float
-    agrees: bool
-    right: bool | None = None
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A question after the unpruned pass over its prompt of S tokens and its answer of T.
-
-    Attributes:
-        question: what was asked.
-        pictures: its images.
-        token_ids: int64 [S].
-        visual: bool [S].
-        answer: text of the unpruned model.
-        log_probs: float32 [T, V], of each token of the answer.
-        best: int64 [T], the likeliest tokens.
-        confidence: mean probability of the likeliest tokens.
-        features: [n, D], of the visual tokens.
-        layers: for each candidate layer, its input and its projections of the S + T - 1 tokens that are run.
-    """
-
-    question: Question
-    pictures: tuple[Picture, ...]
-    token_ids: Ints
-    visual: npt.NDArray[np.bool_]
-    answer: str
-    log_probs: Tensor
-    best: Tensor
-    confidence: float
-    features: Tensor
-    layers: Mapping[int, tuple[Stream, Projected]]
-
-    @property
-    def right(self) -> bool | None:
-        """Whether the unpruned model is right; None without an answer to compare with."""
-        return None if self.question.answer is None else self.answer in self.question.accepted
 
 
 class Scorer:

@@ -39,7 +39,7 @@ def bootstrap_mean(values: npt.ArrayLike, seed: int = 0) -> Interval:
     """
     array = np.asarray(values, float)
     draws = np.random.default_rng(seed).integers(len(array), size=(RESAMPLES, len(array)))
-    return _around(float(array.mean()), array[draws].mean(1))
+    return around(float(array.mean()), array[draws].mean(1))
 
 
 def bootstrap_figure(
@@ -68,18 +68,10 @@ def bootstrap_figure(
     values = values[np.isfinite(values)]
     if not math.isfinite(whole) or not values.size:
         return None
-    return _around(whole, values)
+    return around(whole, values)
 
 
-def bootstrap_ratio(over: npt.ArrayLike, under: npt.ArrayLike, seed: int = 0) -> Interval:
-    """Median of `over` [n] through that of `under` [m], which were measured apart; `mean` is that ratio itself."""
-    rng = np.random.default_rng(seed)
-    arrays = [np.asarray(values, float) for values in (over, under)]
-    medians = [np.median(array[rng.integers(len(array), size=(RESAMPLES, len(array)))], 1) for array in arrays]
-    return _around(float(np.median(arrays[0]) / np.median(arrays[1])), medians[0] / medians[1])
-
-
-def _around(found: float, draws: npt.NDArray[np.float64]) -> Interval:
+def around(found: float, draws: npt.NDArray[np.float64]) -> Interval:
     """A figure and the percentile interval of its draws."""
     tail = 100 * (1 - LEVEL) / 2
     low, high = np.percentile(draws, [tail, 100 - tail])

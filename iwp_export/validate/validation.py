@@ -115,7 +115,7 @@ class Validation:
 
     Raises:
         SettingsError: see `ValidationSettings.check`; or the artefact would be compared with itself.
-        DataError: there are no questions, or they lack answers for a gate.
+        DataError: there are no questions, or they lack the answers that the scoring rule or a gate needs.
     """
 
     def __init__(self, pipeline: Pipeline, path: Path, settings: ValidationSettings) -> None:
@@ -123,6 +123,8 @@ class Validation:
         _refuse_itself(pipeline, path, settings.against)
         self._pipeline, self._path, self._settings = pipeline, path, settings
         self._data = self._open_data()
+        if self._data is not None:
+            find_rule(settings.score).check(self._data.questions)
         self._before = read_state()
 
     def run(self, command: str, force: bool = False) -> Report:
@@ -160,11 +162,10 @@ class Validation:
             )
             found = accuracy_gates.gates(accuracy, settings.max_drop, settings.min_agreement)
             gates += found
-            doubts += accuracy_gates.warnings(accuracy, found)
-            verdict += accuracy_words.sentences(accuracy)
+            verdict += accuracy_words.verdict(accuracy)
+            doubts += [*accuracy_gates.warnings(accuracy, found), *accuracy_words.warnings(accuracy)]
         if settings.monitors:
             monitors = self._monitors()
-            gates += knee.gates(monitors, settings.strict)
             verdict += monitors_words.verdict(monitors)
             doubts += knee.warnings(monitors)
         state = read_state()

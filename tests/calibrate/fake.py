@@ -10,8 +10,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from iwp_export.pruning.settings import PruningSettings
+from iwp_export.validate.prepared import Score
 from iwp_export.validate.questions import Question
-from iwp_export.validate.score import Score
 
 Loss = Callable[[PruningSettings, int], float]
 """From a setting and a sample's number to its KL in nats."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from iwp_export import api
+from iwp_export import jobs
 from iwp_export.calibrate import plan as plans
 from iwp_export.errors import DataError, IwpError, OutputError, SettingsError
 from iwp_export.pruning.settings import PruningSettings
@@ -23,7 +23,7 @@ def other(tmp_path_factory) -> str:
 
 
 def plan(tmp_path, model="tiny-llava", output="out.json", **options):
-    return api.plan_calibration(model, tmp_path / output, **options).plan
+    return jobs.plan_calibration(model, tmp_path / output, **options).plan
 
 
 def test_what_is_left_out(tmp_path):

@@ -13,7 +13,7 @@ from iwp_export.device.clock import Clock
 from iwp_export.device.nvidia_smi import read_smi
 from iwp_export.device.power import find_meters
 from iwp_export.device.state import DeviceState, read_state, warnings
-from iwp_export.device.words import blocks, describe
+from iwp_export.device.words import rows
 from tests.device.recorded import AGX_ORIN, DESKTOP, ORIN_NANO, SMI_3090, THOR, Machine, devfreq
 
 
@@ -114,14 +114,17 @@ def test_this_machine() -> None:
 def test_a_state_is_json_and_has_words(machine: Machine, tmp_path: Path) -> None:
     found = state(machine, tmp_path)
     assert from_json(DeviceState, json.loads(json.dumps(to_json(found))), "") == found
-    assert [block.html() for block in blocks(found)]
-    assert all(f"warning: {line}" in describe(found) for line in warnings(found))
+    assert all(isinstance(value, str) and value for _, value in rows(found))
 
 
 def test_words_of_a_state(tmp_path: Path) -> None:
-    text = describe(state(THOR, tmp_path))
-    assert "GPU clock     1,575 MHz, locked" in text
-    assert "JetPack 7.0, L4T 38.2.0" in text
+    said = dict(rows(state(THOR, tmp_path)))
+    assert said["GPU clock"] == "1,575 MHz, locked"
+    assert said["system"].endswith("JetPack 7.0, L4T 38.2.0")
+    counts = {"CPU heat": 0, "average over-current": 1200}
+    assert dict(rows(DeviceState(throttle_counts=counts))) == {
+        "slowed down since it started": "1,200 times by average over-current"
+    }
 
 
 @pytest.mark.parametrize("machine", [ORIN_NANO, DESKTOP], ids=["orin", "desktop"])
@@ -143,7 +146,7 @@ def test_files_of_nonsense_cost_neither_a_state_nor_its_report(machine: Machine,
     for file in changed:
         file.write_text(content)
     found = read_state(probe)
-    assert warnings(found, found) is not None and describe(found)
+    assert warnings(found, found) is not None and rows(found)
     assert from_json(DeviceState, json.loads(json.dumps(to_json(found))), "") == found
     for meter in find_meters(probe):
         with meter.measure() as energy:

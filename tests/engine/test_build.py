@@ -10,7 +10,7 @@ from typing import Any
 import onnx_ir as ir
 import pytest
 
-from iwp_export import api
+from iwp_export import api, jobs
 from iwp_export.backends.trt.runner import deserialize
 from iwp_export.bundle.store import Bundle
 from iwp_export.device.gpu import Gpu, find_gpu
@@ -160,16 +160,16 @@ def test_memory_that_runs_out_during_a_build_is_named(
 
 
 def test_a_plan_says_what_it_loads_on(rtx: Flavour, half_bundle: Path, tmp_path: Path) -> None:
-    plan = api.plan_build(half_bundle, tmp_path / "x.plan", SMALL).plan
+    plan = jobs.plan_build(half_bundle, tmp_path / "x.plan", SMALL).plan
     assert plan.machine.loads_on == f"TensorRT-RTX {rtx.version} and a GPU of SM 86, 89, 120"
     assert plan.to_dict()["max_context"] == 160
     assert plan.profiles == 1  # TensorRT-RTX holds the weights once a profile
 
 
 def test_two_profiles_are_a_choice(rtx: Flavour, half_bundle: Path, tmp_path: Path) -> None:
-    assert api.plan_build(half_bundle, tmp_path / "x.plan", replace(SMALL, profiles=2)).plan.profiles == 2
+    assert jobs.plan_build(half_bundle, tmp_path / "x.plan", replace(SMALL, profiles=2)).plan.profiles == 2
     with pytest.raises(SettingsError, match=r"^profiles must be 1 or 2, got 3"):
-        api.plan_build(half_bundle, tmp_path / "x.plan", replace(SMALL, profiles=3))
+        jobs.plan_build(half_bundle, tmp_path / "x.plan", replace(SMALL, profiles=3))
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """How well an artefact, or each of several, answers questions at each keep ratio. Needs no torch.
 
 python -m iwp_export.validate.accuracy tiny-llava.bundle --keep 0.3 0.11
-python -m iwp_export.validate.accuracy mine.bundle paper.bundle random.bundle --data questions.jsonl --rule anls
+python -m iwp_export.validate.accuracy mine.bundle paper.bundle random.bundle --data questions.jsonl --score anls
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from iwp_export.bundle.schema import to_json
+from iwp_export.device.state import package_versions
 from iwp_export.pruning.settings import check_keep
 from iwp_export.tables import table
 from iwp_export.validate import entry
@@ -39,7 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Command line."""
     parser = entry.make_parser(__doc__, several=True, needs_data=False)
     parser.add_argument("--keep", type=float, nargs="+", default=KEEPS, help="keep ratios (default: 1.0 0.3 0.11)")
-    parser.add_argument("--rule", choices=tuple(RULES), default="exact", help="how answers are scored (default: exact)")
+    parser.add_argument(
+        "--score", choices=tuple(RULES), default="exact", help="how answers are scored (default: exact)"
+    )
     return entry.run(parser, _execute, "accuracy", arguments)
 
 
@@ -49,7 +52,7 @@ def _execute(args: argparse.Namespace) -> int:
     entry.check_artefacts(args.artefacts)
     data = open_data(args.data, "", args.limit) if args.data else None
     if data is not None:
-        find_rule(args.rule).check(data.questions)
+        find_rule(args.score).check(data.questions)
     found = [_measure(args, path, data) for path in args.artefacts]  # one in memory at a time
     if len(found) > 1:
         print(f"accuracy on {found[0].accuracy.questions} questions of {found[0].accuracy.data}")
@@ -59,14 +62,14 @@ def _execute(args: argparse.Namespace) -> int:
         for each in found
     ]
     body = {"artefacts": reports} if len(reports) > 1 else reports[0]
-    entry.write_report({"command": args.command, **body, "versions": entry.versions()}, args.output)
+    entry.write_report({"command": args.command, **body, "versions": package_versions()}, args.output)
     return 0
 
 
 def _measure(args: argparse.Namespace, path: Path, data: DataSet | None) -> Artefact:
     pipeline = entry.open_pipeline(args, path)
     data = data or open_data(None, pipeline.manifest.model.name, args.limit)
-    found = measure_accuracy(pipeline, data.questions, args.keep, args.rule, args.max_new_tokens, data.name)
+    found = measure_accuracy(pipeline, data.questions, args.keep, args.score, args.max_new_tokens, data.name)
     return Artefact(path, pipeline.provider, pipeline.manifest.decoder.dtype, replace(found, examples=()))
 
 

@@ -37,15 +37,6 @@ def gates(accuracy: Accuracy, max_drop: float | None = None, min_agreement: floa
     return made
 
 
-def least_questions(max_drop: float | None = None, min_agreement: float | None = None) -> int:
-    """Questions without which the gates cannot pass even if no answer is wrong: to be said before any is asked.
-
-    More are needed where the unpruned model is wrong at times; `drop_needs` counts them once its score is known.
-    """
-    drop = 0 if max_drop is None else samples_for(1 - max_drop)
-    return max(drop, 0 if min_agreement is None else samples_for(min_agreement))
-
-
 def check_limits(max_drop: float | None, min_agreement: float | None) -> None:
     """Refuse limits that mean nothing, before anything is measured.
 

@@ -16,16 +16,21 @@ def describe(accuracy: Accuracy) -> str:
 
 
 def figures(accuracy: Accuracy) -> str:
-    """The table alone."""
-    return keep_table(accuracy)
+    """The table alone: a row for each keep ratio, a column for each kind of question."""
+    return table(keep_rows(accuracy))
 
 
 def sentences(accuracy: Accuracy) -> list[str]:
     """What was found at the ratios that matter, then what speaks against relying on it."""
-    return [*(_verdict(accuracy, found) for found in accuracy.shipped), *warnings(accuracy)]
+    return [*verdict(accuracy), *warnings(accuracy)]
 
 
-def _verdict(accuracy: Accuracy, found: AtKeep) -> str:
+def verdict(accuracy: Accuracy) -> list[str]:
+    """What was found at the ratios that matter; what makes it doubtful is in `warnings`."""
+    return [_found(accuracy, found) for found in accuracy.shipped]
+
+
+def _found(accuracy: Accuracy, found: AtKeep) -> str:
     asked = f"{accuracy.questions:,} questions of {accuracy.data}"
     if found.keep == 1:
         score = "" if found.score is None else f": {accuracy.title} {spread(found.score)} on {asked}"
@@ -49,11 +54,6 @@ def warnings(accuracy: Accuracy) -> list[str]:
     if cut > CUT:
         found.append(f"{percent(cut)} of the answers were cut off after {accuracy.max_new_tokens} tokens: allow more.")
     return found
-
-
-def keep_table(accuracy: Accuracy) -> str:
-    """A row for each keep ratio, a column for each kind of question."""
-    return table(keep_rows(accuracy))
 
 
 def keep_rows(accuracy: Accuracy) -> list[list[str]]:

@@ -231,7 +231,7 @@ def _workload(
     visual, text, kept = (sum(column) / len(prompts) for column in zip(*prompts, strict=True))
     return Workload(
         source=asks.source,
-        questions=len(asks.requests),
+        questions=len(prompts),
         visual_tokens=visual,
         text_tokens=text,
         new_tokens=settings.new_tokens,

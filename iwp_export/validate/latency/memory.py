@@ -17,12 +17,16 @@ ON_THE_CPU = ("cpu", "torch", "openvino", "xnnpack", "qnn", "coreml")
 
 
 class PeakSession:
-    """A session that reads the process's high-water mark after each call, and sets it back; else it is the session."""
+    """A session that reads the process's high-water mark after each call, and sets it back; else it is the session.
+
+    Where the system does not let the mark be set back, there are no peaks.
+    """
 
     def __init__(self, session: Session) -> None:
         self._session = session
         self.peaks: dict[str, int] = {}
-        process.reset_peak()
+        # else the mark is that of the process's whole life, the reading of weights included
+        self._is_set_back = process.reset_peak()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._session, name)
@@ -45,10 +49,10 @@ class PeakSession:
         return output
 
     def _read(self, phase: str) -> None:
-        peak = process.peak_bytes()
+        peak = process.peak_bytes() if self._is_set_back else None
         if peak is not None:
             self.peaks[phase] = max(peak, self.peaks.get(phase, 0))
-            process.reset_peak()
+            self._is_set_back = process.reset_peak()
 
 
 def watch_memory(

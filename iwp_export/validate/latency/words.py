@@ -1,4 +1,4 @@
-"""A bench as text: the verdict first, then what was asked and measured."""
+"""A bench as text: its verdict, and what was asked and measured."""
 
 from __future__ import annotations
 
@@ -34,17 +34,14 @@ HELPS = {
 COLUMNS = ("p50", "p90", "p99", "mean")
 NO_P99 = f"* the slowest run: a p99 means nothing of fewer than {RUNS_FOR_P99} runs, and there are {{}}"
 SIDES = ("unpruned", "pruned")
-REPEATS = "a ratio is the middle of the pairs'; another bench like this one gives one in its interval 98 times of 100"
-
-
-def describe(latency: Latency) -> str:
-    """The whole bench as text for people."""
-    said = "\n".join(f"  {line}" for line in verdict(latency))
-    return f"verdict\n{said}\n\n{figures(latency)}"
+REPEATS = (
+    "ratios are unpruned over pruned, of the middle of all pairs; another bench like this one gives a ratio within the "
+    "interval 98 times of 100. Intervals of means are of 95 %"
+)
 
 
 def figures(latency: Latency) -> str:
-    """The same without the verdict."""
+    """What was asked and measured, for the terminal; the verdict is apart."""
     work = latency.workload
     head = [
         ("artefact", f"{latency.artefact}, {latency.dtype}, {latency.provider}"),

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from iwp_export.bundle.schema import to_json
+from iwp_export.device.state import package_versions
 from iwp_export.errors import BackendError
 from iwp_export.pruning.settings import check_keep
 from iwp_export.report.svg import check_installed, write_picture
@@ -60,7 +61,7 @@ def _execute(args: argparse.Namespace) -> int:
         "warnings": warnings(found),
         "rules": RULES,
         "monitors": to_json(found),
-        "versions": entry.versions(),
+        "versions": package_versions(),
     }
     entry.write_report(report, args.output)
     if args.picture:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from iwp_export.validate.accuracy.words import percent
-from iwp_export.validate.gates import Gate
 from iwp_export.validate.monitors.figures import BudgetPoint, Monitors
 
 READ = 0.95
@@ -72,33 +71,6 @@ def knee(monitors: Monitors) -> BudgetPoint:
 def warnings(monitors: Monitors) -> list[str]:
     """What makes a result at these settings prove little, or the settings costly; a sentence each."""
     return [sentence(line) for line in (_too_late(monitors), _past_the_knee(monitors)) if line]
-
-
-def gates(monitors: Monitors, strict: bool = False) -> list[Gate]:
-    """The warnings as gates: they fail if `strict`, and are not there else."""
-    if not strict:
-        return []
-    share = share_read(monitors, monitors.pruning_layer)
-    late, past, bend = _too_late(monitors), _past_the_knee(monitors), knee(monitors)
-    told = "too little to tell" if share is None else f"{about(share)} read"
-    return [
-        Gate(
-            "read-depth",
-            not late,
-            told,
-            f"below {about(READ)} read",
-            f"layer {monitors.pruning_layer}",
-            "prune at a lower layer, or ask questions that need the image" if late else "",
-        ),
-        Gate(
-            "knee",
-            not past,
-            f"keep {monitors.keep:g}",
-            f"keep {bend.keep:g} or more",
-            "",
-            f"keep {bend.keep:g}" if past else "",
-        ),
-    ]
 
 
 def _too_late(monitors: Monitors) -> str:

@@ -22,9 +22,10 @@ from iwp_export.validate.accuracy.figures import ALL
 from iwp_export.validate.accuracy.measure import shares
 from iwp_export.validate.monitors.attention import Attention, look_at
 from iwp_export.validate.monitors.figures import BudgetPoint, DepthPoint, Kept, LayerFigures, Monitors
+from iwp_export.validate.prepared import Prepared, Score
 from iwp_export.validate.questions import MAX_NEW_TOKENS, Question
 from iwp_export.validate.reference import Reference
-from iwp_export.validate.score import Prepared, Score, Scorer
+from iwp_export.validate.score import Scorer
 from iwp_export.validate.statistics import bootstrap_mean
 
 KEEPS = (0.5, 0.353, 0.222, 0.111, 0.05)

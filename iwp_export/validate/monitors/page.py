@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from iwp_export.report.axes import Axis
 from iwp_export.report.charts import Line, lines
-from iwp_export.report.page import Beside, Block, Chart, Column, Fold, Paragraph, Section, Table, Verdict
+from iwp_export.report.page import Beside, Block, Chart, Column, Fold, Paragraph, Table, Verdict
 from iwp_export.report.svg import Svg
 from iwp_export.validate.monitors.figures import LayerFigures, Monitors
 from iwp_export.validate.monitors.knee import RULES, sentence, warnings
@@ -47,11 +47,6 @@ def blocks(monitors: Monitors) -> list[Block]:
         *(Paragraph(sentence(rule), quiet=True) for rule in RULES),
     ]
     return [*shown, Fold(f"Figures of {monitors.questions:,} questions of {monitors.data}, and the rules", tables)]
-
-
-def section(monitors: Monitors) -> Section:
-    """The blocks under a heading."""
-    return Section("Where the model reads the image", blocks(monitors))
 
 
 def picture(monitors: Monitors) -> list[Svg]:

@@ -14,14 +14,15 @@ from iwp_export.report.axes import Axis
 from iwp_export.report.charts import Line, lines
 from iwp_export.report.distributions import Values, ecdf
 from iwp_export.tables import table
+from iwp_export.validate.accuracy.comparison import compare
 from iwp_export.validate.accuracy.figures import Accuracy, AtKeep
+from iwp_export.validate.latency.figures import PHASES, SPANS, TITLES
+from iwp_export.validate.latency.spread import ratio_apart
 from iwp_export.validate.reports.page import PARTS
-from iwp_export.validate.reports.report import Report
-from iwp_export.validate.statistics import Interval, bootstrap_mean, bootstrap_ratio
+from iwp_export.validate.reports.report import Report, headline
+from iwp_export.validate.statistics import Interval
 
 MILLISECONDS = 1000
-PHASES = ("preprocess", "vision", "prefill", "decode", "first_token", "end_to_end")
-POINTS = 100
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,13 @@ def merged(reports: Sequence[Report]) -> Report | None:
     if len(reports) < 2 or len(same) > 1 or len(set(measured)) < len(measured):
         return None
     sections: dict[str, Any] = {part.field: _first(reports, part.field) for part in PARTS}
+    gates = tuple(itertools.chain(*(report.gates for report in reports)))
+    found = itertools.chain(*(report.verdict[1:] for report in reports))  # the first of each is its own headline
     return replace(
         first,
         command="\n".join(report.command for report in reports),
-        verdict=tuple(itertools.chain(*(report.verdict for report in reports))),
-        gates=tuple(itertools.chain(*(report.gates for report in reports))),
+        verdict=(headline(gates), *found),
+        gates=gates,
         warnings=tuple(dict.fromkeys(itertools.chain(*(report.warnings for report in reports), _machines(reports)))),
         **sections,
     )
@@ -56,7 +59,7 @@ def merged(reports: Sequence[Report]) -> Report | None:
 
 def _machines(reports: Sequence[Report]) -> list[str]:
     """Which part is from which machine, where there are several."""
-    if len({(report.state.board, report.state.gpu, report.state.cpu) for report in reports}) < 2:
+    if len({device(report) for report in reports}) < 2:
         return []
     parts = [", ".join(part.field for part in PARTS if getattr(report, part.field) is not None) for report in reports]
     told = [f"{part} on {device(report)}" for part, report in zip(parts, reports, strict=True)]
@@ -64,8 +67,9 @@ def _machines(reports: Sequence[Report]) -> list[str]:
 
 
 def device(report: Report) -> str:
-    """The machine in a few words."""
-    return report.state.gpu or report.state.board or report.state.cpu or "an unknown machine"
+    """What the machine is called: its board, its GPU and its processor, as far as they are known."""
+    state = report.state
+    return ", ".join(name for name in (state.board, state.gpu, state.cpu) if name) or "an unknown machine"
 
 
 def _first(reports: Sequence[Report], field: str) -> object:
@@ -93,7 +97,7 @@ def differences(these: Sequence[Named]) -> list[str]:
     found = [sentence for other in these[1:] for sentence in _unlike(first, other)]
     for other in these[1:]:
         found += [*_gates(first, other), *_accuracy(first, other), *_latency(first, other)]
-    return found or ["The reports measured nothing that both have."]
+    return found or ["No gate changed, and neither scores of the same questions nor latencies are in both."]
 
 
 def _unlike(first: Named, other: Named) -> list[str]:
@@ -150,19 +154,23 @@ def shared_keeps(a: Accuracy, b: Accuracy) -> list[tuple[AtKeep, AtKeep]]:
 
 
 def score_change(a: Accuracy, b: Accuracy, here: AtKeep, there: AtKeep) -> Interval | None:
-    """Score of `there` less that of `here` with its paired interval; None without scores of the same questions."""
+    """Score of `there` less that of `here`, with the interval of differences of an artefact's own budgets.
+
+    None without scores of the same questions by the same rule.
+    """
     if a.digest != b.digest or a.rule != b.rule or not here.scores or len(here.scores) != len(there.scores):
         return None
-    return bootstrap_mean([y - x for x, y in zip(here.scores, there.scores, strict=True)])
+    return compare(here.scores, there.scores, a.yes)[0]
 
 
 def _latency(first: Named, other: Named) -> list[str]:
     a, b = first.report.latency, other.report.latency
     if a is None or b is None:
         return []
-    ratio = bootstrap_ratio(a.pruned.end_to_end, b.pruned.end_to_end)
+    ratio = ratio_apart(a.pruned.end_to_end, b.pruned.end_to_end)
     text = f"{ratio.mean:.2f} times as fast as {first.name} end to end ({ratio.low:.2f} to {ratio.high:.2f}, pruned)"
-    gains = f"pruning gives {a.ratios['end_to_end'].value:.2f} there and {b.ratios['end_to_end'].value:.2f} here"
+    ours, theirs = (each.ratios["end_to_end"].value for each in (a, b))
+    gains = f"pruning makes answers {theirs:.2f} times as fast on {other.name}, {ours:.2f} times on {first.name}"
     return [f"{other.name} is {text}; {gains}."]
 
 
@@ -232,13 +240,13 @@ def _accuracy_blocks(scored: Sequence[Named]) -> list[html.Block]:
 
 def _latency_blocks(timed: Sequence[Named]) -> list[html.Block]:
     series, columns = [], [html.Column("Phase")]
-    rows: list[list[object]] = [[phase.replace("_", " ")] for phase in PHASES]
+    rows: list[list[object]] = [[TITLES[phase]] for phase in (*PHASES, *SPANS)]
     for each in timed:
         latency = each.report.latency
         assert latency is not None
         series.append(Values(each.name, tuple(MILLISECONDS * seconds for seconds in latency.pruned.end_to_end)))
         columns += [html.Column(f"{each.name}, pruned", True), html.Column(f"{each.name}, unpruned", True)]
-        for row, phase in zip(rows, PHASES, strict=True):
+        for row, phase in zip(rows, (*PHASES, *SPANS), strict=True):
             row += [f"{MILLISECONDS * side.phases[phase].p50:.1f}" for side in (latency.pruned, latency.unpruned)]
     chart = ecdf(
         "end-to-end", "Share of pruned answers that are done by a time", series, Axis("ms, end to end, pruned")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from iwp_export.errors import SettingsError
-from iwp_export.validate.accuracy.gates import drop_needs, gates, least_questions, warnings
+from iwp_export.validate.accuracy.gates import drop_needs, gates, warnings
 from iwp_export.validate.accuracy.measure import measure_accuracy
 from iwp_export.validate.gates import Gate
 from tests.validate.accuracy.made_up import Parrot, measured, questions
@@ -28,11 +28,6 @@ def test_the_drop_must_be_shown_to_be_small_enough(tmp_path: Path) -> None:
     assert only(gates(measured(tmp_path, 597, 3, 0), max_drop=0.02)).passed
     large = only(gates(measured(tmp_path, 400, 200, 0), max_drop=0.1))
     assert not large.passed and "shown to be larger" in large.remedy
-
-
-def test_how_many_questions_are_needed_is_known_beforehand() -> None:
-    assert [least_questions(drop) for drop in (0.01, 0.05, 0.1)] == [381, 73, 35]
-    assert least_questions(0.1, 0.99) == 381 and least_questions() == 0
 
 
 @pytest.mark.parametrize("wrong", [0, 40])

@@ -65,7 +65,7 @@ def test_a_mistake_costs_one_line(tiny_bundle: Path, tmp_path: Path, capsys: pyt
     (tmp_path / "q.jsonl").write_text("{}\n")
     assert main([str(tiny_bundle), "--data", str(tmp_path / "q.jsonl")]) == 1
     assert main([str(tmp_path), "--data", str(HELDOUT), "--limit", "1"]) == 1
-    assert main([str(tiny_bundle), "--data", str(HELDOUT), "--rule", "yesno"]) == 1
+    assert main([str(tiny_bundle), "--data", str(HELDOUT), "--score", "yesno"]) == 1
     lines = capsys.readouterr().err.splitlines()
     assert [line.split(":")[0] for line in lines] == ["error"] * 3
     assert "q.jsonl, line 1: `prompt` must be" in lines[0]

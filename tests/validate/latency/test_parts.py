@@ -49,6 +49,15 @@ def test_what_is_asked(tmp_path):
         choose_asks(manifest, prompt="what ?", data=SHIPPED["tiny-llava"])
 
 
+def test_a_short_file_is_called_what_it_is(monkeypatch, tmp_path):
+    file = tmp_path / "questions.jsonl"
+    file.write_text(SHIPPED["tiny-llava"].read_text().splitlines()[0] + "\n")
+    (tmp_path / "000.png").write_bytes((SHIPPED["tiny-llava"].parent / "000.png").read_bytes())
+    manifest = toy_manifest()
+    monkeypatch.setitem(SHIPPED, manifest.model.name, file)
+    assert choose_asks(manifest).source == f"the first 1 samples of {manifest.model.name}"
+
+
 def test_a_prompt_alone_is_asked_of_an_image():
     (ask,) = choose_asks(toy_manifest(), prompt="what ?").requests
     assert ask.prompt == "what ?" and len(ask.images) == 1
@@ -68,6 +77,14 @@ def test_memory_by_phase(monkeypatch):
         "pruned preprocess": 100, "pruned vision": 101, "pruned prefill": 102, "pruned decode": 104,
         "unpruned preprocess": 105, "unpruned vision": 106, "unpruned prefill": 107, "unpruned decode": 109,
     }  # fmt: skip
+
+
+def test_a_mark_that_cannot_be_set_back_is_no_peak_of_a_phase(monkeypatch):
+    monkeypatch.setattr(process, "peak_bytes", lambda: 100)
+    monkeypatch.setattr(process, "reset_peak", lambda: False)
+    ask = Ask((np.zeros((112, 112, 3), np.uint8),), "what is it ?")
+    found = watch_memory(pipeline_on(ToySession()), ask, {"pruned": 0.5, "unpruned": 1.0}, 3, lambda: None)
+    assert found.peaks == {}
 
 
 def test_the_op_alone_runs_in_onnx_runtime(tiny_bundle):
@@ -105,8 +122,8 @@ def test_torch_tells_the_time_of_the_op_in_its_place(tiny_bundle):
     ask = choose_asks(manifest).requests[0]
     found = selection.time_selection(reference, ask, 0.3, (64, 9, 20), runs=4)
     assert found.how == selection.IN_PLACE and found.seconds is not None
-    prefill = answer(reference, ask, 0.3, 1).phases["prefill"]
-    assert found.seconds.runs == 4 and 0 < found.seconds.p50 < 100 * prefill
+    prefill = max(answer(reference, ask, 0.3, 1).phases["prefill"] for _ in range(5))
+    assert found.seconds.runs == 4 and 0 < found.seconds.p50 < prefill  # which holds it
 
 
 @pytest.mark.parametrize("limit", [0, -1])

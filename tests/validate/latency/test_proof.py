@@ -79,6 +79,14 @@ def test_what_the_session_reports_is_not_taken_where_the_buffers_can_be_read(mon
     assert pruned.found[1] == pruned.found[0] and not checks[0].passed
 
 
+def test_a_ratio_that_leaves_every_token_is_no_pruning():
+    """0.999 of 64 tokens are 64: caches as long as they should be prove nothing."""
+    found = prove_dropped(pipeline_on(ToySession()), ASK, 0.999)
+    dropped, kept = gates(latency(dropped=found))
+    assert (dropped.passed, kept.passed) == (False, True)
+    assert "as long as the unpruned ones" in dropped.where
+
+
 def test_text_alone_drops_nothing():
     pruned, unpruned = prove_dropped(pipeline_on(ToySession()), Ask((), "what is it ?"), 0.25)
     assert pruned.found == pruned.expected == unpruned.found

@@ -7,7 +7,15 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from iwp_export.validate.latency.spread import LEAST_PAIRS, block_bootstrap, dependence, paired_ratio, spread_of, trend
+from iwp_export.validate.latency.spread import (
+    LEAST_PAIRS,
+    block_bootstrap,
+    dependence,
+    paired_ratio,
+    ratio_apart,
+    spread_of,
+    trend,
+)
 from iwp_export.validate.statistics import bootstrap_mean
 
 
@@ -29,6 +37,23 @@ def test_three_benches_lie_in_each_others_intervals(drift, hiccups):
         found = [paired_ratio(*bench(rng, 40, drift, hiccups)) for _ in range(3)]
         agree += all(one.low <= other.mean <= one.high for one in found for other in found)
     assert agree >= 0.9 * 200  # 95 of 100, less what 200 draws may deviate by
+
+
+def test_a_ratio_that_wanders_has_a_wider_interval():
+    """Neighbours correlate by 0.7: by the sides of the median alone, 90 of 100 benches held another's ratio."""
+    rng = np.random.default_rng(2)
+
+    def wandering() -> np.ndarray:
+        logs = np.zeros(150)
+        for i in range(1, 150):
+            logs[i] = 0.7 * logs[i - 1] + 0.05 * rng.standard_normal()
+        return np.exp(logs[50:])
+
+    held = 0
+    for _ in range(400):
+        one, other = (paired_ratio(wandering(), np.ones(100)) for _ in range(2))
+        held += one.low <= other.mean <= one.high
+    assert held >= 0.93 * 400
 
 
 def test_the_interval_holds_the_ratio_and_is_not_endless():
@@ -59,6 +84,14 @@ def test_a_mean_of_dependent_runs_is_less_certain():
     blocks, single = block_bootstrap(slow), bootstrap_mean(slow)
     assert blocks.mean == pytest.approx(single.mean)
     assert blocks.high - blocks.low > 2 * (single.high - single.low)
+
+
+def test_a_ratio_of_runs_apart_allows_for_runs_that_depend_on_each_other():
+    rng = np.random.default_rng(0)
+    once, wandering = (1 + 0.1 * np.repeat(rng.standard_normal(200 // n), n) for n in (1, 20))
+    found, wide = (ratio_apart(2 * values, np.ones(30)) for values in (once, wandering))
+    assert found.low < found.mean < found.high and found.mean == pytest.approx(2, rel=0.02)
+    assert wide.high - wide.low > 2 * (found.high - found.low)
 
 
 def test_thousands_of_steps_take_little_memory():

@@ -14,7 +14,7 @@ from iwp_export.pruning.settings import PruningSettings
 from iwp_export.validate.latency.figures import Dropped, Energy, Latency, Loop, Ratio, Trend
 from iwp_export.validate.latency.gates import LatencyLimits, gates
 from iwp_export.validate.latency.spread import spread_of
-from iwp_export.validate.latency.words import describe, doubts, layers_of, verdict
+from iwp_export.validate.latency.words import doubts, figures, layers_of, verdict
 from iwp_export.validate.reports.page import make_page
 from iwp_export.validate.reports.report import REPORT_JSON, Report, ReportArtefact
 from tests.report.browser import needs_chromium, open_page
@@ -77,8 +77,7 @@ def test_cache_lengths_in_few_words():
 
 
 def test_the_whole_text():
-    text = describe(latency(energy=(Energy("VDD_IN", "board", "sysfs", 3, (2.0, 2.2), (4.0, 4.2)),)))
-    assert text.startswith("verdict\n")
+    text = figures(latency(energy=(Energy("VDD_IN", "board", "sysfs", 3, (2.0, 2.2), (4.0, 4.2)),)))
     assert "900 -> 500" in text and "1.80 (1.75 to 1.85)" in text and "of it selection" in text
     assert "500*" in text and "a p99 means nothing of fewer than 100 runs, and there are 3" in text
     assert "unpruned 6.0 GiB, pruned 5.0 GiB (8.0 GiB before the first run)" in text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from iwp_export.validate.monitors.knee import gates, knee, read_between, share_read, warnings
+from iwp_export.validate.monitors.knee import knee, read_between, share_read, warnings
 from tests.validate.monitors.made_up import monitors
 
 
@@ -58,11 +58,3 @@ def test_a_budget_past_the_knee_is_warned_of() -> None:
     assert warnings(monitors(budget=budget, keep=0.5)) == []
     (line,) = warnings(monitors(budget=budget, keep=0.2))
     assert "Keep 0.2 is past the knee: accuracy is 70.0 % at keep 0.2 and 98.0 % at 0.5" in line
-
-
-def test_warnings_are_gates_where_asked_for() -> None:
-    found = monitors((0.2, 0.98, 0.98, 0.99, 1.0), {1.0: 1.0, 0.2: 0.5}, keep=0.2)
-    assert gates(found) == []
-    assert [(gate.name, gate.passed) for gate in gates(found, strict=True)] == [("read-depth", False), ("knee", False)]
-    assert all(gate.remedy for gate in gates(found, strict=True))
-    assert all(gate.passed for gate in gates(monitors(), strict=True))

@@ -12,7 +12,7 @@ import pytest
 from iwp_export.bundle.schema import from_json, to_json
 from iwp_export.report.page import Page
 from iwp_export.validate.monitors.figures import Monitors
-from iwp_export.validate.monitors.page import picture, section
+from iwp_export.validate.monitors.page import blocks, picture
 from iwp_export.validate.monitors.words import describe, layer_rows
 from tests.report.browser import needs_chromium, open_page
 from tests.report.markup import check
@@ -41,7 +41,7 @@ def test_words_begin_with_what_is_wrong() -> None:
 def test_a_page_and_its_charts(answers: bool) -> None:
     pytest.importorskip("matplotlib", reason="the extra [report] is not installed")
     found = monitors(answers=answers)
-    markup = check(Page("title", "", [section(found)]).html())
+    markup = check(Page("title", "", [*blocks(found)]).html())
     for name in ("depth", "budget", "entropy", "visual"):
         assert f"monitor-{name}-line-0" in markup.ids
     assert "monitor-entropy-band-1" in markup.ids
@@ -59,6 +59,6 @@ def test_figures_need_no_torch() -> None:
 @needs_chromium
 @pytest.mark.parametrize("width", [360, 1200])
 def test_a_browser_shows_it(tmp_path: Path, width: int) -> None:
-    found, console = open_page(Page("title", "", [section(monitors())]).html(), tmp_path, width)
+    found, console = open_page(Page("title", "", [*blocks(monitors())]).html(), tmp_path, width)
     assert console == []
     assert found["scroll"] == width and found["wide"] == []

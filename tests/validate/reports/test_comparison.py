@@ -4,15 +4,27 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from iwp_export.errors import ReportError
-from iwp_export.validate.reports.comparison import Named, describe, differences, held, make_page, merged, named
+from iwp_export.validate.accuracy.measure import measure_accuracy
+from iwp_export.validate.reports.comparison import (
+    Named,
+    describe,
+    differences,
+    held,
+    make_page,
+    merged,
+    named,
+    overview,
+    score_change,
+)
 from iwp_export.validate.reports.report import Report
 from tests.report.browser import needs_chromium, open_page
 from tests.report.markup import check
-from tests.validate.accuracy.made_up import measured
+from tests.validate.accuracy.made_up import Parrot, measured, questions
 from tests.validate.latency.made import latency
 from tests.validate.reports.made_up import BAD, GOOD, report
 
@@ -31,12 +43,13 @@ def two(tmp_path: Path) -> list[Named]:
 
 def test_differences_in_words(two: list[Named]) -> None:
     gate, whole, score, speed = differences(two)
-    assert whole == "At keep 1 after scores +0.0 points (+0.0 to +0.0) against before."
+    # no answer of 40 changed, which does not prove that none ever would
+    assert whole == "At keep 1 after scores +0.0 points (-8.8 to +0.0) against before."
     assert gate == "max-drop: failed in before, passed in after."
-    assert score.startswith("At keep 0.3 after scores +10.0 points (+")
+    assert score == "At keep 0.3 after scores +10.0 points (-0.6 to +20.0) against before."
     # 0.26 s beside prefill: 0.86 / 0.46
     assert speed.startswith("after is 1.87 times as fast as before end to end (1.87 to 1.87, pruned)")
-    assert "pruning gives 1.35 there and 2.52 here" in speed
+    assert "pruning makes answers 2.52 times as fast on after, 1.35 times on before" in speed
 
 
 def test_what_makes_them_hard_to_compare_comes_first(two: list[Named]) -> None:
@@ -60,8 +73,35 @@ def test_reports_of_one_artefact_become_one(two: list[Named]) -> None:
     assert whole is not None
     assert whole.accuracy == scored.accuracy and whole.latency == timed.latency
     assert len(whole.gates) == 3
+    assert whole.verdict == ("FAILED: max-drop (1 of 3 gates).", "All is well.", "All is well.")
     assert merged([scored, scored]) is None, "both measured accuracy"
     assert merged([scored, replace(timed, artefact=two[1].report.artefact)]) is None, "another artefact"
+
+
+def test_a_change_of_f1_is_one_of_f1(tmp_path: Path) -> None:
+    """One yes of ten missed: 90 % right, but F1 of 4 / 4.5."""
+    right = ["yes"] * 5 + ["no"] * 5
+    asked = questions(tmp_path, right)
+    found = []
+    for answers in (right, ["no", *right[1:]]):
+        parrot: Any = Parrot({1.0: answers, 0.3: answers})
+        found.append(measure_accuracy(parrot, asked, rule="yesno"))
+    before, after = found
+    change = score_change(before, after, before.unpruned, after.unpruned)
+    assert change is not None and change.mean == pytest.approx(4 / 4.5 - 1)
+
+
+def test_reports_that_share_nothing_say_so_and_no_more() -> None:
+    """Both have a gate of the same name that holds, so that `nothing in common` would be wrong."""
+    (said,) = differences([Named("a", report()), Named("b", report())])
+    assert said == "No gate changed, and neither scores of the same questions nor latencies are in both."
+
+
+def test_a_device_is_all_that_is_known_of_it(two: list[Named]) -> None:
+    """A GPU in the machine is not what a bundle on the CPU ran on."""
+    state = replace(two[0].report.state, gpu="Some GPU")
+    rows = dict(row[:2] for row in overview([Named("a", replace(two[0].report, state=state))]))
+    assert rows["device"] == "Some GPU, Some CPU" and rows["runs on"] == "cpu"
 
 
 def test_names_are_the_files_and_one_is_not_compared(two: list[Named]) -> None:
@@ -104,7 +144,7 @@ def test_one_page_of_two_machines_has_the_one_of_the_latencies_and_says_so(two: 
     timed = replace(two[0].report, accuracy=None, state=board)
     whole = merged([scored, timed])
     assert whole is not None and whole.state == board
-    assert "measured on different machines: accuracy on Some CPU; latency on Some Jetson" in whole.warnings
+    assert "measured on different machines: accuracy on Some CPU; latency on Some Jetson, Another CPU" in whole.warnings
 
 
 def test_names_of_files_that_share_their_stem_and_folder_are_told_apart(two: list[Named]) -> None:
