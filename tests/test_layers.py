@@ -24,7 +24,7 @@ FLOORS = (
     ("models",),
     ("bundle",),
     ("device", "pruning", "graph"),
-    ("report",),
+    ("html",),
     ("progress", "cache", "tables", "version"),
     ("errors",),
 )

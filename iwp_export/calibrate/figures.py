@@ -7,10 +7,10 @@ from dataclasses import dataclass, fields
 from typing import Literal, NamedTuple
 
 from iwp_export.bundle.recipe import CandidateFigures, Recipe
+from iwp_export.html import charts
+from iwp_export.html.axes import Axis
+from iwp_export.html.svg import Svg
 from iwp_export.pruning.settings import PruningSettings
-from iwp_export.report import charts
-from iwp_export.report.axes import Axis
-from iwp_export.report.svg import Svg
 from iwp_export.validate.statistics import interval
 
 Kind = Literal["chosen", "default", "control", "candidate", "dropped"]

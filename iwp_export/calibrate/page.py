@@ -12,7 +12,7 @@ from PIL import Image
 
 from iwp_export.bundle.recipe import Recipe
 from iwp_export.calibrate.figures import Entry, all_settings, cost_chart, differences, entries, paper_settings
-from iwp_export.report import page as html
+from iwp_export.html import page as html
 
 SHOWN_SAMPLES = 3
 PICTURE_SIDE = 480

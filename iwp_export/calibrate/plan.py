@@ -17,8 +17,8 @@ from iwp_export.errors import DataError, OutputError, SettingsError
 from iwp_export.export.live import Device
 from iwp_export.export.plan import ITEM_BYTES, Dtype, ExportPlan, plan_export
 from iwp_export.export.settings_source import PAPER
+from iwp_export.html.svg import check_installed
 from iwp_export.pruning.settings import PruningSettings
-from iwp_export.report.svg import check_installed
 from iwp_export.validate.questions import MAX_NEW_TOKENS, SHIPPED
 
 PAGE_SUFFIX = ".html"

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 from iwp_export.bundle.recipe import read_recipe
 from iwp_export.device.state import package_versions
 from iwp_export.errors import SettingsError
+from iwp_export.html.axes import Axis
+from iwp_export.html.charts import Bar, bars
+from iwp_export.html.svg import Svg, check_installed, write_picture
 from iwp_export.pruning.settings import PruningSettings
-from iwp_export.report.axes import Axis
-from iwp_export.report.charts import Bar, bars
-from iwp_export.report.svg import Svg, check_installed, write_picture
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.tables import table
 from iwp_export.validate import entry

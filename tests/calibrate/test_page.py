@@ -12,11 +12,11 @@ import pytest
 from iwp_export.bundle.recipe import Objective, Recipe
 from iwp_export.calibrate.figures import Kind, entries
 from iwp_export.calibrate.page import HOW_TO_READ, Example, make_page, write_page
-from iwp_export.report import page as html
+from iwp_export.html import page as html
 from iwp_export.validate.statistics import interval
 from tests.calibrate.made_up import PAPER, nasty_examples, recipe_of_40
-from tests.report.browser import needs_chromium, open_page
-from tests.report.markup import Markup, check
+from tests.html.browser import needs_chromium, open_page
+from tests.html.markup import Markup, check
 
 pytest.importorskip("matplotlib", reason="the extra [report] is not installed")
 
@@ -148,7 +148,7 @@ def test_examples_may_bring_png_files_as_they_are() -> None:
 
 
 def _png() -> bytes:
-    from tests.report.test_page import png
+    from tests.html.test_page import png
 
     return png(5, 4)
 

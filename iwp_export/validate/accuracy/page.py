@@ -6,10 +6,10 @@ from io import BytesIO
 
 from PIL import Image
 
-from iwp_export.report import charts
-from iwp_export.report import page as html
-from iwp_export.report.axes import Axis
-from iwp_export.report.svg import Svg
+from iwp_export.html import charts
+from iwp_export.html import page as html
+from iwp_export.html.axes import Axis
+from iwp_export.html.svg import Svg
 from iwp_export.validate.accuracy.examples import draw
 from iwp_export.validate.accuracy.figures import Accuracy, AtKeep, Example
 from iwp_export.validate.accuracy.words import percent, sentences, spread

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from iwp_export.report import charts, distributions
-from iwp_export.report import page as html
-from iwp_export.report.axes import Axis
+from iwp_export.html import charts, distributions
+from iwp_export.html import page as html
+from iwp_export.html.axes import Axis
 from iwp_export.tables import human_bytes
 from iwp_export.validate.latency.figures import PHASES, TITLES, Latency, Side
 from iwp_export.validate.latency.words import COLUMNS, joules, loop_words, phase_rows, remarks, runs, verdict

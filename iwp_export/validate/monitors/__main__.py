@@ -15,8 +15,8 @@ from pathlib import Path
 from iwp_export.bundle.schema import to_json
 from iwp_export.device.state import package_versions
 from iwp_export.errors import BackendError
+from iwp_export.html.svg import check_installed, write_picture
 from iwp_export.pruning.settings import check_keep
-from iwp_export.report.svg import check_installed, write_picture
 from iwp_export.validate import entry
 from iwp_export.validate.accuracy.data import open_data
 from iwp_export.validate.monitors.knee import RULES, warnings

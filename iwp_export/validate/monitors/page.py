@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from iwp_export.report.axes import Axis
-from iwp_export.report.charts import Line, lines
-from iwp_export.report.page import Beside, Block, Chart, Column, Fold, Paragraph, Table, Verdict
-from iwp_export.report.svg import Svg
+from iwp_export.html.axes import Axis
+from iwp_export.html.charts import Line, lines
+from iwp_export.html.page import Beside, Block, Chart, Column, Fold, Paragraph, Table, Verdict
+from iwp_export.html.svg import Svg
 from iwp_export.validate.monitors.figures import LayerFigures, Monitors
 from iwp_export.validate.monitors.knee import RULES, sentence, warnings
 from iwp_export.validate.monitors.words import Rows, budget_rows, depth_rows, layer_rows, verdict

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from iwp_export.report.page import Block, Column, Fold, Pairs, Paragraph, Table, Verdict
+from iwp_export.html.page import Block, Column, Fold, Pairs, Paragraph, Table, Verdict
 from iwp_export.tables import human_bytes
 from iwp_export.validate.gates import Gate
 from iwp_export.validate.parity.figures import Parity

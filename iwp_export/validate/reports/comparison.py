@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from iwp_export.errors import ReportError
-from iwp_export.report import page as html
-from iwp_export.report.axes import Axis
-from iwp_export.report.charts import Line, lines
-from iwp_export.report.distributions import Values, ecdf
+from iwp_export.html import page as html
+from iwp_export.html.axes import Axis
+from iwp_export.html.charts import Line, lines
+from iwp_export.html.distributions import Values, ecdf
 from iwp_export.tables import table
 from iwp_export.validate.accuracy.comparison import compare
 from iwp_export.validate.accuracy.figures import Accuracy, AtKeep

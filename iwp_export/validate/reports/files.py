@@ -8,7 +8,7 @@ from pathlib import Path
 
 from iwp_export.bundle.document_file import check_output, plain_name
 from iwp_export.errors import OutputError, ReportError
-from iwp_export.report.svg import check_installed
+from iwp_export.html.svg import check_installed
 from iwp_export.validate.reports.report import Report, write_report
 
 JSON, PAGE = ".json", ".html"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from iwp_export.device.words import rows
-from iwp_export.report import page as html
+from iwp_export.html import page as html
 from iwp_export.validate.accuracy import page as accuracy_page
 from iwp_export.validate.gates import Gate
 from iwp_export.validate.latency import page as latency_page

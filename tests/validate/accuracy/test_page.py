@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from iwp_export.report.page import Page, Section
+from iwp_export.html.page import Page, Section
 from iwp_export.validate.accuracy.measure import measure_accuracy
 from iwp_export.validate.accuracy.page import blocks
-from tests.report.browser import needs_chromium, open_page
+from tests.html.browser import needs_chromium, open_page
 from tests.validate.accuracy.made_up import Parrot, questions
 
 

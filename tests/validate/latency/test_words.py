@@ -17,8 +17,8 @@ from iwp_export.validate.latency.spread import spread_of
 from iwp_export.validate.latency.words import doubts, figures, layers_of, verdict
 from iwp_export.validate.reports.page import make_page
 from iwp_export.validate.reports.report import REPORT_JSON, Report, ReportArtefact
-from tests.report.browser import needs_chromium, open_page
-from tests.report.markup import check
+from tests.html.browser import needs_chromium, open_page
+from tests.html.markup import check
 from tests.validate.latency.made import latency
 
 SLOW_DECODE = latency(decode=(1.0, 1.0))

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from iwp_export.bundle.schema import from_json, to_json
-from iwp_export.report.page import Page
+from iwp_export.html.page import Page
 from iwp_export.validate.monitors.figures import Monitors
 from iwp_export.validate.monitors.page import blocks, picture
 from iwp_export.validate.monitors.words import describe, layer_rows
-from tests.report.browser import needs_chromium, open_page
-from tests.report.markup import check
+from tests.html.browser import needs_chromium, open_page
+from tests.html.markup import check
 from tests.validate.monitors.made_up import monitors
 
 

@@ -15,9 +15,9 @@ from PIL import Image
 from iwp_export import api
 from iwp_export.bundle.schema import from_json, to_json
 from iwp_export.errors import CheckpointError, DataError, RequestError, SettingsError
+from iwp_export.html.page import Page
 from iwp_export.models import ALIASES
 from iwp_export.pruning.settings import PruningSettings
-from iwp_export.report.page import Page
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.validate.parity.check import check_parity
 from iwp_export.validate.parity.checkpoint import CheckpointReference

@@ -22,8 +22,8 @@ from iwp_export.validate.reports.comparison import (
     score_change,
 )
 from iwp_export.validate.reports.report import Report
-from tests.report.browser import needs_chromium, open_page
-from tests.report.markup import check
+from tests.html.browser import needs_chromium, open_page
+from tests.html.markup import check
 from tests.validate.accuracy.made_up import Parrot, measured, questions
 from tests.validate.latency.made import latency
 from tests.validate.reports.made_up import BAD, GOOD, report

@@ -16,8 +16,8 @@ from iwp_export.validate.reports.files import check_outputs, refuse_repeated, wr
 from iwp_export.validate.reports.page import make_page
 from iwp_export.validate.reports.report import REPORT_JSON, Report, headline, read_report, write_report
 from iwp_export.validate.reports.summary import describe
-from tests.report.browser import needs_chromium, open_page
-from tests.report.markup import check
+from tests.html.browser import needs_chromium, open_page
+from tests.html.markup import check
 from tests.validate.accuracy.made_up import measured
 from tests.validate.latency.made import latency
 from tests.validate.monitors.made_up import monitors

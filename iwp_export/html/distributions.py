@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from iwp_export.report.axes import HEIGHT, PATTERNS, Axis, check, legend, legend_name, set_axes
-from iwp_export.report.svg import QUIET, SERIES, Svg, draw
+from iwp_export.html.axes import HEIGHT, PATTERNS, Axis, check, legend, legend_name, set_axes
+from iwp_export.html.svg import QUIET, SERIES, Svg, draw
 
 ECDF_STEPS = 500
 """Steps at which a distribution of more values is drawn: a chart has no more pixels."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from iwp_export.report.axes import (
+from iwp_export.html.axes import (
     HEIGHT,
     MARKERS,
     NAME_LENGTH,
@@ -20,9 +20,9 @@ from iwp_export.report.axes import (
     set_axes,
     set_axis,
 )
-from iwp_export.report.labels import Spot, place
-from iwp_export.report.svg import INK, SERIES, Svg, draw
-from iwp_export.report.text import short
+from iwp_export.html.labels import Spot, place
+from iwp_export.html.svg import INK, SERIES, Svg, draw
+from iwp_export.html.text import short
 
 BAR_HEIGHT = 26.0
 """Units that a bar takes with the room around it."""

@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 
 from iwp_export.cache import whole_file
 from iwp_export.errors import BackendError, OutputError, os_reason
-from iwp_export.report.text import clean
+from iwp_export.html.text import clean
 
 WIDTH = 400.0
 """Units of a chart's width. It scales to its box: text of 12 units has 10 pixels on a phone and 15 on a desktop."""

@@ -11,9 +11,9 @@ from typing import Protocol
 
 from iwp_export.cache import whole_file
 from iwp_export.errors import OutputError, os_reason
-from iwp_export.report.style import CSS
-from iwp_export.report.svg import Svg
-from iwp_export.report.text import escape
+from iwp_export.html.style import CSS
+from iwp_export.html.svg import Svg
+from iwp_export.html.text import escape
 from iwp_export.version import __version__
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import combinations
 
-from iwp_export.report.labels import LETTER, LINE, Label, Spot, place
+from iwp_export.html.labels import LETTER, LINE, Label, Spot, place
 
 INSIDE = (0.0, 0.0, 300.0, 200.0)
 

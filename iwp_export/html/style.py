@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from iwp_export.report.svg import PALETTE
+from iwp_export.html.svg import PALETTE
 
 DARK_PALETTE = ("#6cb8f0", "#ff9a5c", "#3cc9a0", "#e79bcb", "#e0b44c", "#9aa4b2")
 """The charts' colours on a dark page, in the order of `PALETTE`."""

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from iwp_export.report.labels import LETTER
-from iwp_export.report.svg import WIDTH
-from iwp_export.report.text import short
+from iwp_export.html.labels import LETTER
+from iwp_export.html.svg import WIDTH
+from iwp_export.html.text import short
 
 MARKERS = ("o", "s", "^", "D", "v", "P")
 PATTERNS = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))

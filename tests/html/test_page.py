@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from iwp_export.errors import OutputError
-from iwp_export.report import page as html
-from tests.report.markup import check
+from iwp_export.html import page as html
+from tests.html.markup import check
 
 NASTY = "</td></main><script src=https://x.org/a.js>alert('1')</script> & \"q\" <img src=x onerror=y> \x00\ud800"
 ESCAPED = NASTY.replace("\x00", "\ufffd").replace("\ud800", "\ufffd")

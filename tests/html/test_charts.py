@@ -13,9 +13,9 @@ from xml.etree import ElementTree
 import pytest
 
 from iwp_export.errors import BackendError
-from iwp_export.report import charts, distributions, svg
-from iwp_export.report.axes import Axis
-from iwp_export.report.svg import Svg
+from iwp_export.html import charts, distributions, svg
+from iwp_export.html.axes import Axis
+from iwp_export.html.svg import Svg
 
 pytest.importorskip("matplotlib", reason="the extra [report] is not installed")
 NASTY = '<b>$x$ & "quotes" \x00 \ud800 \u0631\u0642\u0645'
@@ -138,7 +138,7 @@ def test_a_name_must_be_an_id_and_values_must_be_there() -> None:
 def test_the_same_input_gives_the_same_bytes_in_every_process_whatever_matplotlibrc_says(tmp_path: Any) -> None:
     (tmp_path / "matplotlibrc").write_text("font.size: 30\nsvg.fonttype: path\naxes.grid: False\n")
     script = (
-        "from iwp_export.report import charts; from iwp_export.report.axes import Axis\n"
+        "from iwp_export.html import charts; from iwp_export.html.axes import Axis\n"
         "many = charts.Points('a', (1.0, 2.0), (3.0, 4.0), labels=('b', 'c'))\n"
         "print(charts.scatter('some', 'x', (many,), Axis('x'), Axis('y')).markup)"
     )
