@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tracemalloc
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from iwp_export.validate.latency.spread import (
     LEAST_PAIRS,
+    START_SCATTER,
     block_bootstrap,
     dependence,
     paired_ratio,
@@ -68,9 +70,11 @@ def test_too_few_pairs_have_no_interval():
         paired_ratio(values, values)
 
 
-def test_equal_times_have_a_ratio_without_width():
+def test_equal_times_still_differ_from_start_to_start():
     found = paired_ratio([2.0] * 20, [1.0] * 20)
-    assert (found.low, found.mean, found.high) == (2, 2, 2)
+    assert found.mean == pytest.approx(2)
+    for end in (found.high / found.mean, found.mean / found.low):
+        assert math.log(end) == pytest.approx(math.sqrt(2) * 2.326348 * START_SCATTER)
 
 
 def test_neighbours_that_agree_count_less():
