@@ -25,9 +25,9 @@ NORMAL_98 = 2.326348
 START_SCATTER = 0.01
 """Standard deviation of a ratio's logarithm from one start of the process to the next, where memory lies otherwise.
 
-Pairs of one process do not show it. Six benches of tiny-llava on a quiet CPU scattered by 0.009 in the prefill, by 0.007
-beyond what their pairs showed (`tests/benchmarks/bench_repeats.py`). 0.01 is taken, so that no interval is narrower than
-3 % on either side.
+Pairs of one process do not show it. Six benches of tiny-llava on a quiet CPU scattered by 0.009 in the prefill, 0.007
+of it beyond what their pairs showed (`tests/benchmarks/bench_repeats.py`). 0.01 is taken, so that no interval is
+narrower than 3 % on either side.
 """
 LEAST_PAIRS = 14
 """Of fewer, no interval of this level ends within what was measured."""
