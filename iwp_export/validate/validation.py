@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -215,9 +213,15 @@ class Validation:
     def _monitors(self) -> Monitors:
         settings = self._settings
         assert self._data is not None
-        with _torch_named():
+        try:
             from iwp_export.validate.monitors.measure import measure_monitors
             from iwp_export.validate.reference import Reference
+        except ModuleNotFoundError as error:
+            if str(error.name).startswith("iwp_export"):
+                raise
+            raise BackendError(
+                f"monitors need {error.name}; to get it: pip install 'iwp-export[export]'", options=("monitors",)
+            ) from error
         reference = Reference.of(self._pipeline.manifest, settings.checkpoint)
         return measure_monitors(self._pipeline, reference, self._data, max_new_tokens=settings.max_new_tokens)
 
@@ -235,20 +239,3 @@ def _refuse_itself(pipeline: Pipeline, path: Path, against: str) -> None:
             "it, or another artefact",
             options=("against",),
         )
-
-
-@contextmanager
-def _torch_named() -> Iterator[None]:
-    """Says what to install where monitors cannot run.
-
-    Raises:
-        BackendError: torch or transformers is missing.
-    """
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        if str(error.name).startswith("iwp_export"):
-            raise
-        raise BackendError(
-            f"monitors need {error.name}; to get it: pip install 'iwp-export[export]'", options=("monitors",)
-        ) from error
