@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     from iwp_export.bundle.recipe import Recipe
     from iwp_export.bundle.store import Verify
     from iwp_export.engine.build import BuildSettings
-    from iwp_export.estimate.prediction import Estimate
-    from iwp_export.export.plan import Dtype
+    from iwp_export.estimator.prediction import Estimate
+    from iwp_export.exporter.plan import Dtype
+    from iwp_export.latency.gates import Faster
     from iwp_export.pruning.settings import PruningSettings
+    from iwp_export.reports.report import Report
     from iwp_export.runtime.images import ImageSource
     from iwp_export.runtime.pipeline import Pipeline
-    from iwp_export.validate.latency.gates import Faster
-    from iwp_export.validate.reports.report import Report
 
 # Torch, transformers and TensorRT are imported where they are used: a robot has not all of them.
 
@@ -134,7 +134,7 @@ def estimate(
         RecipeError: the recipe cannot be read.
         SettingsError: an unknown device or kind of weights, a number out of range, or too many tokens for the model.
     """
-    from iwp_export.estimate.model import estimate_model
+    from iwp_export.estimator.model import estimate_model
 
     return estimate_model(
         model,
@@ -165,7 +165,7 @@ def validate(
         provider, threads: see `load`.
         command: the command line, for the report.
         force: replace a recording that is there already.
-        **settings: fields of `iwp_export.validate.validation.ValidationSettings`, such as against, data and max_drop.
+        **settings: fields of `iwp_export.reports.validation.ValidationSettings`, such as against, data and max_drop.
 
     Returns:
         The report; its `passed` says whether every gate holds.
@@ -174,7 +174,7 @@ def validate(
         SettingsError, DataError, BundleError, CheckpointError, BackendError, RequestError, RecordingError, OutputError:
             see `Validation`.
     """
-    from iwp_export.validate.validation import Validation, ValidationSettings
+    from iwp_export.reports.validation import Validation, ValidationSettings
 
     chosen = ValidationSettings(threads=threads, **settings)
     chosen.check()
@@ -203,12 +203,12 @@ def bench(
     Args:
         artefact: a bundle's folder, or NAME.plan.
         images, prompt: what is asked; samples that ship with the model or a synthetic image if left out.
-        data: a file of questions in their place, see `iwp_export.validate.questions`; `limit`: the first so many.
+        data: a file of questions in their place, see `iwp_export.questions`; `limit`: the first so many.
         provider, threads: see `load`.
-        fail_if_slower, max_ttft_ms, max_p99_ms: gates, see `iwp_export.validate.latency.gates.LatencyLimits`.
+        fail_if_slower, max_ttft_ms, max_p99_ms: gates, see `iwp_export.latency.gates.LatencyLimits`.
         strict: warnings fail, such as clocks that are not locked.
         command: the command line, for the report.
-        **settings: fields of `iwp_export.validate.latency.bench.BenchSettings`, such as keep, new_tokens and pairs.
+        **settings: fields of `iwp_export.latency.bench.BenchSettings`, such as keep, new_tokens and pairs.
 
     Returns:
         The report: its `latency` has the figures, its `passed` says whether every gate holds.
@@ -216,10 +216,10 @@ def bench(
     Raises:
         SettingsError, DataError, RequestError, BundleError, BackendError: see `benchmark`.
     """
-    from iwp_export.validate.benchmark import benchmark
-    from iwp_export.validate.latency.bench import BenchSettings
-    from iwp_export.validate.latency.gates import LatencyLimits
-    from iwp_export.validate.latency.workload import QUESTIONS, choose_asks
+    from iwp_export.latency.bench import BenchSettings
+    from iwp_export.latency.gates import LatencyLimits
+    from iwp_export.latency.workload import QUESTIONS, choose_asks
+    from iwp_export.reports.benchmark import benchmark
 
     limits = LatencyLimits(fail_if_slower, max_ttft_ms, max_p99_ms)
     chosen = BenchSettings(threads=threads, needs_p99=max_p99_ms is not None, **settings)

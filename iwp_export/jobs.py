@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from iwp_export.bundle.recipe import Objective, Recipe
     from iwp_export.bundle.store import Bundle
-    from iwp_export.calibrate.plan import CalibrationPlan
+    from iwp_export.calibrator.plan import CalibrationPlan
     from iwp_export.engine.build import BuildPlan, BuildSettings
-    from iwp_export.export.live import Device
-    from iwp_export.export.plan import Dtype, ExportPlan
+    from iwp_export.exporter.loading import Device
+    from iwp_export.exporter.plan import Dtype, ExportPlan
     from iwp_export.pruning.settings import PruningSettings
 
 # Torch, transformers and TensorRT are imported where they are used: a robot has not all of them.
@@ -34,7 +34,7 @@ class ExportJob:
         Args:
             source: arguments of `iwp-export` that repeat an export to an engine.
         """
-        from iwp_export.export.exporter import export_bundle
+        from iwp_export.exporter.exporter import export_bundle
 
         if self.engine is None:
             return export_bundle(self.plan, self.output, self.force)
@@ -81,7 +81,7 @@ class CalibrationJob:
         Args:
             announce: called with the numbers of settings and samples and the estimated seconds before the search.
         """
-        from iwp_export.calibrate.calibration import calibrate
+        from iwp_export.calibrator.calibration import calibrate
 
         return calibrate(self.plan, self.output, force=self.force, threads=self.threads, announce=announce)
 
@@ -105,7 +105,7 @@ def plan_export(
     """
     from iwp_export.bundle.store import BundleWriter
     from iwp_export.engine.files import SUFFIX
-    from iwp_export.export.plan import plan_export as plan_bundle
+    from iwp_export.exporter.plan import plan_export as plan_bundle
 
     output = Path(output)
     choices: Any = {"recipe": recipe, "any_model": force, "dtype": dtype, "revision": revision}
@@ -113,7 +113,7 @@ def plan_export(
         BundleWriter(output, force or not check_output)  # refuses what is there already
         return ExportJob(plan_bundle(model, pruning, **choices), None, output, force)
     from iwp_export.engine.build import BuildSettings, choose_machine, plan_build
-    from iwp_export.engine.writer import EngineWriter
+    from iwp_export.engine.files import EngineWriter
 
     EngineWriter(output, force or not check_output)
     settings = engine or BuildSettings()
@@ -144,7 +144,7 @@ def plan_calibration(
     force: bool = False,
 ) -> CalibrationJob:
     """Check everything that can be checked before a calibration; no weights are read. See `api.calibrate`."""
-    from iwp_export.calibrate.plan import plan_calibration as plan
+    from iwp_export.calibrator.plan import plan_calibration as plan
 
     return CalibrationJob(
         plan(
@@ -175,7 +175,7 @@ def plan_build(
     """Check everything that can be checked before a build. Arguments are `api.build`'s."""
     from iwp_export.bundle.store import Bundle
     from iwp_export.engine.build import BuildSettings, choose_machine, plan_for_bundle
-    from iwp_export.engine.writer import EngineWriter
+    from iwp_export.engine.files import EngineWriter
 
     EngineWriter(output, force)
     settings = settings or BuildSettings()

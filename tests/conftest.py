@@ -14,7 +14,7 @@ from filelock import FileLock
 
 from iwp_export.device.machine import find_gpus
 from tests.harnesses.installed import NEEDS_LMMS_EVAL
-from tests.html.browser import NEEDS_CHROMIUM
+from tests.view.browser import NEEDS_CHROMIUM
 
 NEEDS_GPU = "needs an NVIDIA GPU"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from iwp_export.engine.flavour import is_installed
-from iwp_export.engine.kernel_library import INCLUDES, SOURCES
+from iwp_export.engine.kernels import INCLUDES, SOURCES
 
 ROOT = Path(__file__).parents[1]
 BLOCKED = {"torch", "onnxscript", "safetensors", "onnxruntime", "transformers", "tokenizers", "jinja2", "PIL"}

@@ -3,4 +3,4 @@
 from pathlib import Path
 
 HELDOUT = Path(__file__).parent / "heldout" / "questions.jsonl"
-"""The fixed held-out questions, which `make_questions` draws; `iwp_export.validate.questions` reads them."""
+"""The fixed held-out questions, which `make_questions` draws; `iwp_export.questions` reads them."""

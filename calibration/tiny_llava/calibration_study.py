@@ -25,22 +25,22 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from calibration.studies.rivals import methods
 from calibration.tiny_llava import HELDOUT
 from calibration.tiny_llava.scenes import build_pools
 from iwp_export import jobs
+from iwp_export.accuracy.measure import right_shares
 from iwp_export.bundle.recipe import Recipe
-from iwp_export.calibrate.calibration import Calibration
-from iwp_export.calibrate.candidates import controls_of
+from iwp_export.calibrator.calibration import Calibration
+from iwp_export.calibrator.candidates import controls_of
 from iwp_export.device.state import package_versions
-from iwp_export.export.live import limit_threads, open_live
+from iwp_export.exporter.loading import limit_threads, open_live
 from iwp_export.pruning.settings import PruningSettings
+from iwp_export.questions import Question, read_questions
+from iwp_export.reports import entry
 from iwp_export.runtime.model import LoadedModel
 from iwp_export.runtime.pipeline import Pipeline
-from iwp_export.validate import entry
-from iwp_export.validate.accuracy.measure import right_shares
-from iwp_export.validate.questions import Question, read_questions
-from iwp_export.validate.rivals import methods
-from iwp_export.validate.score import Scorer
+from iwp_export.scorer import Scorer
 
 KEEPS = (0.222, 0.111)
 SAMPLES = Path("iwp_export/assets/tiny_llava_samples/questions.jsonl")

@@ -16,13 +16,13 @@ from calibration.tiny_llava.checkpoint import NUM_LAYERS, NUM_VISUAL
 from calibration.tiny_llava.reader import IMAGE_START, TEXT_START, embed_prompt, run_layers
 from calibration.tiny_llava.tower import patch_features
 from calibration.tiny_llava.vocabulary import WORDS
-from iwp_export.export.live import Device, open_live
-from iwp_export.export.plan import plan_export
-from iwp_export.export.settings_source import PAPER
-from iwp_export.validate.accuracy.figures import ALL
-from iwp_export.validate.accuracy.measure import shares
-from iwp_export.validate.monitors.measure import Monitoring
-from iwp_export.validate.questions import Question, read_questions
+from iwp_export.accuracy.figures import ALL
+from iwp_export.accuracy.measure import shares
+from iwp_export.exporter.loading import Device, open_live
+from iwp_export.exporter.plan import plan_export
+from iwp_export.exporter.settings_source import PAPER
+from iwp_export.monitors.measure import Monitoring
+from iwp_export.questions import Question, read_questions
 
 BATCH = 100
 PRUNING_LAYER = 4

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from iwp_export.bundle.document import Document
-from iwp_export.bundle.document_file import read_file, write_file
+from iwp_export.bundle.document import Document, read_file, write_file
 from iwp_export.bundle.schema import Count, Form, Number, Rule, above_zero
 from iwp_export.errors import RecipeError
 from iwp_export.pruning.settings import PruningSettings

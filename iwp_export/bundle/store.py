@@ -6,7 +6,6 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from iwp_export.bundle.external_data import external_locations
 from iwp_export.bundle.manifest import MANIFEST_JSON, Manifest
 from iwp_export.bundle.schema import Flaw
 from iwp_export.bundle.staging import STAGING, Staging, move_into_place
@@ -14,6 +13,7 @@ from iwp_export.bundle.verify import (
     Verify,
     check_files,
     check_no_code,
+    external_locations,
     foreign_entry,
     hash_files,
     plain_files,

@@ -127,7 +127,7 @@ def announce(settings: int, samples: int, seconds: float) -> None:
 
 def describe(recipe: Recipe) -> str:
     """The verdict and the best candidates, as text for people."""
-    from iwp_export.calibrate.figures import entries
+    from iwp_export.calibrator.figures import entries
 
     rows = [["", "layer", "keep", "KL", "agreement", "accuracy", "speed-up", "samples", "differs from the paper in"]]
     found = entries(recipe)

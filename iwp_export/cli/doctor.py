@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from iwp_export.backends.ort.providers import PROVIDERS, how_to_install
+from iwp_export.backends.ort.session import PROVIDERS, how_to_install
 from iwp_export.bundle.schema import from_json, to_json
 from iwp_export.device.gpu import find_gpu
 from iwp_export.device.machine import describe_machine, find_gpus, is_jetson

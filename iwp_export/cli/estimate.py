@@ -47,7 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> None:
     """Estimate and print."""
-    from iwp_export.estimate.words import assumptions, describe, verdicts
+    from iwp_export.estimator.words import assumptions, describe, verdicts
 
     given = {name: getattr(args, name) for name, _ in SETTINGS if getattr(args, name) is not None}
     try:

@@ -18,7 +18,7 @@ from iwp_export.pruning.settings import DESCRIPTIONS, PruningSettings, choices, 
 from iwp_export.tables import human_bytes, pairs
 
 if TYPE_CHECKING:
-    from iwp_export.export.plan import ExportPlan
+    from iwp_export.exporter.plan import ExportPlan
 
 DESCRIPTION = (
     "Export a vision-language model as a bundle (ONNX) whose visual tokens are pruned\n"

@@ -29,10 +29,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace) -> int:
     """Print a summary, and write the page. Returns 1 if a report has a gate that failed."""
     from iwp_export.errors import OutputError
-    from iwp_export.validate.reports import comparison, page
-    from iwp_export.validate.reports.files import PAGE, check_outputs, refuse_repeated
-    from iwp_export.validate.reports.report import read_report
-    from iwp_export.validate.reports.summary import describe
+    from iwp_export.reports import comparison, page
+    from iwp_export.reports.files import PAGE, check_outputs, refuse_repeated
+    from iwp_export.reports.report import read_report
+    from iwp_export.reports.summary import describe
 
     if args.output is not None:
         if args.output.suffix != PAGE:

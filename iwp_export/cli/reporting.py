@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from iwp_export.validate.reports.report import Report
+    from iwp_export.reports.report import Report
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check(args: argparse.Namespace, *inputs: Path | None) -> None:
     """Refuse, before minutes of work, files that cannot be written or that are read too; see `check_outputs`."""
-    from iwp_export.validate.reports.files import check_outputs
+    from iwp_export.reports.files import check_outputs
 
     check_outputs(args.output, args.force, args.artefact, inputs)
 
@@ -37,9 +37,9 @@ def command_line() -> str:
 
 def finish(report: Report, args: argparse.Namespace) -> int:
     """Write and print a report; returns the exit code: 1 if a gate failed."""
-    from iwp_export.validate.reports.files import write_outputs
-    from iwp_export.validate.reports.report import REPORT_JSON
-    from iwp_export.validate.reports.summary import describe
+    from iwp_export.reports.files import write_outputs
+    from iwp_export.reports.report import REPORT_JSON
+    from iwp_export.reports.summary import describe
 
     try:
         write_outputs(report, args.output, args.force)

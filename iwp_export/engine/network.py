@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from iwp_export.device.memory import MemoryWatch
+from iwp_export.engine.build import BuildMemoryError
 from iwp_export.engine.flavour import Flavour
 from iwp_export.engine.kernels import KernelLibrary
-from iwp_export.engine.log import first_error, make_logger, ran_out_of_memory
-from iwp_export.engine.memory import BuildMemoryError
-from iwp_export.engine.monitor import make_monitor
+from iwp_export.engine.log import first_error, make_logger, make_monitor, ran_out_of_memory
 from iwp_export.engine.plugin import make_creator
 from iwp_export.engine.profiles import Profile
 from iwp_export.errors import BackendError, OutputError, os_reason

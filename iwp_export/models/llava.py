@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from iwp_export.bundle.manifest import Bounds, VisionInfo
-from iwp_export.models.common.family import Family, VisionGraph
-from iwp_export.models.common.picture import Array, Colours, Picture, View
+from iwp_export.models.common.family import Array, Colours, Family, Picture, View, VisionGraph
 from iwp_export.models.common.tiles import TOWER_ROWS, pixels_of, tower_features, tower_side
 
 

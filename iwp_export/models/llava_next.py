@@ -9,8 +9,7 @@ import numpy as np
 
 from iwp_export.bundle.manifest import Bounds, VisionInfo
 from iwp_export.errors import CheckpointError, RequestError
-from iwp_export.models.common.family import Family, VisionGraph
-from iwp_export.models.common.picture import Array, Colours, Picture, View
+from iwp_export.models.common.family import Array, Colours, Family, Picture, View, VisionGraph
 from iwp_export.models.common.tiles import (
     TOWER_ROWS,
     Ints,

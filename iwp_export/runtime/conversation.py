@@ -10,15 +10,13 @@ from typing import Any
 
 from iwp_export.backends.session import Ints
 from iwp_export.errors import RequestError
-from iwp_export.models.common.picture import Picture
-from iwp_export.runtime.generate import Call, Context
+from iwp_export.models.common.family import Picture
+from iwp_export.runtime.generate import Call, Context, check_request_keep
 from iwp_export.runtime.images import ImageSource
 from iwp_export.runtime.model import LoadedModel
 from iwp_export.runtime.processor import assistant_message, user_message
-from iwp_export.runtime.request import check_request_keep
-from iwp_export.runtime.result import AnswerStream, Result
+from iwp_export.runtime.result import AnswerStream, Result, common_length, split_calls
 from iwp_export.runtime.sampling import AnswerOptions, make_chooser
-from iwp_export.runtime.split import common_length, split_calls
 from iwp_export.runtime.template import Message
 from iwp_export.runtime.text import check_text
 

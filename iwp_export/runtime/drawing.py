@@ -9,7 +9,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from iwp_export.errors import RequestError
-from iwp_export.models.common.picture import Picture, View
+from iwp_export.models.common.family import Picture, View
 
 MIN_SIDE = 768
 """Pixels of the shorter side of a drawing: smaller images are enlarged so that people can see them."""

@@ -13,10 +13,17 @@ from iwp_export.backends.session import Features, Floats, Ints, Session
 from iwp_export.bundle.manifest import Manifest
 from iwp_export.errors import RequestError
 from iwp_export.models import find_family
-from iwp_export.models.common.picture import Picture
-from iwp_export.runtime.generate import AnswerLimits, Call, Context, GenerationRecord, generate
+from iwp_export.models.common.family import Picture
+from iwp_export.runtime.generate import (
+    AnswerLimits,
+    Call,
+    Context,
+    GenerationRecord,
+    build_prompt,
+    generate,
+    kept_patches,
+)
 from iwp_export.runtime.processor import Processor
-from iwp_export.runtime.request import build_prompt, kept_patches
 from iwp_export.runtime.result import Result, Timing
 from iwp_export.runtime.sampling import Chooser, adjust_logits
 from iwp_export.runtime.text import Detokenizer

@@ -15,7 +15,7 @@ from iwp_export.bundle.store import Bundle, Verify
 from iwp_export.engine.files import SUFFIX
 from iwp_export.errors import BackendError, RequestError
 from iwp_export.models import find_family
-from iwp_export.models.common.picture import Picture
+from iwp_export.models.common.family import Picture
 from iwp_export.runtime.conversation import Conversation, Images
 from iwp_export.runtime.drawing import draw_kept
 from iwp_export.runtime.generate import Context

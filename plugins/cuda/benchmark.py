@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 
 from iwp_export.device.gpu import find_gpu
-from iwp_export.engine.kernel_library import find_kernels
-from iwp_export.engine.kernels import SelectionOptions, SelectionShape
+from iwp_export.engine.kernels import SelectionOptions, SelectionShape, find_kernels
 from iwp_export.pruning.settings import PruningSettings, chunk_schedule
 
 WARM_UP = 10

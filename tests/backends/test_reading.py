@@ -9,13 +9,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from iwp_export.backends.ort.inside import find_names
-from iwp_export.backends.ort.session import OrtSession
+from iwp_export.backends.ort.session import OrtSession, find_names
 from iwp_export.backends.session import widened
 from iwp_export.backends.torch.session import TorchSession
 from iwp_export.bundle.store import Bundle
 from iwp_export.errors import BackendError
-from iwp_export.export.checkpoint import open_checkpoint
+from iwp_export.exporter.checkpoint import open_checkpoint
 from tests.backends.trt.fake_trt import make_session
 from tests.runtime.toy import ToySession, build_decode, build_prompt, write_toy_bundle
 

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from iwp_export.backends.torch.seen import Condensed, Seen
+from calibration.studies.rivals.fastv import last_attention
+from calibration.studies.rivals.visionzip import class_attention
+from iwp_export.backends.torch.decoder import Condensed, Seen
 from iwp_export.backends.torch.session import TorchFeatures, TorchSession
 from iwp_export.errors import SettingsError
 from iwp_export.models.llava import FAMILY
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.pruning.torch_select import Select
-from iwp_export.runtime.request import build_decode, build_prompt
-from iwp_export.validate.rivals.fastv import last_attention
-from iwp_export.validate.rivals.visionzip import class_attention
-from tests.export.tiny import write_llava
+from iwp_export.runtime.generate import build_decode, build_prompt
+from tests.exporter.tiny import write_llava
 
 IDS = np.array([2, 5, *[4] * 64, 9, 7, 12])
 SETTINGS = PruningSettings(layer=1, keep=0.2)

@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from iwp_export.validate.reports.report import Report, read_report
+from iwp_export.reports.report import Report, read_report
 
 
 def run_bench(bundle: Path, options: list[str], folder: Path) -> Report:

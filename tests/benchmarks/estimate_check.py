@@ -3,7 +3,7 @@
     python tests/benchmarks/estimate_check.py -o docs/benchmarks/estimate_check.json
 
 Fits the shares of a device's peaks on some of the public figures, compares with the others, and fails if the constants
-of `iwp_export.estimate.roofline` are not the fitted ones. The CPU's peaks are measured here with numpy; its runs are
+of `iwp_export.estimator.roofline` are not the fitted ones. The CPU's peaks are measured here with numpy; its runs are
 those of `docs/benchmarks/cpu_speed.json`. `--no-cpu` leaves the CPU out.
 """
 
@@ -26,8 +26,8 @@ from typing import Any
 import numpy as np
 
 from iwp_export.device.specs import DEVICES, GB, DeviceSpec
-from iwp_export.estimate import roofline
-from iwp_export.estimate.roofline import (
+from iwp_export.estimator import roofline
+from iwp_export.estimator.roofline import (
     FITTED_ON,
     Efficiency,
     Prompt,
@@ -37,7 +37,7 @@ from iwp_export.estimate.roofline import (
     efficiency_of,
     prefill_work,
 )
-from iwp_export.estimate.shape import LanguageShape
+from iwp_export.estimator.shape import LanguageShape
 from iwp_export.tables import table
 from tests.benchmarks.estimate_public import DART, FP16, PUBLIC, QWEN3_VL, Measurement
 

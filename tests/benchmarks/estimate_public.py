@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from iwp_export.device.specs import DEVICES, DeviceSpec
-from iwp_export.estimate.roofline import WEIGHTS, Prompt, WeightFormat, Work, decode_work, prefill_work
-from iwp_export.estimate.shape import LanguageShape
+from iwp_export.estimator.roofline import WEIGHTS, Prompt, WeightFormat, Work, decode_work, prefill_work
+from iwp_export.estimator.shape import LanguageShape
 
 QWEN3_VL = {
     "2B": LanguageShape(28, 2048, 6144, 2048, 1024, 151936, tied=True),

@@ -14,12 +14,12 @@ import numpy as np
 from iwp_export import api
 from iwp_export.bundle.store import Bundle
 from iwp_export.models import ALIASES
+from iwp_export.parity.sample import Prompt, Sample, read_prompt
 from iwp_export.runtime.model import LoadedModel
 from iwp_export.runtime.pipeline import Pipeline
-from iwp_export.validate.parity.sample import Prompt, Sample, read_prompt
 from tests.benchmarks import faulty
 from tests.benchmarks.fault_shop import COULD_NOT_RUN, FAILED, Outcome, Workshop
-from tests.validate.parity.tampered import tampered
+from tests.parity.tampered import tampered
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def _swapped_pictures(shop: Workshop) -> Outcome:
         prompt = read_prompt(pipeline, sample)
         return replace(prompt, pictures=prompt.pictures[::-1])
 
-    with mock.patch("iwp_export.validate.parity.check.read_prompt", swapped):
+    with mock.patch("iwp_export.parity.check.read_prompt", swapped):
         return shop.judge(shop.right, pairs=True)
 
 

@@ -13,17 +13,17 @@ from iwp_export.bundle.store import Bundle
 from iwp_export.engine.files import SUFFIX
 from iwp_export.errors import IwpError
 from iwp_export.models import ALIASES
+from iwp_export.parity.check import check_parity
+from iwp_export.parity.checkpoint import CheckpointReference
+from iwp_export.parity.figures import Parity
+from iwp_export.parity.gates import gates
+from iwp_export.parity.limits import OWN_GAP, limits_of
+from iwp_export.parity.opening import open_reference
+from iwp_export.parity.recording import record
+from iwp_export.parity.reference import ParityReference
+from iwp_export.questions import Question
 from iwp_export.runtime.pipeline import Pipeline
-from iwp_export.validate.gates import Gate
-from iwp_export.validate.parity.check import check_parity
-from iwp_export.validate.parity.checkpoint import CheckpointReference
-from iwp_export.validate.parity.figures import Parity
-from iwp_export.validate.parity.gates import gates
-from iwp_export.validate.parity.limits import OWN_GAP, limits_of
-from iwp_export.validate.parity.opening import open_reference
-from iwp_export.validate.parity.recording import record
-from iwp_export.validate.parity.reference import ParityReference
-from iwp_export.validate.questions import Question
+from iwp_export.view.gate import Gate
 from tests.benchmarks import faulty
 
 MARGINS = ("rows", "cosine", "logits", "kl", "own gap", "scores")

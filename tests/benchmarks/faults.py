@@ -26,11 +26,11 @@ import onnx
 from calibration.tiny_llava import HELDOUT
 from iwp_export import api
 from iwp_export.device.state import read_state
+from iwp_export.parity.checkpoint import CheckpointReference
 from iwp_export.pruning.settings import PruningSettings
+from iwp_export.questions import Question, read_questions
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.tables import table
-from iwp_export.validate.parity.checkpoint import CheckpointReference
-from iwp_export.validate.questions import Question, read_questions
 from tests.benchmarks import faulty
 from tests.benchmarks.fault_list import FAULTS, Fault
 from tests.benchmarks.fault_shop import MARGINS, PASSED, Outcome, Workshop

@@ -19,7 +19,7 @@ from iwp_export.bundle.manifest import MANIFEST_JSON
 from iwp_export.bundle.store import MANIFEST
 from iwp_export.bundle.verify import hash_files, plain_files
 from iwp_export.pruning.onnx_function import OP_TYPE
-from tests.validate.parity.tampered import Tampered
+from tests.parity.tampered import Tampered
 
 NUMPY = {TensorProto.FLOAT: np.float32, TensorProto.FLOAT16: np.float16}
 

@@ -70,8 +70,8 @@ def build(path: Path, target: Any, count: int) -> dict[str, Any]:
 
 def measure(bundle: Path) -> list[dict[str, Any]]:
     """All forms of one bundle."""
+    from iwp_export.engine.flavour import RTX, TENSORRT_10_3
     from iwp_export.engine.lowering import lower
-    from iwp_export.engine.target import RTX, TENSORRT_10_3
 
     forms = []
     for attention, target in (("operator", RTX), ("primitives", TENSORRT_10_3)):

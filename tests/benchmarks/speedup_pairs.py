@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from iwp_export.calibrate.candidates import Budget, budget_pairs, candidate_layers
+from iwp_export.calibrator.candidates import Budget, budget_pairs, candidate_layers
+from iwp_export.latency.bench import BenchSettings, measure_latency
+from iwp_export.latency.figures import Latency
+from iwp_export.latency.workload import Ask, Asks
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.runtime.pipeline import Pipeline
-from iwp_export.validate.latency.bench import BenchSettings, measure_latency
-from iwp_export.validate.latency.figures import Latency
-from iwp_export.validate.latency.workload import Ask, Asks
 from tests.benchmarks.cpu_model import Shape, exported, surroundings, work_folder, write_model
 
 SELECTIONS: dict[str, dict[str, Any]] = {"mmr": {}, "coverage": {"select": "coverage"}}

@@ -23,7 +23,7 @@ import numpy as np
 import iwp_export
 from iwp_export import api
 from iwp_export.backends.torch.session import TorchSession
-from iwp_export.export.checkpoint import open_checkpoint
+from iwp_export.exporter.checkpoint import open_checkpoint
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.runtime.model import LoadedModel
 from iwp_export.runtime.pipeline import Pipeline

@@ -10,8 +10,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from iwp_export.bundle.external_data import MESSAGES, external_locations
 from iwp_export.bundle.schema import Flaw
+from iwp_export.bundle.verify import MESSAGES, external_locations
 
 
 def external(location: str) -> TensorProto:

@@ -19,7 +19,7 @@ from calibration.tiny_llava.evaluate import (
     prepare,
 )
 from calibration.tiny_llava.vocabulary import WORD_ID
-from iwp_export.validate.questions import Question, read_questions
+from iwp_export.questions import Question, read_questions
 
 Loaded = tuple[LlavaForConditionalGeneration, LlavaProcessor]
 FOLDER = Path(__file__).parents[2] / "iwp_export" / "assets" / "tiny_llava"

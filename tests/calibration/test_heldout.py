@@ -9,7 +9,7 @@ from PIL import Image
 
 from calibration.tiny_llava import HELDOUT
 from calibration.tiny_llava.vocabulary import KINDS, WORDS
-from iwp_export.validate.questions import SHIPPED, Question, read_questions
+from iwp_export.questions import SHIPPED, Question, read_questions
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from iwp_export.cli.main import main
-from iwp_export.validate.reports.report import read_report
+from iwp_export.reports.report import read_report
 
 SMALL = ["--pairs", "14", "--warmup", "1", "--new-tokens", "3", "--threads", "1"]
 

@@ -10,10 +10,10 @@ import pytest
 
 from iwp_export.bundle.recipe import read_recipe
 from iwp_export.bundle.store import Bundle
-from iwp_export.calibrate.measurements import Journal
+from iwp_export.calibrator.measurements import Journal
 from iwp_export.cli import calibrate
 from iwp_export.cli.main import main
-from iwp_export.validate.score import Scorer
+from iwp_export.scorer import Scorer
 from tests.cli.refusals import fails
 
 SMALL = ["calibrate", "tiny-llava", "--samples", "2", "--layers", "4"]
@@ -31,7 +31,7 @@ def made(tmp_path_factory) -> Path:
 @pytest.fixture(autouse=True)
 def page(monkeypatch):
     """In the place of the page, whose drawing takes seconds; `made` draws it."""
-    write = "iwp_export.calibrate.calibration.write_page"
+    write = "iwp_export.calibrator.calibration.write_page"
     monkeypatch.setattr(write, lambda path, recipe, examples: path.write_text("page"))
 
 

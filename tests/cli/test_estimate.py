@@ -10,12 +10,12 @@ import pytest
 
 from iwp_export import api
 from iwp_export.cli.main import main
-from iwp_export.estimate.prediction import weights_bytes
-from iwp_export.estimate.roofline import WEIGHTS
-from iwp_export.estimate.shape import LanguageShape, ModelShape, TowerShape
-from iwp_export.export.checkpoint import open_checkpoint
+from iwp_export.estimator.prediction import weights_bytes
+from iwp_export.estimator.roofline import WEIGHTS
+from iwp_export.estimator.shape import LanguageShape, ModelShape, TowerShape
+from iwp_export.exporter.checkpoint import open_checkpoint
 from iwp_export.models import ALIASES
-from tests.export.tiny import write_llava_next
+from tests.exporter.tiny import write_llava_next
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ import pytest
 from iwp_export.bundle.recipe import PruningSource, write_recipe
 from iwp_export.bundle.store import Bundle
 from iwp_export.cli.main import main
-from iwp_export.export import settings_source
-from iwp_export.export.checkpoint import open_checkpoint
+from iwp_export.exporter import settings_source
+from iwp_export.exporter.checkpoint import open_checkpoint
 from tests.bundle.recipes import SETTINGS, make_recipe
 from tests.cli.refusals import fails
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from calibration.tiny_llava import HELDOUT
+from iwp_export.accuracy import scoring
 from iwp_export.cli import validate
 from iwp_export.cli.main import main
-from iwp_export.validate.accuracy import scoring
-from iwp_export.validate.reports.report import read_report
+from iwp_export.reports.report import read_report
 
 SMALL = ["--limit", "3", "--parity-samples", "1", "--threads", "1"]
 

@@ -16,16 +16,14 @@ from iwp_export.bundle.store import Bundle
 from iwp_export.device.gpu import Gpu, find_gpu
 from iwp_export.engine import build as engine_build
 from iwp_export.engine import network
-from iwp_export.engine.build import BuildSettings, choose_machine, choose_target
+from iwp_export.engine.build import BuildMemoryError, BuildSettings, choose_machine, choose_target
 from iwp_export.engine.files import read_engine
-from iwp_export.engine.flavour import Flavour
+from iwp_export.engine.flavour import RTX, TENSORRT_10_3, Flavour, Target
 from iwp_export.engine.kernels import NoKernels
 from iwp_export.engine.log import make_logger
 from iwp_export.engine.lowering.lower import write_lowered
-from iwp_export.engine.memory import BuildMemoryError
 from iwp_export.engine.network import EngineBuilder, check_plugin_layers, register_plugin
 from iwp_export.engine.profiles import Profile, decoder_profiles, vision_profile
-from iwp_export.engine.target import RTX, TENSORRT_10_3, Target
 from iwp_export.errors import BackendError, OutputError, SettingsError
 from iwp_export.pruning.onnx_function import VERSION
 
@@ -134,7 +132,7 @@ def test_a_plugin_library_that_is_none_is_refused(rtx: Flavour, half_bundle: Pat
 def test_too_little_memory_is_refused_with_figures(
     rtx: Flavour, half_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("iwp_export.engine.memory.available_bytes", lambda: 100 << 20)
+    monkeypatch.setattr("iwp_export.engine.build.available_bytes", lambda: 100 << 20)
     with pytest.raises(BuildMemoryError, match=r"needs about .* GiB of memory, 0\.1 GiB are available"):
         api.build(half_bundle, tmp_path / "x.plan", SMALL)
 

@@ -10,12 +10,11 @@ import onnx_ir as ir
 import pytest
 
 from iwp_export.bundle.store import Bundle
-from iwp_export.engine.flavour import Flavour
+from iwp_export.engine.flavour import RTX, TENSORRT_10_3, Flavour, Target
 from iwp_export.engine.kernels import NoKernels
 from iwp_export.engine.lowering import lower
 from iwp_export.engine.network import EngineBuilder
 from iwp_export.engine.profiles import choose_limits, profiles_for
-from iwp_export.engine.target import RTX, TENSORRT_10_3, Target
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import pytest
 from iwp_export.cli.main import main
 from iwp_export.engine import build as engine_build
 from iwp_export.engine.flavour import Flavour
-from iwp_export.export.plan import ExportPlan
+from iwp_export.exporter.plan import ExportPlan
 
 SMALL = ["--target", "rtx", "--sm", "86", "--max-context", "160", "--max-prompt", "128"]
 
@@ -68,7 +68,7 @@ def test_an_export_to_a_plan_leaves_the_engine_alone(
         assert (plan.model.name, plan.settings.keep, plan.decoder.dtype) == ("tiny-llava", 0.25, "float16")
         return Path(shutil.copytree(half_bundle, path))
 
-    monkeypatch.setattr("iwp_export.export.exporter.export_bundle", export)
+    monkeypatch.setattr("iwp_export.exporter.exporter.export_bundle", export)
     output = tmp_path / "engine.plan"
     options = ["--recipe", "paper", "--keep", "0.25", "--dtype", "float16", "-o", str(output)]
     assert main(["tiny-llava", *options, "--json", *SMALL]) == 0

@@ -11,7 +11,7 @@ from iwp_export.engine.files import read_engine
 from iwp_export.engine.flavour import Flavour
 from iwp_export.engine.profiles import choose_limits, vision_profile
 from iwp_export.pruning.settings import PruningSettings
-from tests.export.tiny import write_llava_next
+from tests.exporter.tiny import write_llava_next
 
 
 def test_llava_next(rtx: Flavour, tmp_path: Path) -> None:

@@ -17,9 +17,8 @@ import pytest
 
 from iwp_export.bundle import document, staging
 from iwp_export.device.gpu import Gpu
-from iwp_export.engine.files import EngineInfo, EnginePaths, Fingerprint, read_engine, rebuild_command
+from iwp_export.engine.files import EngineInfo, EnginePaths, EngineWriter, Fingerprint, read_engine, rebuild_command
 from iwp_export.engine.profiles import EngineLimits
-from iwp_export.engine.writer import EngineWriter
 from iwp_export.errors import BundleError, OutputError
 from tests.runtime.toy import toy_manifest
 

@@ -13,8 +13,8 @@ import pytest
 from iwp_export.device import toolchain
 from iwp_export.device.gpu import Gpu
 from iwp_export.device.toolchain import find_nvcc
-from iwp_export.engine import kernel_library
-from iwp_export.engine.kernel_library import check_kernels, compile_library, find_kernels
+from iwp_export.engine import kernels as kernel_library
+from iwp_export.engine.kernels import check_kernels, compile_library, find_kernels
 from iwp_export.errors import BackendError
 
 ADA, ORIN, BLACKWELL = Gpu("RTX 4090", "89", 13), Gpu("Orin", "87", 12), Gpu("RTX 5090", "120", 13)
@@ -231,7 +231,7 @@ def test_an_architecture_that_the_compiler_does_not_know(monkeypatch: pytest.Mon
 )
 def test_as_a_program_it_makes_what_the_compiler_knows(tmp_path: Path, sms: str, made: set[str]) -> None:
     nvcc = write_nvcc(tmp_path / "cuda", sms=sms)
-    command = [sys.executable, "-m", "iwp_export.engine.kernel_library", "-o", str(tmp_path / "out.so")]
+    command = [sys.executable, "-m", "iwp_export.engine.kernels", "-o", str(tmp_path / "out.so")]
     subprocess.run(command, env={**os.environ, "CUDACXX": str(nvcc)}, check=True, capture_output=True)
     assert set(re.findall(r"code=sm_(\d+)", calls(nvcc)[0])) == made
 
@@ -239,7 +239,7 @@ def test_as_a_program_it_makes_what_the_compiler_knows(tmp_path: Path, sms: str,
 def test_as_a_program_it_writes_a_library_or_one_line(tmp_path: Path) -> None:
     nvcc = write_nvcc(tmp_path / "cuda")
     output = tmp_path / "out.so"
-    command = [sys.executable, "-m", "iwp_export.engine.kernel_library", "-o", str(output), "--sm", "87", "110"]
+    command = [sys.executable, "-m", "iwp_export.engine.kernels", "-o", str(output), "--sm", "87", "110"]
     done = subprocess.run(command, env={**os.environ, "CUDACXX": str(nvcc)}, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, f"wrote {output}\n")
     assert output.read_text() == "library\n"

@@ -12,17 +12,16 @@ from filelock import FileLock
 
 from iwp_export import api
 from iwp_export.bundle.store import Bundle
-from iwp_export.engine.flavour import Flavour
+from iwp_export.engine.flavour import RTX, TENSORRT_10_3, Flavour, Target
 from iwp_export.engine.kernels import NoKernels
 from iwp_export.engine.lowering.lower import lower, write_lowered
 from iwp_export.engine.network import EngineBuilder
 from iwp_export.engine.profiles import choose_limits, decoder_profiles
-from iwp_export.engine.target import RTX, TENSORRT_10_3, Target
-from iwp_export.export.checkpoint import open_checkpoint
-from iwp_export.export.trace import trace_decoder
-from iwp_export.graph.streaming import Losses
+from iwp_export.exporter.checkpoint import open_checkpoint
+from iwp_export.exporter.streaming import Losses
+from iwp_export.exporter.trace import trace_decoder
 from iwp_export.pruning.settings import Importance, PruningSettings
-from tests.export.tiny import write_llava
+from tests.exporter.tiny import write_llava
 
 BASE = PruningSettings(layer=1)
 POOLED: dict[str, dict[str, Any]] = {

@@ -14,11 +14,11 @@ import pytest
 from PIL import Image
 
 from calibration.tiny_llava import HELDOUT
+from iwp_export.accuracy.measure import measure_accuracy
 from iwp_export.errors import BundleError, RequestError, SettingsError
 from iwp_export.harnesses import lmms_eval as plugin
+from iwp_export.questions import read_questions
 from iwp_export.runtime.pipeline import Pipeline
-from iwp_export.validate.accuracy.measure import measure_accuracy
-from iwp_export.validate.questions import read_questions
 from tests.harnesses.installed import needs_lmms_eval
 
 ROOT = Path(__file__).parents[2]

@@ -11,7 +11,7 @@ from iwp_export.bundle.manifest import Bounds
 from iwp_export.errors import CheckpointError
 from iwp_export.models import SUPPORTED, find_family
 from iwp_export.models.llava import FAMILY
-from tests.export.tiny import write_llava
+from tests.exporter.tiny import write_llava
 
 
 def test_registry_is_the_file_name() -> None:

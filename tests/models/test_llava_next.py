@@ -14,14 +14,14 @@ import iwp_export
 from iwp_export import api
 from iwp_export.backends.torch.session import TorchSession
 from iwp_export.errors import CheckpointError, RequestError
-from iwp_export.export.checkpoint import open_checkpoint
+from iwp_export.exporter.checkpoint import open_checkpoint
 from iwp_export.models.common.tiles import best_resolution
 from iwp_export.models.llava_next import FAMILY
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.runtime.model import LoadedModel
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.runtime.processor import assistant_message, user_message
-from tests.export.tiny import CANVASES, write_llava_next
+from tests.exporter.tiny import CANVASES, write_llava_next
 
 SETTINGS = PruningSettings(layer=1, keep=0.3)
 TOLERANCE = 2e-4

@@ -71,7 +71,7 @@ def test_torch_counts_the_same(decoder):
     from torch.utils.flop_counter import FlopCounterMode
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from tests.export.tiny import DECODERS, TEXT
+    from tests.exporter.tiny import DECODERS, TEXT
 
     values = {**TEXT, **DECODERS[decoder]}
     config = AutoConfig.for_model(values.pop("model_type"), **values)

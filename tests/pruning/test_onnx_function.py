@@ -11,8 +11,7 @@ import onnxruntime
 import pytest
 from onnx.reference import ReferenceEvaluator
 
-from iwp_export.pruning.onnx_coverage import PANEL
-from iwp_export.pruning.onnx_function import DOMAIN, node_attributes
+from iwp_export.pruning.onnx_function import DOMAIN, PANEL, node_attributes
 from iwp_export.pruning.reference import select_by_importance, selection_gap
 from iwp_export.pruning.settings import PruningSettings
 from tests.pruning.cases import Case, op_model, random_case

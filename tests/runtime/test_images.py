@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from iwp_export.errors import RequestError
-from iwp_export.models.common.picture import Colours, Picture, View
+from iwp_export.models.common.family import Colours, Picture, View
 from iwp_export.runtime.drawing import DIMMED_LIGHT, GAP, OUTLINE, draw_kept
 from iwp_export.runtime.images import load_image
 

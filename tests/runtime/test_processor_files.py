@@ -16,7 +16,7 @@ import pytest
 
 import iwp_export
 from iwp_export.errors import BundleError, RequestError
-from iwp_export.runtime.image_limits import MOST_TILES
+from iwp_export.runtime.images import MOST_TILES
 from iwp_export.runtime.processor import Processor, user_message
 from tests.runtime.toy import ASSETS, FAMILY, PROCESSOR_FILES, VISION
 
@@ -249,7 +249,7 @@ def test_sizes_out_of_proportion(tmp_path: Path, settings: dict[str, Any], named
     "kind", ["CLIP", "Llava", "LlavaNext", "LlavaOnevision", "Siglip", "Qwen2VL", "GotOcr2", "Idefics3", "Glm4v"]
 )
 def test_sizes_of_published_processors_are_fine(tmp_path: Path, kind: str) -> None:
-    from iwp_export.runtime.processor_files import load_image_processor
+    from iwp_export.runtime.processor import load_image_processor
 
     change(tmp_path / "preprocessor_config.json", image_processor_type=f"{kind}ImageProcessor")
     assert load_image_processor(tmp_path, MOST_TILES * 336 * 336)

@@ -9,7 +9,7 @@ import pytest
 
 from iwp_export.errors import RequestError
 from iwp_export.pruning.settings import PruningSettings
-from iwp_export.runtime.request import kept_patches, query_index
+from iwp_export.runtime.generate import kept_patches, query_index
 from tests.runtime.toy import build_decode, build_prompt
 
 IMAGE = 4

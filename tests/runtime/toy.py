@@ -21,16 +21,15 @@ import iwp_export
 from iwp_export.backends.session import Cache, CallLimits, Features, Floats, Inside, StepInputs, StepOutput
 from iwp_export.bundle.manifest import Bounds, DecoderInfo, GraphSpec, Manifest, ModelInfo, TensorSpec, VisionInfo
 from iwp_export.bundle.store import BundleWriter
-from iwp_export.engine.files import EngineInfo, Fingerprint
+from iwp_export.engine.files import EngineInfo, EngineWriter, Fingerprint
+from iwp_export.engine.flavour import FlavourName
 from iwp_export.engine.profiles import EngineLimits
-from iwp_export.engine.target import FlavourName
-from iwp_export.engine.writer import EngineWriter
 from iwp_export.errors import BackendError, RequestError
 from iwp_export.models import find_family
-from iwp_export.models.common.picture import Array, Colours, Picture
+from iwp_export.models.common.family import Array, Colours, Picture
 from iwp_export.pruning.onnx_function import VERSION
 from iwp_export.pruning.settings import PruningSettings
-from iwp_export.runtime import request
+from iwp_export.runtime import generate as request
 from iwp_export.runtime.model import LoadedModel
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.runtime.processor import Processor

@@ -1,4 +1,4 @@
-"""The torch reference behind the interface of backends: the same prompts, loop and caches, torch for the graphs."""
+"""A call of the torch decoder: from the host's inputs, whole or with its image condensed before layer 0."""
 
 from __future__ import annotations
 
@@ -10,14 +10,151 @@ import torch
 from torch import Tensor
 
 from iwp_export.backends.session import Cache, Features, Floats, Inside, StepInputs, StepOutput
-from iwp_export.backends.torch.call import DecoderCall, condensed_call, whole_call
-from iwp_export.backends.torch.decoder import PrunedDecoder, select_in_torch
-from iwp_export.backends.torch.seen import Condense, LayerSeen, Seen, SelectFor, TowerSeen
-from iwp_export.backends.torch.tower import look_at_tower
+from iwp_export.backends.torch.decoder import (
+    Condense,
+    Condensed,
+    LayerSeen,
+    PrunedDecoder,
+    Seen,
+    SelectFor,
+    TowerSeen,
+    select_in_torch,
+)
 from iwp_export.errors import SettingsError
-from iwp_export.models.common.family import Family
-from iwp_export.models.common.picture import Array
+from iwp_export.models.common.family import Array, Family
 from iwp_export.pruning.settings import PruningSettings
+
+
+@dataclass(frozen=True)
+class DecoderCall:
+    """The inputs of `PrunedDecoder.forward` but for the cache; see there."""
+
+    input_ids: Tensor
+    image_features: Tensor
+    feature_index: Tensor
+    query_index: Tensor
+    position_ids: Tensor
+    num_kept: int
+
+    @property
+    def tokens(self) -> int:
+        return self.input_ids.shape[1]
+
+    @property
+    def visual(self) -> Tensor:
+        """bool [S], true at visual tokens."""
+        return self.feature_index[0] >= 0
+
+    def inputs(self) -> tuple[Tensor, ...]:
+        """In the order of `PrunedDecoder.forward`."""
+        kept = torch.tensor([self.num_kept])
+        index = self.feature_index, self.query_index, self.position_ids
+        return self.input_ids, self.image_features, *index, kept
+
+
+def whole_call(inputs: StepInputs, features: Sequence[Tensor], like: Tensor, shift: int) -> DecoderCall:
+    """The host's call as it is.
+
+    Args:
+        inputs: the call.
+        features: [n, D] of each of its images.
+        like: [1, D], the features of a call without images.
+        shift: how many tokens fewer the language model has read than the host counts.
+    """
+    arrays = (inputs.input_ids, inputs.feature_index, inputs.query_index, inputs.position_ids)
+    ids, feature_index, query_index, position_ids = (torch.from_numpy(array).to(like.device) for array in arrays)
+    joined = torch.cat(list(features)) if features else like
+    return DecoderCall(ids, joined, feature_index, query_index, position_ids - shift, inputs.num_kept)
+
+
+def condensed_call(call: DecoderCall, condensed: Condensed) -> tuple[DecoderCall, Tensor]:
+    """A call whose image is replaced by other features, and that drops nothing afterwards.
+
+    The new tokens stand where the image's first one stood; positions go on from the call's first without gaps, as in
+    a prompt with a smaller image.
+
+    Returns:
+        The call, and the host's indices of its tokens that are left, int64 [K], ascending.
+
+    Raises:
+        SettingsError: positions of more than one dimension, which a set of tokens does not have.
+    """
+    if call.position_ids.ndim != 2:
+        raise SettingsError("methods that work before layer 0 renumber positions, which this model has in 3 dimensions")
+    visual = call.visual
+    tokens, count = torch.nonzero(visual)[:, 0], len(condensed.features)
+    first = int(tokens[0])
+    text = torch.nonzero(~visual)[:, 0]
+    source = torch.cat([text[text < first], tokens[:1].expand(count), text[text > first]])
+    feature_index = torch.full_like(source, -1)
+    feature_index[first : first + count] = torch.arange(count, device=source.device)
+    shorter = DecoderCall(
+        input_ids=call.input_ids[:, source],
+        image_features=condensed.features.to(call.image_features.dtype),
+        feature_index=feature_index[None],
+        query_index=torch.tensor([len(source) - 1], device=source.device),
+        position_ids=call.position_ids[:, : len(source)],
+        num_kept=len(source),
+    )
+    return shorter, torch.cat([text, tokens[condensed.rows]]).sort().values
+
+
+WITH_CLASS_TOKEN = "clip_vision_model"
+"""The vision tower (its `model_type`) of the supported ones that has a class token."""
+ONE_SQUARE = "llava"
+"""The family whose visual tokens are the patches of one square image, in the tower's order."""
+
+
+def refusal(model: Any) -> str | None:
+    """Why the class token's attention cannot be had from a transformers model; None where it can."""
+    config = model.config
+    if config.model_type != ONE_SQUARE:
+        return f"it is defined on the patches of one square image, {config.model_type} has other visual tokens"
+    if config.vision_config.model_type != WITH_CLASS_TOKEN:
+        return f"it needs a vision tower with a class token, {config.vision_config.model_type} has none"
+    if _last_layer(config) == 0:
+        return "it needs a layer of the vision tower, the features are the embeddings before the first"
+    return None
+
+
+def look_at_tower(model: Any, pixel_values: Tensor) -> TowerSeen:
+    """Run the tower on one image and keep what the layer that made its features computed.
+
+    Args:
+        model: the transformers model.
+        pixel_values: [1, 3, H, W].
+
+    Raises:
+        SettingsError: `refusal`.
+    """
+    if reason := refusal(model):
+        raise SettingsError(reason)
+    body, layers = model.model, model.config.vision_feature_layer
+    attention = body.vision_tower.encoder.layers[_last_layer(model.config) - 1].self_attn
+    taken: dict[str, Tensor] = {}
+
+    def take(name: str) -> Any:
+        return lambda module, inputs, output: taken.__setitem__(name, output)
+
+    names = ("q_proj", "k_proj")
+    hooks = [getattr(attention, name).register_forward_hook(take(name)) for name in names]
+    try:
+        with torch.no_grad():
+            pixels = pixel_values.to(model.dtype)
+            states = body.vision_tower(pixels, output_hidden_states=True, return_dict=True).hidden_states
+    finally:
+        for hook in hooks:
+            hook.remove()
+    hidden = torch.cat([states[i] for i in ([layers] if isinstance(layers, int) else layers)], dim=-1)
+    query, key = (taken[name][0].unflatten(-1, (attention.num_heads, -1)).transpose(0, 1) for name in names)
+    return TowerSeen(hidden[0], query, key, body.multi_modal_projector)
+
+
+def _last_layer(config: Any) -> int:
+    """The deepest of the hidden states that are features: 0 is the embeddings, i the output of layer i - 1."""
+    layers = config.vision_feature_layer
+    states = config.vision_config.num_hidden_layers + 1
+    return max(layer % states for layer in ([layers] if isinstance(layers, int) else layers))
 
 
 @dataclass(frozen=True)

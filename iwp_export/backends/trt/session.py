@@ -29,8 +29,7 @@ from iwp_export.backends.session import (
     widened,
 )
 from iwp_export.backends.trt.device import Device
-from iwp_export.backends.trt.pool import Block, Pool, offsets
-from iwp_export.backends.trt.runner import Placed, Runner, Shape
+from iwp_export.backends.trt.runner import Block, Placed, Pool, Runner, Shape, offsets
 from iwp_export.bundle.manifest import Manifest
 from iwp_export.engine.profiles import EngineLimits
 from iwp_export.errors import BackendError, RequestError

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from iwp_export.errors import CheckpointError, RequestError
-from iwp_export.models.common.picture import Array
+from iwp_export.models.common.family import Array
 
 if TYPE_CHECKING:
     from torch import Tensor

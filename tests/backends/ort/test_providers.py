@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from iwp_export.backends.ort.providers import how_to_install
+from iwp_export.backends.ort.session import how_to_install
 
 
 @pytest.mark.parametrize(

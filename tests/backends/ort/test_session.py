@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import iwp_export
-from iwp_export.backends.ort import providers
+from iwp_export.backends.ort import session as providers
 from iwp_export.backends.ort.session import OrtCache, OrtSession
 from iwp_export.bundle.store import Bundle
 from iwp_export.errors import BackendError

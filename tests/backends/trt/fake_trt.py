@@ -12,8 +12,7 @@ import ml_dtypes
 import numpy as np
 import onnxruntime
 
-from iwp_export.backends.trt.pool import Reservation
-from iwp_export.backends.trt.runner import Runner, activation_bytes
+from iwp_export.backends.trt.runner import Reservation, Runner, activation_bytes
 from iwp_export.backends.trt.session import TrtSession
 from iwp_export.bundle.manifest import Manifest
 from iwp_export.bundle.store import Bundle

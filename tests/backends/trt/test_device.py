@@ -11,7 +11,7 @@ import pytest
 
 from iwp_export.backends.trt import device as trt_device
 from iwp_export.backends.trt.device import CudaDevice
-from iwp_export.backends.trt.pool import Pool
+from iwp_export.backends.trt.runner import Pool
 from iwp_export.device import gpu
 from iwp_export.device.gpu import Gpu, find_gpu, load_driver
 from iwp_export.errors import BackendError

@@ -6,7 +6,7 @@ import gc
 
 import pytest
 
-from iwp_export.backends.trt.pool import Pool, Reservation, block_bytes, offsets
+from iwp_export.backends.trt.runner import Pool, Reservation, block_bytes, offsets
 from iwp_export.errors import BackendError
 from tests.backends.trt.fake_trt import FakeDevice
 

@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 
 from iwp_export.backends.ort.session import OrtSession
-from iwp_export.backends.trt.pool import Reservation
-from iwp_export.backends.trt.runner import Runner
+from iwp_export.backends.trt.runner import Reservation, Runner
 from iwp_export.backends.trt.session import TrtCache, TrtSession
 from iwp_export.bundle.manifest import GraphSpec, Manifest, TensorSpec
 from iwp_export.bundle.store import Bundle

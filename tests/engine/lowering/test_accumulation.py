@@ -10,9 +10,9 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
-from iwp_export.engine.lowering.accumulation import AccumulateInFloat32
+from iwp_export.engine.flavour import RTX, TENSORRT_10_3, TENSORRT_10_14, TENSORRT_10_15, Target
 from iwp_export.engine.lowering.lower import lower
-from iwp_export.engine.target import RTX, TENSORRT_10_3, TENSORRT_10_14, TENSORRT_10_15, Target
+from iwp_export.engine.lowering.operators import AccumulateInFloat32
 from tests.engine.lowering.graphs import normal, one_node, ops, run
 
 TARGETS = [RTX, TENSORRT_10_15, TENSORRT_10_14, TENSORRT_10_3]

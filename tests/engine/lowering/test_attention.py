@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from iwp_export.engine.lowering.attention import ExpandAttention
+from iwp_export.engine.lowering.operators import ExpandAttention
 from iwp_export.errors import BackendError
 from tests.engine.lowering.graphs import normal, one_node, ops, run
 

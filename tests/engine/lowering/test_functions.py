@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx_ir as ir
 import pytest
 
-from iwp_export.engine.lowering.functions import IS_VISUAL, CastFlags, CheckPluginNodes, StripFunctions, plugin_nodes
+from iwp_export.engine.lowering.lower import IS_VISUAL, CastFlags, CheckPluginNodes, StripFunctions, plugin_nodes
 from iwp_export.errors import BackendError
 
 

@@ -11,9 +11,8 @@ import onnxruntime
 import pytest
 
 from iwp_export.bundle.store import Bundle
-from iwp_export.engine.lowering.functions import IS_VISUAL, plugin_nodes
-from iwp_export.engine.lowering.lower import write_lowered
-from iwp_export.engine.target import FUSED_OPS, RTX, TENSORRT_10_3, Target
+from iwp_export.engine.flavour import FUSED_OPS, RTX, TENSORRT_10_3, Target
+from iwp_export.engine.lowering.lower import IS_VISUAL, plugin_nodes, write_lowered
 from iwp_export.pruning.onnx_function import select_tokens_function
 
 TOLERANCE = 1e-3

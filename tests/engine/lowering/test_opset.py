@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from iwp_export.engine.lowering.opset import LowerOpset
+from iwp_export.engine.lowering.lower import LowerOpset
 from iwp_export.errors import BackendError
 from tests.engine.lowering.graphs import normal, one_node, run
 

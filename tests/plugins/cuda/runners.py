@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from iwp_export.engine.kernel_library import INCLUDES, source_files
-from iwp_export.engine.kernels import ALIGNMENT, SelectionAddresses, SharedKernels
+from iwp_export.engine.kernels import ALIGNMENT, INCLUDES, SelectionAddresses, SharedKernels, source_files
 from tests.plugins.cuda.cases import Case
 
 EMULATION = Path(__file__).parent / "emulation"

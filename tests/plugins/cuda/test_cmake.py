@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from iwp_export.engine.kernel_library import ARCHITECTURES
+from iwp_export.engine.kernels import ARCHITECTURES
 
 SCRIPT = Path(__file__).parents[3] / "plugins" / "cuda" / "architectures.cmake"
 

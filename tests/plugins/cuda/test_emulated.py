@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from iwp_export.engine.kernel_library import INCLUDES
 from iwp_export.engine.kernels import (
+    INCLUDES,
     MATRIX_TOKENS,
     SELECTS,
     NoKernels,

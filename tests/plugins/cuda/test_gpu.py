@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from iwp_export.device.gpu import find_gpu
-from iwp_export.engine.kernel_library import check_kernels, find_kernels
+from iwp_export.engine.kernels import check_kernels, find_kernels
 from iwp_export.errors import BackendError
 from tests.plugins.cuda.cases import Case, adversarial_cases, covering, make_case, random_cases
 from tests.plugins.cuda.runners import CudaRunner

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from iwp_export.engine.kernel_library import INCLUDES, SOURCES
+from iwp_export.engine.kernels import INCLUDES, SOURCES
 from tests.plugins.cuda.cases import covering, make_case
 from tests.plugins.cuda.runners import EMULATION, EmulatedRunner, build_emulated, has_emulator
 from tests.plugins.cuda.test_emulated import FORMS, TEAM

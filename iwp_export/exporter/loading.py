@@ -1,0 +1,184 @@
+"""Which stored tensor goes into which parameter of a model, as transformers' `from_pretrained` decides it."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from iwp_export.backends.torch.session import TorchSession
+from iwp_export.bundle.manifest import Manifest
+from iwp_export.errors import BackendError, CheckpointError, SettingsError
+from iwp_export.exporter.config_schema import shortened
+from iwp_export.exporter.plan import ExportPlan
+from iwp_export.exporter.weights import FLOATS, StoredTensor
+from iwp_export.runtime.processor import Processor
+
+
+@contextlib.contextmanager
+def empty_model(config: Any, folder: Path, dtype: torch.dtype = torch.float32) -> Iterator[Any]:
+    """transformers' model of a configuration on fake tensors, within a context of them.
+
+    Args:
+        config: the transformers configuration.
+        folder: the checkpoint's.
+        dtype: element type of the parameters.
+
+    Raises:
+        CheckpointError: transformers makes none.
+    """
+    from transformers import AutoModelForImageTextToText
+    from transformers.initialization import no_init_weights
+
+    config = copy.deepcopy(config)  # a model writes its element type and attention into it
+    with FakeTensorMode():
+        try:
+            with no_init_weights():
+                model = AutoModelForImageTextToText.from_config(
+                    config, dtype=dtype, attn_implementation="sdpa", trust_remote_code=False
+                ).eval()
+            model.tie_weights()
+        except Exception as error:  # whatever a value that no row foresaw leads to
+            text = shortened(" ".join(str(error).split())) or type(error).__name__
+            raise CheckpointError(f"transformers makes no model of {folder / 'config.json'}: {text}") from error
+        yield model
+
+
+def loaded_tensors(model: Any, stored: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
+    """The tensor that `from_pretrained` would load into each parameter and persistent buffer of a model, by its name.
+
+    Parameters that the configuration ties share a tensor, unless the checkpoint holds one for each and they differ:
+    then transformers does not tie them, and here they become two parameters of `model`.
+
+    Args:
+        model: a transformers model, on fake tensors.
+        stored: the checkpoint's tensors by their names in its files.
+
+    Raises:
+        CheckpointError: two tensors are for one parameter, or one is more than renamed on its way.
+    """
+    loaded = _renamed(model, stored)
+    ties: Mapping[str, str] = model.all_tied_weights_keys
+    for target, source in ties.items():
+        if target in loaded and source in loaded:
+            if not _equal(loaded[target], loaded[source]):
+                _untie(model, target)
+            continue
+        alike = (source, target, *(other for other, its_source in ties.items() if its_source == source))
+        if held := next((loaded[name] for name in alike if name in loaded), None):
+            loaded[target] = loaded[source] = held
+    return loaded
+
+
+def _renamed(model: Any, stored: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
+    """The tensors under the names of the model's parameters; those that have no place in it are left out."""
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightRenaming, dot_natural_key, rename_source_key
+
+    conversions = get_model_conversion_mapping(model)
+    renamings = [each for each in conversions if isinstance(each, WeightRenaming)]
+    converters = [each for each in conversions if not isinstance(each, WeightRenaming)]
+    places = dict.fromkeys(model.state_dict(), True)
+    loaded: dict[str, StoredTensor] = {}
+    for name in sorted(stored, key=dot_natural_key):  # some renamings depend on those before
+        place, converter = rename_source_key(name, renamings, converters, model.base_model_prefix, places)
+        if place not in places and name in places:
+            place, converter = rename_source_key(name, [], [], model.base_model_prefix, places)
+        if converter is not None:
+            raise CheckpointError(
+                f"{stored[name].file} holds {name} in an older layout, from which transformers would compute {place}; "
+                "load and save_pretrained it with transformers first"
+            )
+        if place in loaded and not _equal(loaded[place], stored[name]):
+            raise CheckpointError(
+                f"{stored[name].file} holds {name}, which is {place} as {loaded[place].name} of "
+                f"{loaded[place].file.name} is, with other values; remove the one that is not meant"
+            )
+        if place in places:
+            loaded.setdefault(place, stored[name])
+    return loaded
+
+
+def _untie(model: Any, name: str) -> None:
+    """Give a module a parameter of its own in place of the one that it shares."""
+    path, _, leaf = name.rpartition(".")
+    owner = model.get_submodule(path)
+    shared = getattr(owner, leaf)
+    setattr(owner, leaf, nn.Parameter(shared.detach().clone(), requires_grad=shared.requires_grad))
+
+
+def _equal(one: StoredTensor, other: StoredTensor) -> bool:
+    """Whether two stored tensors have the same type, shape and values; read block by block."""
+    if one == other:
+        return True
+    if (one.dtype, one.shape) != (other.dtype, other.shape) or one.dtype not in FLOATS:
+        return False
+    return all(
+        np.array_equal(mine, theirs) for (_, mine), (_, theirs) in zip(one.blocks(), other.blocks(), strict=True)
+    )
+
+
+Device = Literal["cpu", "cuda"]
+
+
+def open_live(plan: ExportPlan, dtype: str, device: Device = "cpu") -> tuple[TorchSession, Manifest, Processor]:
+    """Load a checkpoint's model.
+
+    Args:
+        plan: of the checkpoint, whose weights are fetched if they are not here.
+        dtype: element type of weights and activations, by torch's name.
+        device: where it runs.
+
+    Returns:
+        The session, what an export's manifest would say of it, and its processor.
+
+    Raises:
+        CheckpointError: the weights cannot be fetched or read.
+        BackendError: there is no such device, or it has not the memory.
+    """
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise BackendError("torch finds no CUDA device on this machine; use the CPU", options=("device",))
+    checkpoint = plan.checkpoint.with_weights()
+    with enough_memory(device):
+        model = checkpoint.load_model(dtype).to(device)
+    session = TorchSession(model, checkpoint.family, plan.settings)
+    manifest = Manifest(plan.model, plan.settings, plan.decoder, plan.vision, {}, generation=plan.generation)
+    return session, manifest, Processor(checkpoint.folder, plan.vision, checkpoint.family)
+
+
+def limit_threads(threads: int) -> None:
+    """Let torch use so many threads of the CPU, but no more than it has: far more bring a machine to a stand.
+
+    Raises:
+        SettingsError: not a number of 1 or more.
+    """
+    import torch
+
+    if threads < 1:
+        raise SettingsError(f"threads must be 1 or more, got {threads}", options=("threads",))
+    torch.set_num_threads(min(threads, os.cpu_count() or 1))
+
+
+@contextlib.contextmanager
+def enough_memory(device: Device) -> Iterator[None]:
+    """Say in one line that a GPU's memory does not suffice for the block.
+
+    Raises:
+        BackendError: it does not.
+    """
+    import torch
+
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        raise BackendError(f"the model does not fit into the memory of {device}: {error}".splitlines()[0]) from error

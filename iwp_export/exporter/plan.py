@@ -1,0 +1,134 @@
+"""What an export would make: settings and shapes checked, sizes counted, nothing written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from iwp_export.bundle.manifest import DecoderInfo, GenerationInfo, ModelInfo, VisionInfo
+from iwp_export.errors import CheckpointError
+from iwp_export.exporter.checkpoint import Checkpoint, open_checkpoint
+from iwp_export.exporter.generation import read_generation
+from iwp_export.exporter.settings_source import Choice, check_request, resolve
+from iwp_export.models.common.family import Family
+from iwp_export.pruning.settings import PruningSettings
+
+Dtype = Literal["auto", "float32", "float16", "bfloat16"]
+"""Element type of weights and activations; `auto` is float16 for a 16-bit checkpoint, else float32."""
+
+ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+
+ROPE_TYPES = ("default", "linear", "llama3", "yarn")
+"""Rotary embeddings whose frequencies do not depend on the length of the prompt."""
+
+
+@dataclass(frozen=True)
+class ExportPlan:
+    """What an export would make, from the configuration and the weights' headers alone."""
+
+    checkpoint: Checkpoint
+    model: ModelInfo
+    pruning: Choice
+    decoder: DecoderInfo
+    vision: VisionInfo
+    generation: GenerationInfo
+    weight_bytes: int
+    dtype_reason: str
+    """Why the decoder has its element type."""
+
+    @property
+    def settings(self) -> PruningSettings:
+        """Where and how to prune."""
+        return self.pruning.settings
+
+    @property
+    def num_visual(self) -> int:
+        """Visual tokens of a typical image."""
+        return self.vision.tokens.typical
+
+    @property
+    def num_visual_kept(self) -> int:
+        """Those of them that stay."""
+        return self.settings.num_keep(self.num_visual)
+
+    def cache_bytes(self, text_tokens: int, pruned: bool = True) -> int:
+        """Bytes of the key/value cache after a prompt of one image and `text_tokens` text tokens."""
+        full, kept = self.num_visual + text_tokens, self.num_visual_kept + text_tokens
+        below = self.settings.layer if pruned else self.decoder.layers
+        return self.decoder.cache_bytes([full] * below + [kept] * (self.decoder.layers - below))
+
+
+def plan_export(
+    model: str,
+    pruning: PruningSettings | Mapping[str, Any] | None = None,
+    *,
+    recipe: Path | str | None = None,
+    any_model: bool = False,
+    dtype: Dtype = "auto",
+    revision: str | None = None,
+) -> ExportPlan:
+    """Check and count what an export would make; nothing is written, and no weights of a Hub id are fetched.
+
+    Args:
+        model: an alias, a Hub id or a folder.
+        pruning, recipe, any_model: where and how to prune, see `iwp_export.exporter.settings_source.resolve`.
+        dtype: element type of weights and activations; `auto` is float16 for a 16-bit checkpoint, else float32.
+        revision: branch, tag or commit of a Hub id.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be found, read or supported.
+        RecipeError: the recipe cannot be read, or is of another model.
+        SettingsError: a setting is out of range, or the model cannot be pruned at that layer.
+    """
+    check_request(pruning, recipe)  # before anything is fetched
+    checkpoint = open_checkpoint(model, revision=revision, weights=False)
+    choice = resolve(checkpoint, pruning, recipe, any_model)
+    config, text = checkpoint.config, checkpoint.config.text_config
+    _check_decoder(text, checkpoint.family)
+    of_recipe = "" if choice.source.recipe is None or "layer" in choice.source.overridden else "the recipe's "
+    checkpoint.family.require_layer(config, choice.settings.layer, checkpoint.name, of_recipe)
+    special, generation = read_generation(checkpoint, text.vocab_size)
+    name, reason = _choose_dtype(checkpoint, dtype)
+    heads = text.num_attention_heads
+    decoder = DecoderInfo(
+        layers=text.num_hidden_layers,
+        hidden_size=text.hidden_size,
+        intermediate_size=text.intermediate_size,
+        heads=heads,
+        kv_heads=text.num_key_value_heads,
+        head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
+        vocab_size=text.vocab_size,
+        max_positions=text.max_position_embeddings,
+        dtype=name,
+        bos_token_id=special.bos,
+        eos_token_ids=special.eos,
+        pad_token_id=special.pad,
+    )
+    size = checkpoint.size() * ITEM_BYTES[name]
+    architecture = (config.architectures or ["unknown"])[0]
+    info = ModelInfo(checkpoint.name, checkpoint.source, checkpoint.model_type, architecture, checkpoint.revision)
+    vision = checkpoint.family.vision_info(config)
+    return ExportPlan(checkpoint, info, choice, decoder, vision, generation, size, reason)
+
+
+def _choose_dtype(checkpoint: Checkpoint, wanted: Dtype) -> tuple[str, str]:
+    """The element type of an export, and why it is that."""
+    if wanted != "auto":
+        return wanted, "as asked"
+    own = checkpoint.dtype()
+    reason = f"the checkpoint is {own}" if own else "config.json names no dtype, and the weights are not here"
+    return "float16" if ITEM_BYTES.get(own) == 2 else "float32", f"auto: {reason}"
+
+
+def _check_decoder(text: Any, family: Family) -> None:
+    known = family.decoders
+    if text.model_type not in known:
+        raise CheckpointError(f"language model {text.model_type!r} is not supported; supported: {', '.join(known)}")
+    rope = (getattr(text, "rope_parameters", None) or {}).get("rope_type", "default")
+    if rope not in ROPE_TYPES:
+        raise CheckpointError(f"rope_type {rope!r} is not supported; supported: {', '.join(ROPE_TYPES)}")
+    windows = [kind for kind in getattr(text, "layer_types", None) or [] if kind != "full_attention"]
+    if windows or (text.model_type == "mistral" and text.sliding_window is not None):
+        raise CheckpointError(f"sliding-window attention is not supported ({text.model_type} with a window)")

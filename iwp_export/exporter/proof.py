@@ -1,0 +1,199 @@
+"""An export proves itself: what it would write is used once, as a run would use it, before it appears at its target.
+
+Needs no ONNX Runtime: what the graphs compute is for the tests, and their weights' names and shapes for the tracing.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from iwp_export.bundle.manifest import DecoderInfo, GraphSpec, Manifest, VisionInfo
+from iwp_export.errors import CheckpointError, IwpError, RequestError
+from iwp_export.models.common.family import Family, Picture
+from iwp_export.runtime.processor import Processor, assistant_message, user_message
+from iwp_export.runtime.template import Message
+
+QUESTION, ANSWER, FURTHER = "What is in the picture?", "A cup.", "Where is it?"
+IMAGE_SIZE = (96, 64)
+"""Width and height of the synthetic image, smaller than what any model takes."""
+COUNTS = {
+    "layers": "num_hidden_layers",
+    "hidden_size": "hidden_size",
+    "heads": "num_attention_heads",
+    "kv_heads": "num_key_value_heads",
+    "head_dim": "head_dim",
+    "vocab_size": "vocab_size",
+    "max_positions": "max_position_embeddings",
+}
+"""Numbers of the manifest's decoder, and what the checkpoint calls them."""
+
+
+def prove_model(config: Any, decoder: DecoderInfo, vision: VisionInfo) -> None:
+    """Check numbers of the configuration that no weight's shape depends on.
+
+    Args:
+        config: the checkpoint's transformers configuration.
+        decoder, vision: what the manifest will say.
+
+    Raises:
+        CheckpointError: a run of the bundle would fail, or answer nonsense.
+    """
+    for name, shown in COUNTS.items():
+        value = getattr(decoder, name)
+        _demand(_is_count(value), f"its {shown} must be a whole number above 0, got {value!r}")
+    _demand(isinstance(vision.image_token_id, int), f"its image token must be an id, got {vision.image_token_id!r}")
+    for token in decoder.eos_token_ids:
+        inside = isinstance(token, int) and 0 <= token < decoder.vocab_size
+        _demand(inside, f"its eos_token_id {token!r} is not in its vocabulary of {decoder.vocab_size}")
+    _prove_rope(config.text_config)
+
+
+def _prove_rope(text: Any) -> None:
+    """Frequencies as every supported language model computes them: from 1 downward, none at 0."""
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+    settings = getattr(text, "rope_parameters", None)
+    try:
+        rotary = LlamaRotaryEmbedding(text)
+        frequencies, scaling = rotary.inv_freq.tolist(), float(rotary.attention_scaling)
+    except Exception as error:
+        raise CheckpointError(f"the bundle would not run: its rope_parameters {settings} fail: {error}") from error
+    sane = all(math.isfinite(value) and 0 < value <= 1 for value in frequencies) and 0 < scaling < math.inf
+    _demand(sane, f"its rope_parameters {settings} give no usable frequencies")
+
+
+def prove_processor(folder: Path, decoder: DecoderInfo, vision: VisionInfo, family: Family) -> tuple[Picture, str]:
+    """Ask a question about an image up to the decoder's inputs, and a second one.
+
+    Args:
+        folder: the staged processor folder.
+        decoder, vision: what the manifest will say.
+        family: the model's.
+
+    Returns:
+        The image as the vision graph takes it; and why no conversation is possible, only `generate_ids`, empty if all
+        is well.
+
+    Raises:
+        CheckpointError: a run of the bundle would fail, or answer nonsense.
+    """
+    try:
+        processor = Processor(folder, vision, family)
+        picture = processor.image(_image())
+        _prove_picture(picture, vision)
+        if not processor.no_template:
+            _prove_conversations(processor, picture, decoder, vision, family)
+    except CheckpointError:
+        raise
+    except Exception as error:  # damaged files make the libraries below fail in ways of their own
+        text = " ".join(str(error).split()) or type(error).__name__
+        text = text if isinstance(error, IwpError) else f"its processor fails: {type(error).__name__}: {text}"
+        text = text.replace(str(folder), "the checkpoint")  # the folder is gone when this is read
+        raise CheckpointError(f"the bundle would not run: {text}") from error
+    return picture, processor.no_template
+
+
+def _prove_picture(picture: Picture, vision: VisionInfo) -> None:
+    count, bounds = picture.num_tokens, vision.tokens
+    inside = bounds.least <= count <= bounds.greatest
+    _demand(inside, f"its processor makes {count} visual tokens of an image, its model {bounds}")
+    for name, array in picture.inputs.items():
+        if np.issubdtype(array.dtype, np.floating):
+            _demand(bool(np.isfinite(array).all()), f"its image processor makes {name} that are not finite")
+            _demand(float(np.ptp(array)) > 0, f"its image processor makes the same {name} everywhere")
+
+
+def _prove_conversations(
+    processor: Processor, picture: Picture, decoder: DecoderInfo, vision: VisionInfo, family: Family
+) -> None:
+    first = [user_message(QUESTION, 1)]
+    for turns in (first, [*first, assistant_message(ANSWER), user_message(FURTHER, 0)]):
+        ids = processor.token_ids(_rendered(processor, turns), [picture])
+        visual = ids == vision.image_token_id
+        outside = ids[~visual & ((ids < 0) | (ids >= decoder.vocab_size))]
+        _demand(
+            not outside.size,
+            f"its tokenizer makes token {outside[:1].tolist()}, its model has a vocabulary of {decoder.vocab_size}",
+        )
+        end = family.positions(visual, [picture], 0)[1]
+        _demand(
+            end < decoder.max_positions,
+            f"a question about one image reaches position {end}, its max_position_embeddings is "
+            f"{decoder.max_positions}",
+        )
+    try:
+        without = processor.render([user_message(QUESTION, 0)])
+    except RequestError:  # a template may insist on an image
+        return
+    processor.token_ids(without, [])  # else the image token is one of the words
+
+
+def _rendered(processor: Processor, turns: list[Message]) -> str:
+    text = processor.render(turns)
+    question = turns[-1]["content"][-1]["text"]
+    _demand(question.lower() in text.lower(), "its chat template leaves out what the user says")
+    return text
+
+
+def prove_graphs(manifest: Manifest, picture: Picture) -> None:
+    """Check inputs and outputs of the graphs against what the manifest says and a picture brings.
+
+    Raises:
+        CheckpointError: they do not fit.
+    """
+    _prove_decoder_graph(manifest.graphs["decoder"], manifest.decoder)
+    _prove_vision_graph(manifest.graphs["vision"], manifest.vision, picture)
+
+
+def _prove_decoder_graph(graph: GraphSpec, decoder: DecoderInfo) -> None:
+    inputs, outputs = ({tensor.name: tensor.shape for tensor in side} for side in (graph.inputs, graph.outputs))
+    names = [f"{layer}.{part}" for layer in range(decoder.layers) for part in ("key", "value")]
+    for prefix, side in (("past_key_values", inputs), ("present", outputs)):
+        found = {name for name in side if name.startswith(f"{prefix}.")}
+        _demand(found == {f"{prefix}.{name}" for name in names}, f"its decoder has not {decoder.layers} layers")
+        for name in found:
+            heads = (side[name][1], side[name][3])
+            _demand(heads == (decoder.kv_heads, decoder.head_dim), f"its decoder's {name} has heads of {heads}")
+    logits = outputs["logits"][-1]
+    _demand(logits == decoder.vocab_size, f"its decoder makes {logits} logits, for {decoder.vocab_size} tokens")
+
+
+def _prove_vision_graph(graph: GraphSpec, vision: VisionInfo, picture: Picture) -> None:
+    wanted = {tensor.name: tensor.shape for tensor in graph.inputs}
+    names = sorted(picture.inputs)
+    _demand(names == sorted(wanted), f"its vision graph takes {sorted(wanted)}, its processor makes {names}")
+    for name, array in picture.inputs.items():
+        shape = wanted[name]
+        fits = len(shape) == array.ndim and all(
+            _is_within(size, dim, vision) for size, dim in zip(array.shape, shape, strict=True)
+        )
+        _demand(fits, f"its vision graph takes {name} of {list(shape)}, its processor makes {list(array.shape)}")
+    features = graph.outputs[0].shape[-1]
+    _demand(features == vision.feature_size, f"its features have {features} numbers, not {vision.feature_size}")
+
+
+def _is_within(size: int, dim: int | str, vision: VisionInfo) -> bool:
+    if isinstance(dim, int):
+        return size == dim
+    bounds = vision.dims.get(dim)
+    return bounds is None or bounds.least <= size <= bounds.greatest
+
+
+def _image() -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """A gradient, uint8 [H, W, 3]: no two rows or columns are alike."""
+    width, height = IMAGE_SIZE
+    x, y = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
+    return np.stack([x, y, (x + y) / 2], axis=-1).astype(np.uint8)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _demand(fulfilled: bool, problem: str) -> None:
+    if not fulfilled:
+        raise CheckpointError(f"the bundle would not run: {problem}")

@@ -1,0 +1,284 @@
+"""Tensors of a checkpoint that are read when they are needed, block by block: a model never passes through memory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from types import EllipsisType
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+
+from iwp_export.errors import CheckpointError, os_reason
+
+FLOATS: Mapping[str, np.dtype] = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+}
+"""Element types of safetensors files that weights may have; the others, of quantised models, need more than a cast."""
+
+BLOCK_BYTES = 1 << 20
+"""How much of a tensor is read, cast and checked at a time."""
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor of a safetensors file. The library maps the file, and checks its header whenever it is opened."""
+
+    file: Path
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    def read(self) -> npt.NDArray:
+        """The whole tensor."""
+        with _opened(self.file) as file:
+            return file.get_tensor(self.name)
+
+    def blocks(self) -> Iterator[tuple[slice | EllipsisType, npt.NDArray]]:
+        """The tensor in slices of its first axis, each with the place where it belongs."""
+        if not self.shape:
+            yield ..., self.read()
+            return
+        if not self.size:
+            return
+        step = max(BLOCK_BYTES // (self.size // self.shape[0] * FLOATS[self.dtype].itemsize), 1)
+        with _opened(self.file) as file:
+            stored = file.get_slice(self.name)
+            for start in range(0, self.shape[0], step):
+                stop = min(start + step, self.shape[0])
+                yield slice(start, stop), stored[start:stop]
+
+
+def read_header(path: Path) -> dict[str, StoredTensor]:
+    """The tensors of a safetensors file by name; no weight is read.
+
+    Raises:
+        CheckpointError: the file is not safetensors, or its header contradicts itself or the file's size.
+    """
+    with _opened(path) as file:
+        names: list[str] = file.keys()
+        slices = ((name, file.get_slice(name)) for name in names)
+        return {name: StoredTensor(path, name, s.get_dtype(), tuple(s.get_shape())) for name, s in slices}
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, "np") as file:
+            yield file
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is not a readable safetensors file: {error}; download it again") from error
+
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
+PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+RANK_FILE = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
+"""What transformers' distributed checkpoints are made of; where there is one, it loads them and nothing else."""
+
+
+@dataclass(frozen=True)
+class Index:
+    """The index of a sharded checkpoint: the file of each tensor, and what else it says."""
+
+    path: Path
+    weight_map: Mapping[str, str]
+    metadata: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, path: Path) -> Index:
+        """Read an index.
+
+        Raises:
+            CheckpointError: it is missing or damaged, or names a file that is not safetensors or lies outside.
+        """
+        try:
+            data = json.loads(path.read_bytes())
+            weight_map, metadata = data["weight_map"], data.get("metadata", {})
+            if not isinstance(metadata, dict) or not weight_map or set(map(type, weight_map.values())) != {str}:
+                raise TypeError("weight_map must give each tensor the name of its file")
+        except FileNotFoundError as error:
+            raise CheckpointError(f"{path.parent} lacks {path.name}; download it again") from error
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise CheckpointError(f"{path} is damaged ({error!r}); download it again") from error
+        for name in sorted(set(weight_map.values())):
+            check_name(name, f"{path} names")
+        return cls(path, weight_map, metadata)
+
+    @property
+    def files(self) -> list[str]:
+        """Names of the shards, in the order in which transformers loads them."""
+        return sorted(set(self.weight_map.values()))
+
+
+def weight_index(folder: Path, named: str | None = None) -> Index | None:
+    """The index of a folder's weights, or None if they are one file.
+
+    Args:
+        folder: the checkpoint.
+        named: the file that its config.json names as `transformers_weights`, if it does.
+
+    Raises:
+        CheckpointError: there are no weights, more than one set of them, an adapter, or a kind that is not loaded.
+    """
+    _refuse_additions(folder)
+    if named is not None:
+        check_name(named, f"{folder / 'config.json'} names", (".safetensors", ".safetensors.index.json"))
+        return Index.read(folder / named) if named.endswith(".json") else None
+    index = Index.read(folder / INDEX) if (folder / INDEX).is_file() else None
+    if not (folder / SINGLE).is_file():
+        return index
+    if index is not None and index.files != [SINGLE]:
+        other = next(name for name in index.files if name != SINGLE)
+        raise CheckpointError(
+            f"{folder} holds two sets of weights, {SINGLE} and those of {INDEX} ({other}, ...); "
+            "remove the one that is not meant"
+        )
+    return index
+
+
+def stored_tensors(folder: Path, named: str | None = None) -> dict[str, StoredTensor]:
+    """Every tensor that transformers would load, by its name in the files; their headers are read and checked.
+
+    Args:
+        folder: the checkpoint.
+        named: as for `weight_index`.
+
+    Raises:
+        CheckpointError: as `weight_index`; or a file is missing, damaged, or not what the index says.
+    """
+    index = weight_index(folder, named)
+    files = index.files if index else [named or SINGLE]
+    missing = [name for name in files if not (folder / name).is_file()]
+    if missing and not index and named is None:
+        raise CheckpointError(f"{folder} has no weights: {_without_weights(folder)}")
+    if missing:
+        source = f"its {index.path.name} names" if index else "its config.json names"
+        raise CheckpointError(f"{folder} lacks {', '.join(missing)}, which {source}; download it again")
+    tensors: dict[str, StoredTensor] = {}
+    for file in files:
+        for name, tensor in read_header(folder / file).items():
+            if name in tensors:
+                raise CheckpointError(
+                    f"{folder} holds {name} twice, in {tensors[name].file.name} and {file}; download it again"
+                )
+            tensors[name] = tensor
+    if index is not None:
+        for name, file in index.weight_map.items():
+            if name not in tensors or tensors[name].file != folder / file:
+                raise CheckpointError(
+                    f"{file} does not hold {name}, as {index.path} says: "
+                    "they are of different checkpoints; download them again"
+                )
+    return tensors
+
+
+def check_name(name: str, subject: str, endings: Iterable[str] = (".safetensors",)) -> None:
+    """Refuse the name of a file that lies outside of its folder or that is not safetensors.
+
+    Raises:
+        CheckpointError: such a name.
+    """
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or re.search(r"[\\:\0\n]", name) or not name.endswith(tuple(endings)):
+        raise CheckpointError(f"{subject} {name!r}, which is no safetensors file of its folder; download it again")
+
+
+def _refuse_additions(folder: Path) -> None:
+    """Refuse a folder whose weights are not all of the model's: an adapter's are missing, or each rank's are apart."""
+    adapters = [name for name in ADAPTERS if (folder / name).is_file()]
+    if adapters:
+        raise CheckpointError(
+            f"{folder} holds an adapter ({', '.join(adapters)}), which an export does not apply: merge it into the "
+            "model (PEFT's merge_and_unload, then save_pretrained) or remove it"
+        )
+    ranks = sorted(file.name for file in folder.glob("shard-*.safetensors") if RANK_FILE.fullmatch(file.name))
+    if ranks:
+        raise CheckpointError(
+            f"{folder} holds a distributed checkpoint ({ranks[0]}, ...), which transformers loads in place of other "
+            "weights; gather it with save_pretrained, or remove it"
+        )
+
+
+def _without_weights(folder: Path) -> str:
+    """What a folder without weights has in their place."""
+    pickles = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
+    if pickles:
+        return f"{pickles[0]} is pickled and can run code when opened; convert it to safetensors with save_pretrained"
+    others = sorted(file.name for file in folder.glob("*.safetensors"))
+    if others:
+        return f"transformers does not load {', '.join(others)} but {SINGLE} or the files of {INDEX}"
+    return f"expected {SINGLE} or {INDEX}"
+
+
+HEAD_BYTES = 4 << 10
+"""How much of each tensor counts."""
+LENGTH_BYTES = 8
+"""A safetensors file begins with the length of its header, little-endian (its format's description)."""
+
+
+def checkpoint_digest(config: Path, tensors: Mapping[str, StoredTensor]) -> str:
+    """SHA-256 over the values of config.json and, of each tensor, its name, type, shape and first 4 KiB.
+
+    The order is that of the tensors' names, so that neither the layout of config.json nor the division of the weights
+    into files matters. Any fine-tuning changes it; a value changed by hand deep in a tensor does not.
+
+    Args:
+        config: config.json.
+        tensors: what `Checkpoint.weights` found; their headers were checked.
+
+    Raises:
+        CheckpointError: a file cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        values = json.loads(config.read_bytes())
+        digest.update(_line(values))
+        places = _places(tensor.file for tensor in tensors.values())
+        for name in sorted(tensors):
+            tensor = tensors[name]
+            start, stop = places[tensor.file][name]
+            with tensor.file.open("rb") as file:
+                file.seek(start)
+                head = file.read(min(stop - start, HEAD_BYTES))
+            digest.update(_line([name, tensor.dtype, tensor.shape]) + head)
+    except OSError as error:
+        raise CheckpointError(f"cannot read {error.filename or config.parent}: {os_reason(error)}") from error
+    return digest.hexdigest()
+
+
+def _line(values: object) -> bytes:
+    """JSON on a line of its own, whatever the order of keys."""
+    return json.dumps(values, sort_keys=True, separators=(",", ":")).encode() + b"\n"
+
+
+def _places(files: Iterable[Path]) -> dict[Path, dict[str, tuple[int, int]]]:
+    """Of each file, where its tensors begin and end, by name."""
+    places = {}
+    for path in set(files):
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(LENGTH_BYTES), "little")
+            header = json.loads(file.read(length))
+        header.pop("__metadata__", None)
+        first = LENGTH_BYTES + length
+        offsets = {name: entry["data_offsets"] for name, entry in header.items()}
+        places[path] = {name: (first + begin, first + end) for name, (begin, end) in offsets.items()}
+    return places

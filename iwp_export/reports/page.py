@@ -1,0 +1,115 @@
+"""A report's page: the verdict first, then what it rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from iwp_export.accuracy import page as accuracy_page
+from iwp_export.device.words import rows
+from iwp_export.latency import page as latency_page
+from iwp_export.monitors import page as monitors_page
+from iwp_export.parity import page as parity_page
+from iwp_export.reports.report import Report
+from iwp_export.view import page as html
+from iwp_export.view.gate import Gate
+
+
+@dataclass(frozen=True)
+class Part:
+    """A section of a page: the report's field that it shows, its heading, and what makes blocks of the field."""
+
+    field: str
+    title: str
+    blocks: Callable[[Any], Sequence[html.Block]]
+
+
+PARTS = (
+    Part("accuracy", "Accuracy against budget", accuracy_page.blocks),
+    Part("latency", "Latency", latency_page.blocks),
+    Part("parity", "Parity", parity_page.blocks),
+    Part("monitors", "Where the model reads the image", monitors_page.blocks),
+)
+
+
+def write_page(path: Path, report: Report) -> None:
+    """Write the page; a file that is there is replaced.
+
+    Raises:
+        BackendError: matplotlib is missing.
+        OutputError: the file cannot be written.
+    """
+    make_page(report).write(path)
+
+
+def make_page(report: Report) -> html.Page:
+    """The page of one report.
+
+    Raises:
+        BackendError: matplotlib is missing.
+    """
+    artefact = report.artefact
+    measured = [
+        html.Section(part.title, _without_verdict(part.blocks(getattr(report, part.field))))
+        for part in PARTS
+        if getattr(report, part.field) is not None
+    ]
+    return html.Page(
+        f"{artefact.name}: {'passed' if report.passed else 'FAILED'}",
+        f"{artefact.model} · {artefact.dtype} · {artefact.provider} · {report.made}",
+        (
+            html.Verdict(report.verdict),
+            *(
+                [html.Section("Warnings", [html.Paragraph(text) for text in report.warnings])]
+                if report.warnings
+                else []
+            ),
+            *([gates_section(report.gates)] if report.gates else []),
+            *measured,
+            html.Section("Device", [html.Pairs(rows(report.state))]),
+            _provenance(report),
+        ),
+    )
+
+
+def _without_verdict(blocks: Sequence[html.Block]) -> list[html.Block]:
+    """A part's blocks but for its own sentences, which the report's verdict has."""
+    return [block for block in blocks if not isinstance(block, html.Verdict)]
+
+
+def gates_section(gates: Sequence[Gate]) -> html.Section:
+    """What was required, failures first."""
+    ordered = sorted(gates, key=lambda gate: gate.passed)
+    cells = [(gate.name, _word(gate), gate.measured, gate.limit, gate.where) for gate in ordered]
+    failed = [gate for gate in ordered if not gate.passed]
+    return html.Section(
+        "Gates",
+        (
+            html.Table(
+                ("Gate", "Result", "Measured", "Allowed", "Worst place"),
+                cells,
+                f"{len(failed)} of {len(gates)} gates failed" if failed else f"All {len(gates)} gates hold",
+                frozenset(range(len(failed))),
+            ),
+            *(html.Paragraph(f"{gate.name}: {gate.remedy}") for gate in failed if gate.remedy),
+        ),
+    )
+
+
+def _word(gate: Gate) -> str:
+    return "passed" if gate.passed else "FAILED"
+
+
+def _provenance(report: Report) -> html.Section:
+    artefact = report.artefact
+    facts: list[tuple[str, object]] = [
+        ("made", report.made),
+        ("artefact", artefact.name),
+        ("digest", artefact.digest),
+        ("model", f"{artefact.model} ({artefact.model_type})"),
+        ("pruning", ", ".join(f"{name} {value}" for name, value in vars(artefact.pruning).items())),
+        ("settings from", artefact.pruning_source),
+    ]
+    return html.Section("How it was made", [html.Command(report.command), html.Pairs(facts)])

@@ -1,0 +1,34 @@
+"""A report for the terminal: verdict first, then the figures that it rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from iwp_export.accuracy import words as accuracy_words
+from iwp_export.latency import words as latency_words
+from iwp_export.monitors import words as monitors_words
+from iwp_export.parity import words as parity_words
+from iwp_export.reports.report import Report
+from iwp_export.view import gate as gates
+
+WORDS: Mapping[str, Callable[[Any], str]] = {
+    "accuracy": accuracy_words.figures,
+    "latency": latency_words.figures,
+    "parity": parity_words.figures,
+    "monitors": monitors_words.figures,
+}
+"""What makes text of each field of a report."""
+
+
+def describe(report: Report) -> str:
+    """Lines for the terminal."""
+    parts = ["\n".join(report.verdict)]
+    parts += [f"warning: {text}" for text in report.warnings]
+    for field, words in WORDS.items():
+        section = getattr(report, field)
+        if section is not None:
+            parts.append(words(section))
+    if report.gates:
+        parts.append(gates.describe(report.gates))
+    return "\n\n".join(parts)

@@ -1,0 +1,240 @@
+"""A validation: an artefact against its reference, its accuracy on questions, and where its model reads the image."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from iwp_export.accuracy import gates as accuracy_gates
+from iwp_export.accuracy import words as accuracy_words
+from iwp_export.accuracy.measure import measure_accuracy
+from iwp_export.accuracy.scoring import find_rule
+from iwp_export.device.state import read_state, warnings
+from iwp_export.engine.files import SUFFIX
+from iwp_export.errors import BackendError, DataError, SettingsError
+from iwp_export.monitors import knee
+from iwp_export.monitors import words as monitors_words
+from iwp_export.monitors.figures import Monitors
+from iwp_export.parity import check as parity_check
+from iwp_export.parity import gates as parity_gates
+from iwp_export.parity import words as parity_words
+from iwp_export.parity.figures import Parity
+from iwp_export.parity.opening import CHECKPOINT, open_reference
+from iwp_export.parity.recording import RECORDING, check_recording, record
+from iwp_export.parity.reference import ParityReference
+from iwp_export.pruning.settings import check_keep
+from iwp_export.questions import MAX_NEW_TOKENS, OWN, DataSet, open_data
+from iwp_export.reports.report import Report, ReportArtefact, headline, now
+from iwp_export.runtime.pipeline import Pipeline
+from iwp_export.view.gate import Gate, strict_gate
+
+if TYPE_CHECKING:
+    from iwp_export.exporter.loading import Device
+    from iwp_export.exporter.plan import Dtype
+
+NOTHING = "none"
+"""In the place of a reference: no parity is checked."""
+PARITY_SAMPLES = 8
+
+
+@dataclass(frozen=True)
+class ValidationSettings:
+    """What to validate.
+
+    Attributes:
+        against: `checkpoint`, a bundle's folder, an engine, a recording NAME.npz, or `none`.
+        checkpoint: where the checkpoint is; None is where the artefact says.
+        device, dtype: where torch runs the checkpoint, and its element type there: float32 is nearest to what every
+            artefact should compute.
+        record: a file to write what the reference does to, for a machine without torch.
+        hidden_states: also compare the states between layers.
+        parity_samples: questions whose stages are compared.
+        parity_tokens: tokens of their answers; None is a recording's own number, else `parity.check.NEW_TOKENS`.
+        data: a file of questions; None for what ships for the model.
+        limit: only the first so many.
+        keeps: ratios of accuracy beside 1; the artefact's own if empty.
+        score: a name of `accuracy.scoring.RULES`.
+        max_new_tokens: of an answer, for accuracy.
+        max_drop, min_agreement: gates of accuracy, see `accuracy.gates.gates`; None sets none.
+        monitors: also look where the model reads the image, which needs the checkpoint.
+        strict: warnings fail.
+        threads: of the CPU; None is the libraries' choice.
+    """
+
+    against: str = CHECKPOINT
+    checkpoint: str | None = None
+    device: Device = "cpu"
+    dtype: Dtype = "float32"
+    record: Path | None = None
+    hidden_states: bool = False
+    parity_samples: int = PARITY_SAMPLES
+    parity_tokens: int | None = None
+    data: Path | None = None
+    limit: int | None = None
+    keeps: tuple[float, ...] = ()
+    score: str = "exact"
+    max_new_tokens: int = MAX_NEW_TOKENS
+    max_drop: float | None = None
+    min_agreement: float | None = None
+    monitors: bool = False
+    strict: bool = False
+    threads: int | None = None
+
+    def check(self) -> None:
+        """Refuse, before anything is loaded, what cannot be validated.
+
+        Raises:
+            SettingsError: a number out of range, or options that exclude each other.
+        """
+        for name in ("parity_samples", "parity_tokens", "limit", "max_new_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise SettingsError(f"{name} must be 1 or more, got {value}", options=(name,))
+        for keep in self.keeps:
+            check_keep(keep)
+        find_rule(self.score)
+        accuracy_gates.check_limits(self.max_drop, self.min_agreement)
+        if self.record is not None and self.against != CHECKPOINT:
+            raise SettingsError(
+                f"a recording is of the checkpoint, not of {self.against}", options=("record", "against")
+            )
+
+
+class Validation:
+    """A validation of an artefact that is open.
+
+    Args:
+        pipeline: the artefact.
+        path: its place.
+        settings: what to do.
+
+    Raises:
+        SettingsError: see `ValidationSettings.check`; or the artefact would be compared with itself.
+        DataError: there are no questions, or they lack the answers that the scoring rule or a gate needs.
+    """
+
+    def __init__(self, pipeline: Pipeline, path: Path, settings: ValidationSettings) -> None:
+        settings.check()
+        _refuse_itself(pipeline, path, settings.against)
+        self._pipeline, self._path, self._settings = pipeline, path, settings
+        self._data = self._open_data()
+        if self._data is not None:
+            find_rule(settings.score).check(self._data.questions)
+        self._before = read_state()
+
+    def run(self, command: str, force: bool = False) -> Report:
+        """Validate.
+
+        Args:
+            command: the command line, for the report.
+            force: replace a recording that is there already.
+
+        Raises:
+            CheckpointError, BackendError, RequestError, RecordingError, OutputError: see `open_reference`,
+                `check_parity`, `record` and `measure_accuracy`.
+        """
+        settings, pipeline, data = self._settings, self._pipeline, self._data
+        if settings.record is not None:
+            check_recording(settings.record, force)
+        verdict, gates, doubts = [], list[Gate](), list[str]()
+        parity = accuracy = monitors = None
+        if settings.against != NOTHING:
+            reference = open_reference(
+                pipeline,
+                settings.against,
+                checkpoint=settings.checkpoint,
+                device=settings.device,
+                dtype=settings.dtype,
+                threads=settings.threads,
+            )
+            parity = self._parity(reference, force)
+            doubts += parity.notes
+            gates += parity_gates.gates(parity)
+            verdict += parity_words.verdict(parity)
+        if data is not None:
+            accuracy = measure_accuracy(
+                pipeline, data.questions, settings.keeps, settings.score, settings.max_new_tokens, data.name
+            )
+            found = accuracy_gates.gates(accuracy, settings.max_drop, settings.min_agreement)
+            gates += found
+            verdict += accuracy_words.verdict(accuracy)
+            doubts += [*accuracy_gates.warnings(accuracy, found), *accuracy_words.warnings(accuracy)]
+        if settings.monitors:
+            monitors = self._monitors()
+            verdict += monitors_words.verdict(monitors)
+            doubts += knee.warnings(monitors)
+        state = read_state()
+        doubts += warnings(state, self._before)
+        gates += [strict_gate(doubts)] if settings.strict else []
+        return Report(
+            command=command,
+            made=now(),
+            artefact=ReportArtefact.of(self._path, pipeline),
+            verdict=(headline(gates), *verdict),
+            gates=tuple(gates),
+            warnings=tuple(doubts),
+            state=state,
+            parity=parity,
+            accuracy=accuracy,
+            monitors=monitors,
+        ).printable()
+
+    def _open_data(self) -> DataSet | None:
+        """The questions; None where there are none and a recording brings its own."""
+        settings, model = self._settings, self._pipeline.manifest.model.name
+        wanted = settings.data is not None or model in OWN
+        if not wanted and Path(settings.against).suffix == RECORDING and not settings.monitors:
+            if settings.max_drop is not None or settings.min_agreement is not None:
+                raise DataError("a gate of accuracy needs questions: give a file of JSON lines", options=("data",))
+            return None
+        return open_data(settings.data, model, settings.limit)
+
+    def _parity(self, reference: ParityReference, force: bool) -> Parity:
+        settings, questions = self._settings, None
+        if self._data is not None and reference.samples is None:
+            questions = self._data.questions[: settings.parity_samples]
+        if settings.record is not None:
+            assert questions is not None
+            keeps = parity_check.KEEPS
+            tokens = settings.parity_tokens or parity_check.NEW_TOKENS
+            record(reference, questions, keeps, settings.record, tokens, settings.hidden_states, force)
+        return parity_check.check_parity(
+            self._pipeline,
+            reference,
+            questions,
+            max_new_tokens=settings.parity_tokens,
+            hidden_states=settings.hidden_states,
+            path=self._path,
+        )
+
+    def _monitors(self) -> Monitors:
+        settings = self._settings
+        assert self._data is not None
+        try:
+            from iwp_export.monitors.measure import measure_monitors
+            from iwp_export.scorer import Reference
+        except ModuleNotFoundError as error:
+            if str(error.name).startswith("iwp_export"):
+                raise
+            raise BackendError(
+                f"monitors need {error.name}; to get it: pip install 'iwp-export[export]'", options=("monitors",)
+            ) from error
+        reference = Reference.of(self._pipeline.manifest, settings.checkpoint)
+        return measure_monitors(self._pipeline, reference, self._data, max_new_tokens=settings.max_new_tokens)
+
+
+def _refuse_itself(pipeline: Pipeline, path: Path, against: str) -> None:
+    """Refuse a comparison that holds whatever the artefact is. By another provider it is one that may not.
+
+    Raises:
+        SettingsError: the reference is the artefact itself.
+    """
+    itself = against not in (CHECKPOINT, NOTHING) and os.path.realpath(path) == os.path.realpath(against)
+    if itself and (path.suffix == SUFFIX or pipeline.provider == "cpu"):  # a reference runs on the CPU
+        raise SettingsError(
+            f"{against} is the artefact itself, which it always equals: compare with its checkpoint, a recording of "
+            "it, or another artefact",
+            options=("against",),
+        )

@@ -1,0 +1,348 @@
+"""A question after the unpruned pass, and what a pruning setting changes of its answer."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from iwp_export.backends.session import Ints
+from iwp_export.backends.torch.decoder import Condense, Projected, SelectFor, Stream
+from iwp_export.backends.torch.session import TorchFeatures, TorchSession
+from iwp_export.bundle.manifest import Manifest
+from iwp_export.errors import BackendError
+from iwp_export.exporter.checkpoint import Checkpoint, open_checkpoint
+from iwp_export.models.common.family import Picture
+from iwp_export.pruning.settings import PruningSettings
+from iwp_export.pruning.torch_select import kept_index
+from iwp_export.questions import MAX_NEW_TOKENS, Question
+from iwp_export.runtime.generate import Context, query_index
+from iwp_export.runtime.model import LoadedModel
+from iwp_export.runtime.pipeline import Pipeline
+from iwp_export.runtime.processor import Processor, user_message
+
+
+@dataclass(frozen=True)
+class Score:
+    """One setting on one question.
+
+    Attributes:
+        kl: divergence of the next token's distribution from the unpruned model's, nats, mean over the answer's tokens.
+        agrees: whether the greedy answer is the unpruned model's.
+        right: whether the answer is the data's; None where it has none or it was not asked for.
+    """
+
+    kl: float
+    agrees: bool
+    right: bool | None = None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A question after the unpruned pass over its prompt of S tokens and its answer of T.
+
+    Attributes:
+        question: what was asked.
+        pictures: its images.
+        token_ids: int64 [S].
+        visual: bool [S].
+        answer: text of the unpruned model.
+        log_probs: float32 [T, V], of each token of the answer.
+        best: int64 [T], the likeliest tokens.
+        confidence: mean probability of the likeliest tokens.
+        features: [n, D], of the visual tokens.
+        layers: for each candidate layer, its input and its projections of the S + T - 1 tokens that are run.
+    """
+
+    question: Question
+    pictures: tuple[Picture, ...]
+    token_ids: Ints
+    visual: npt.NDArray[np.bool_]
+    answer: str
+    log_probs: Tensor
+    best: Tensor
+    confidence: float
+    features: Tensor
+    layers: Mapping[int, tuple[Stream, Projected]]
+
+    @property
+    def right(self) -> bool | None:
+        """Whether the unpruned model is right; None without an answer to compare with."""
+        return None if self.question.answer is None else self.answer in self.question.accepted
+
+
+class Reference:
+    """A checkpoint's transformers model, run as the torch reference of pruning.
+
+    Args:
+        checkpoint: the artefact's.
+        dtype: element type of weights and activations.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, dtype: str = "float32") -> None:
+        self.model = checkpoint.load_model(dtype)
+        self.family = checkpoint.family
+
+    @classmethod
+    def of(cls, manifest: Manifest, checkpoint: str | None = None, dtype: str = "float32") -> Reference:
+        """The reference of an artefact.
+
+        Args:
+            manifest: the artefact's.
+            checkpoint: where the checkpoint is, if not where it was exported from.
+            dtype: element type of weights and activations.
+
+        Raises:
+            CheckpointError: the checkpoint is not there.
+        """
+        if checkpoint is None:
+            return cls(open_checkpoint(manifest.model.source, revision=manifest.model.revision), dtype)
+        return cls(open_checkpoint(checkpoint), dtype)
+
+    def pruned(
+        self,
+        pipeline: Pipeline,
+        settings: PruningSettings,
+        select_for: SelectFor | None = None,
+        condense: Condense | None = None,
+    ) -> Pipeline:
+        """An artefact's pipeline with this model in torch in the place of its graphs.
+
+        Args:
+            pipeline: gives manifest and processor.
+            settings: where and how to prune.
+            select_for: the pruning op of each call; IWP's with `settings` if left out.
+            condense: the features that stand for a call's image, where a rival works before layer 0.
+        """
+        manifest = replace(pipeline.manifest, pruning=settings)
+        session = TorchSession(self.model, self.family, settings, select_for, condense)
+        return Pipeline(LoadedModel(manifest, pipeline.processor, session))
+
+
+Look = Callable[[int, Stream, Projected], None]
+"""(index of a layer, the tokens that it sees, its projections of them)"""
+
+
+class Scorer:
+    """Scores settings by a model in torch.
+
+    Args:
+        session: the model.
+        manifest: what an export of it would say.
+        processor: its processor.
+        layers: the candidate layers.
+        max_new_tokens: of an answer, at most.
+    """
+
+    def __init__(
+        self,
+        session: TorchSession,
+        manifest: Manifest,
+        processor: Processor,
+        layers: Sequence[int],
+        max_new_tokens: int = MAX_NEW_TOKENS,
+    ) -> None:
+        self._session, self._manifest, self._processor = session, manifest, processor
+        self._layers, self._max_new_tokens = frozenset(layers), max_new_tokens
+        self._decoder, self._family = session.decoder, session.family
+
+    def read(self, question: Question) -> tuple[tuple[Picture, ...], Ints]:
+        """A question's pictures and the token ids of its prompt.
+
+        Raises:
+            RequestError: it cannot be asked.
+        """
+        pictures = tuple(self._processor.image(image) for image in question.images)
+        text = self._processor.render([user_message(question.prompt, len(pictures))])
+        token_ids = self._processor.token_ids(text, pictures)
+        model = LoadedModel(self._manifest, self._processor, self._session)
+        call = model.prepare(Context(self._session.new_cache()), token_ids, pictures, 1.0)
+        model.limits(self._max_new_tokens).check_prompt(call)
+        return pictures, token_ids
+
+    def prepare(self, question: Question) -> Prepared:
+        """Answer a question with every visual token, and keep what settings need.
+
+        Raises:
+            RequestError: the question cannot be asked.
+        """
+        pictures, token_ids = self.read(question)
+        pipeline = self._pipeline(self._manifest.pruning)
+        result = pipeline.generate_ids(token_ids, pictures, keep=1.0, max_new_tokens=self._max_new_tokens)
+        visual = token_ids == self._manifest.vision.image_token_id
+        with torch.no_grad():
+            features = self._features(pictures)
+            layers, logits = self._unpruned(token_ids, visual, pictures, features, result.token_ids)
+        log_probs = self._log_probs(logits)
+        top = log_probs.max(-1)
+        return Prepared(
+            question,
+            pictures,
+            token_ids,
+            visual,
+            result.text,
+            log_probs,
+            top.indices,
+            float(top.values.exp().mean()),
+            features,
+            layers,
+        )
+
+    def score(self, prepared: Prepared, settings: PruningSettings, with_answer: bool = False) -> Score:
+        """Score a setting, at its keep ratio.
+
+        Args:
+            prepared: the question.
+            settings: whose layer is one of the candidate layers.
+            with_answer: also compare with the data's answer; costs a generation where the answer changes.
+        """
+        kl, agrees = self.compare(prepared, self.logits(prepared, settings))
+        return Score(kl, agrees, self.is_right(prepared, settings, agrees) if with_answer else None)
+
+    def score_without_image(self, prepared: Prepared, layer: int) -> Score:
+        """Score the model where no visual token goes on from a candidate layer on, against the data's answer too."""
+        kl, agrees = self.compare(prepared, self.logits_without_image(prepared, layer))
+        if prepared.question.answer is None or agrees:
+            return Score(kl, agrees, prepared.right)
+        settings = replace(self._manifest.pruning, layer=layer)
+        answer = self._generate(prepared, self._pipeline(settings, lambda seen: _text_alone))
+        return Score(kl, agrees, answer in prepared.question.accepted)
+
+    def compare(self, prepared: Prepared, logits: Tensor) -> tuple[float, bool]:
+        """Mean KL in nats of logits [T, V] from the unpruned model's, and whether their greedy answer is its own."""
+        log_probs, base = self._log_probs(logits), prepared.log_probs
+        kl = float((base.exp() * (base - log_probs)).sum(-1).mean())
+        return max(kl, 0.0), bool((logits.argmax(-1) == prepared.best).all())
+
+    def is_right(self, prepared: Prepared, settings: PruningSettings, agrees: bool) -> bool | None:
+        """Whether the answer with a setting is the data's; None where it has none. One that `agrees` is known."""
+        if prepared.question.answer is None:
+            return None
+        answer = prepared.answer if agrees else self.answer(prepared, settings)
+        return answer in prepared.question.accepted
+
+    def logits(self, prepared: Prepared, settings: PruningSettings, look: Look | None = None) -> Tensor:
+        """Logits [T, V] of the unpruned answer's tokens, teacher-forced, with a setting.
+
+        Args:
+            prepared: the question.
+            settings: whose layer is one of the candidate layers.
+            look: told what each layer from the pruning layer on computes.
+        """
+        with torch.no_grad():
+            return self._logits(prepared, settings.layer, self._kept_index(prepared, settings), look)
+
+    def logits_without_image(self, prepared: Prepared, layer: int) -> Tensor:
+        """The same where no visual token goes on from a candidate layer on."""
+        with torch.no_grad():
+            return self._logits(prepared, layer, self._tensor(np.flatnonzero(~prepared.visual)))
+
+    def _logits(self, prepared: Prepared, layer: int, kept: Tensor, look: Look | None = None) -> Tensor:
+        """With the prompt's tokens `kept` [K] and the answer's alone, from a candidate layer on."""
+        stream, projected = prepared.layers[layer]
+        size, total = len(prepared.token_ids), stream.hidden.shape[1]
+        row = torch.cat([kept, torch.arange(size, total, device=stream.hidden.device)])
+        stream, projected = stream.only(row), projected.only(row)
+        mask = self._family.mask(len(row), 0, stream.hidden)
+        for number in range(layer, len(self._decoder.language_model.layers)):
+            if number > layer:
+                projected = self._decoder.project(number, stream)
+            if look is not None:
+                look(number, stream, projected)
+            key, value = projected.rotated_key, projected.value
+            stream = self._decoder.attend(number, stream, projected.rotated_query, key, value, mask, prepared.features)
+        return self._decoder.logits(stream.hidden[:, -len(prepared.best) :])[0]
+
+    def answer(self, prepared: Prepared, settings: PruningSettings) -> str:
+        """The greedy answer with a setting."""
+        return self._generate(prepared, self._pipeline(settings))
+
+    def _generate(self, prepared: Prepared, pipeline: Pipeline) -> str:
+        ids, pictures = prepared.token_ids, prepared.pictures
+        return pipeline.generate_ids(ids, pictures, max_new_tokens=self._max_new_tokens).text
+
+    def kept(self, prepared: Prepared, settings: PruningSettings) -> list[list[int]]:
+        """For each image, the visual tokens that a setting keeps, ascending."""
+        with torch.no_grad():
+            row = self._kept_index(prepared, settings).cpu().numpy()
+        numbers = np.cumsum(prepared.visual) - 1
+        kept = numbers[row[prepared.visual[row]]]
+        starts = np.cumsum([0, *(picture.num_tokens for picture in prepared.pictures)])
+        return [(kept[(kept >= start) & (kept < end)] - start).tolist() for start, end in itertools.pairwise(starts)]
+
+    def _pipeline(self, settings: PruningSettings, select_for: SelectFor | None = None) -> Pipeline:
+        manifest = replace(self._manifest, pruning=settings)
+        return Pipeline(LoadedModel(manifest, self._processor, self._session.choosing(settings, select_for)))
+
+    def _features(self, pictures: Sequence[Picture]) -> Tensor:
+        encoded = [self._session.encode(picture.inputs) for picture in pictures]
+        return torch.cat([each.values for each in encoded if isinstance(each, TorchFeatures)])
+
+    def _unpruned(
+        self,
+        token_ids: Ints,
+        visual: npt.NDArray[np.bool_],
+        pictures: Sequence[Picture],
+        features: Tensor,
+        answer: Sequence[int],
+    ) -> tuple[dict[int, tuple[Stream, Projected]], Tensor]:
+        """One pass over prompt and answer: states of the candidate layers, and the answer's logits [T, V]."""
+        prompt, after = self._family.positions(visual, pictures, 0)
+        rest = np.zeros(len(answer) - 1, bool)
+        further, _ = self._family.positions(rest, (), after)
+        ids = np.concatenate([token_ids, np.array(answer[:-1], np.int64)])
+        index = np.where(visual, np.cumsum(visual) - 1, -1)
+        index = np.concatenate([index, np.full(len(rest), -1)])
+        position_ids = np.concatenate([prompt, further], axis=-1)
+        stream = self._decoder.start(
+            self._tensor(ids[None]), features, self._tensor(index[None]), self._tensor(position_ids)
+        )
+        mask = self._family.mask(len(ids), 0, stream.hidden)
+        layers = {}
+        for number in range(len(self._decoder.language_model.layers)):
+            projected = self._decoder.project(number, stream)
+            if number in self._layers:
+                layers[number] = stream, projected
+            key, value = projected.rotated_key, projected.value
+            stream = self._decoder.attend(number, stream, projected.rotated_query, key, value, mask, features)
+        return layers, self._decoder.logits(stream.hidden[:, -len(answer) :])[0]
+
+    def _kept_index(self, prepared: Prepared, settings: PruningSettings) -> Tensor:
+        """Which tokens of the prompt go on, int64 [K]."""
+        stream, projected = prepared.layers[settings.layer]
+        size = len(prepared.token_ids)
+        prompt = Projected(*(getattr(projected, name)[:, :, :size] for name in vars(projected)))
+        feature_index = stream.feature_index[:, :size]
+        rows = self._tensor(query_index(prepared.visual, settings.scoring_query))
+        importance, compared = self._decoder.score(prompt, rows, feature_index, settings)
+        num_visual = int(prepared.visual.sum())
+        num_kept = size - num_visual + settings.num_keep(num_visual)
+        return kept_index(importance, compared, prompt.value, feature_index >= 0, num_kept, settings)[0]
+
+    def _log_probs(self, logits: Tensor) -> Tensor:
+        """Logarithms of probabilities [T, V].
+
+        Raises:
+            BackendError: they are not finite: the element type cannot hold the model's values.
+        """
+        log_probs = torch.log_softmax(logits, -1)
+        if not bool(torch.isfinite(log_probs).all()):
+            raise BackendError(
+                f"the model's logits are not finite in {str(self._session.model.dtype).removeprefix('torch.')}; "
+                "take another element type",
+                options=("dtype",),
+            )
+        return log_probs
+
+    def _tensor(self, array: npt.NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self._session.device)
+
+
+def _text_alone(importance: Tensor, key: Tensor, value: Tensor, visual: Tensor, num_kept: Tensor) -> Tensor:
+    """A pruning op that drops every visual token, whatever the budget."""
+    return torch.nonzero(~visual[0])[:, 0][None]

@@ -1,0 +1,140 @@
+"""Each paper's rule on a few tokens, worked by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from calibration.studies.rivals import cdpruner, dart, divprune, fastv, pact, visionzip
+from iwp_export.errors import SettingsError
+from tests.calibration.studies.rivals.seen import directions, layer, seen, tower
+
+
+def test_divprune_takes_the_farthest_of_the_nearest() -> None:
+    """1 - cosine: the nearest neighbours of 0, 10, 100 and 220 degrees are 0.02, 0.02, 1.00 and 1.50 away: 3 is first.
+
+    From 220 degrees the others are 1.77, 1.87 and 1.50 away: 1 is next. To the nearer of the two, 0 is 0.02 and 2 is
+    1.00 away: 2 is next. Lengths do not matter.
+    """
+    features = directions(0, 10, 100, 220) * torch.tensor([[1.0], [9.0], [2.0], [0.5]])
+    assert divprune.most_diverse(features, 3).tolist() == [3, 1, 2]
+    assert divprune.choose(seen(features), 2).tolist() == [3, 1]
+    condensed = divprune.condense(seen(features), 3)
+    assert condensed.rows.tolist() == [1, 2, 3]
+    assert condensed.features.equal(features[1:])
+
+
+def test_divprune_of_equal_tokens_takes_the_first() -> None:
+    assert divprune.most_diverse(torch.ones(5, 3), 3).tolist() == [0, 1, 2]
+
+
+def test_cdpruner_relevance_is_normalised() -> None:
+    """Cosines to the words at 0 and 0 degrees are 1, 0 and 0.7071: these are 1, 0 and 0.7071 of the range already."""
+    relevance = cdpruner.relevance(directions(0, 90, 45) * 3, directions(0, 0))
+    assert relevance.tolist() == pytest.approx([1, 0, math.sqrt(0.5)], abs=1e-5)
+    assert cdpruner.relevance(torch.ones(3, 2), directions(10)).tolist() == [1, 1, 1]
+
+
+def test_cdpruner_weighs_diversity_by_relevance() -> None:
+    """Relevance 1, 0.9, 0.5 and directions 0, 0, 90: gains are 1, 0.81, 0.25, so 0 is first; 1 is its copy, 2 is next.
+
+    With relevance 0.6, 1, 0.5 and directions 0, 45, 90: gains 0.36, 1, 0.25, so 1 is first. Half of the others'
+    squares is explained by it (cosine^2 = 1/2): 0.18 and 0.125 are left, so 0 is next.
+    """
+    assert cdpruner.most_likely(directions(0, 0, 90), torch.tensor([1, 0.9, 0.5]), 3).tolist() == [0, 2, 1]
+    assert cdpruner.most_likely(directions(0, 45, 90), torch.tensor([0.6, 1, 0.5]), 2).tolist() == [1, 0]
+
+
+def test_cdpruner_goes_on_when_nothing_is_left_to_explain() -> None:
+    assert sorted(cdpruner.most_likely(torch.ones(6, 3), torch.ones(6), 4).tolist()) == [0, 1, 2, 3]
+
+
+def test_fastv_reads_the_layer_below_over_the_whole_sequence() -> None:
+    """One token of an earlier call, then text, two visual tokens and the last; keys ln 4 | 0, ln 2, 0, 0.
+
+    A head with query 1 weighs them 4 | 1, 2, 1, 1: the visual ones get 2/9 and 1/9. One with query -1 weighs them
+    1/4 | 1, 1/2, 1, 1, of 3.75: 0.133 and 0.267. The means are 0.178 and 0.189: the second wins. Among the visual
+    tokens alone the heads would be even, and the first would win.
+    """
+    keys = torch.tensor([0, math.log(2), 0, 0])[None, None, :, None]
+    query = torch.zeros(1, 2, 4, 1)
+    query[0, :, -1, 0] = torch.tensor([1.0, -1.0])
+    below = layer(rotated_query=query, rotated_key=keys, past_key=torch.full((1, 1, 1, 1), math.log(4)))
+    assert fastv.last_attention(below)[2:4].tolist() == pytest.approx([0.1778, 0.1889], abs=1e-4)
+    visual = torch.tensor([False, True, True, False])
+    assert fastv.choose(seen(torch.zeros(2, 1), visual, below=below, at=layer()), 1).tolist() == [1]
+    with pytest.raises(SettingsError, match="choose layer 1 or more"):
+        fastv.choose(seen(torch.zeros(2, 1), visual, at=layer()), 1)
+
+
+def test_dart_takes_what_is_least_like_the_pivots() -> None:
+    """Text, five visual tokens at 10, 0, 90, 100 and 170 degrees, and a text token at 100; one pivot of each kind.
+
+    The second visual token (0 degrees) has the largest key and is a pivot; least like it is 170 degrees. Least like
+    the text pivot, of the rest, is 10 degrees (cosine 0; the others 0.98 and 1). The text before the image has the
+    largest key of all and is no pivot.
+    """
+    hidden = directions(55, 10, 0, 90, 100, 170, 100)
+    size = torch.tensor([9.0, 1, 3, 2, 1, 1, 1])
+    visual, text = torch.arange(1, 6), torch.tensor([6])
+    assert dart.least_duplicated(hidden, size, visual, text, 3, pivots=1).tolist() == [1, 4, 0]
+    assert dart.least_duplicated(hidden, size, visual, text, 1, pivots=4).tolist() == [1]
+
+
+def test_dart_measures_keys_below_and_hidden_states_at_the_layer() -> None:
+    """With a budget of up to four, the pivots are all: the visual tokens with the largest L1 norms over both heads.
+
+    These are 7, 4, 0.5, 3 and 6. The second token's key is (1, 1) in each head, of L2 norm 2: by that the fourth, of
+    norm 3, would come before it.
+    """
+    key = torch.zeros(1, 2, 6, 2)
+    key[0, :, :, 0] = torch.tensor([[7, 1, 0.5, 3, 6, 5], [0, 1, 0, 0, 0, 0]])
+    key[0, :, 1, 1] = 1
+    visual = torch.tensor([True] * 5 + [False])
+    see = seen(torch.zeros(5, 1), visual, below=layer(rotated_key=key), at=layer(hidden=torch.ones(1, 6, 2)))
+    assert sorted(dart.choose(see, 4).tolist()) == [0, 1, 3, 4]
+    assert sorted(dart.choose(see, 3).tolist()) == [0, 1, 4]
+
+
+def test_pact_weighs_global_attention_by_the_hidden_norm() -> None:
+    """The mean of the visual queries 2, 1 and 0 is 1; keys ln 4, ln 2 and 0 get 4/7, 2/7 and 1/7 of the attention.
+
+    Times the norms 1, 3 and 5 of the hidden states: 4/7, 6/7 and 5/7. Text takes no part.
+    """
+    query = torch.tensor([50, 2, 1, 0])[None, None, :, None].float()
+    key = torch.tensor([50, math.log(4), math.log(2), 0])[None, None, :, None]
+    hidden = torch.tensor([[9.0, 9], [1, 0], [0, 3], [3, 4]])[None]
+    visual = torch.tensor([False, True, True, True])
+    see = seen(torch.zeros(3, 1), visual, at=layer(hidden=hidden, query=query, key=key))
+    scores = pact.global_importance(hidden[0, 1:], query[0, :, 1:], key[0, :, 1:])
+    assert scores.tolist() == pytest.approx([4 / 7, 6 / 7, 5 / 7])
+    assert pact.choose(see, 2).tolist() == [1, 2]
+
+
+def test_visionzip_merges_into_evenly_spaced_targets() -> None:
+    """Two of five: every second is a target, 0 and 2. Keys of 1 are like 0's, those of 3 and 4 like 2's.
+
+    10 + 1, and 20 + the mean of 3 and 5.
+    """
+    hidden = torch.tensor([[10.0], [1], [20], [3], [5]])
+    merged, targets = visionzip.merge(hidden, directions(0, 20, 90, 80, 100), 2)
+    assert merged[:, 0].tolist() == [11, 24]
+    assert targets.tolist() == [0, 2]
+
+
+def test_visionzip_takes_the_class_token_the_dominant_and_the_merged() -> None:
+    """Four of six: 10/64 of 4 rounds to one merged token, so class token and two dominant patches, 4 and 1.
+
+    The rest is 0, 2, 3 and 5 with hidden states 1, 3, 4 and 6: all merge into the first, 1 + 13 / 3.
+    """
+    hidden = torch.tensor([[100.0], [1], [2], [3], [4], [5], [6]])
+    query = torch.full((1, 7, 1), 1.0)
+    key = torch.tensor([0.0, 0.1, 2, 0.2, 0.3, 3, 0.4])[None, :, None]
+    see = seen(torch.zeros(6, 1), towers=lambda: (tower(hidden, query, key),))
+    condensed = visionzip.condense(see, 4)
+    assert condensed.features[:, 0].tolist() == pytest.approx([1000, 20, 50, 10 * (1 + 13 / 3)])
+    assert condensed.rows.tolist() == [0, 1, 4]
+    assert visionzip.choose(see, 3).tolist() == [4, 1, 5]
+    assert visionzip.condense(see, 1).features.tolist() == [[1000]]

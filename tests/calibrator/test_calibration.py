@@ -1,0 +1,138 @@
+"""Whole calibrations of tiny-llava on two samples: what the recipe says, and that a stop in between changes nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from iwp_export import api, jobs
+from iwp_export.bundle.recipe import RECIPE_JSON, Recipe, read_recipe
+from iwp_export.calibrator.calibration import ONE_TOKEN, Calibration
+from iwp_export.calibrator.candidates import VARIANTS
+from iwp_export.calibrator.page import Example
+from iwp_export.errors import RequestError
+from iwp_export.pruning.settings import PruningSettings
+from iwp_export.questions import SHIPPED
+from iwp_export.scorer import Scorer
+
+SAMPLES = SHIPPED["tiny-llava"].parent
+
+
+@pytest.fixture(autouse=True)
+def page(monkeypatch):
+    """In the place of the page, whose drawing takes seconds, what it is made of."""
+
+    def write(path: Path, recipe: Recipe, examples: Sequence[Example]) -> None:
+        answers = [(each.prompt, each.answer_before, each.answer_after) for each in examples]
+        path.write_text(f"{recipe.digest} {answers}")
+
+    monkeypatch.setattr("iwp_export.calibrator.calibration.write_page", write)
+
+
+def calibrate(folder: Path, **options) -> Recipe:
+    return api.calibrate("tiny-llava", folder / "out.json", **{"samples": 2, "layers": [4], **options})
+
+
+def test_a_recipe_of_several_keep_ratios(tmp_path):
+    recipe = calibrate(tmp_path, keep=[0.3, 0.111])
+    assert read_recipe(tmp_path / "out.json") == recipe
+    assert {path.name for path in tmp_path.iterdir()} == {"out.json", "out.html"}
+    assert (recipe.search.keeps, recipe.search.rungs, recipe.settings.keep) == ((0.3, 0.111), (2,), 0.3)
+    assert (recipe.data.samples, recipe.data.answers, recipe.data.name) == (2, True, "questions.jsonl")
+    roles = [figures.role for figures in recipe.candidates]
+    assert (roles.count("default"), roles.count("candidate"), roles.count("control")) == (1, len(VARIANTS) - 1, 2)
+    assert recipe.search.runs == 2 * (2 * (len(VARIANTS) + 2)) + 2  # and those with one visual token
+    assert recipe.search.runs_of_all == 2 * 2 * (len(VARIANTS) + 2)
+    assert {figures.samples for figures in recipe.candidates} == {2}
+    default = next(figures for figures in recipe.candidates if figures.role == "default")
+    assert default.settings == PruningSettings(keep=0.3) and default.kl > 0 and default.accuracy is not None
+    assert recipe.verdict[-1].startswith("2 samples are few")
+
+
+def test_a_speedup_is_met(tmp_path):
+    recipe = calibrate(tmp_path, speedup=1.5, layers=[1, 4])
+    assert all(figures.prefill_speedup >= 1.5 for figures in recipe.candidates)
+    assert recipe.search.keeps == (recipe.settings.keep,)
+    assert {figures.settings.layer for figures in recipe.candidates} == {1, 4}
+
+
+@pytest.mark.parametrize("options", [{"keep": [0.3, 0.111]}, {"max_drop": 0.5}])
+def test_a_stopped_calibration_goes_on_to_the_same_recipe(tmp_path, monkeypatch, options):
+    expected = calibrate(tmp_path / "whole", **options)
+    score = Scorer.score
+    for stop in (3, 25):
+        left = [stop]
+
+        def interrupted(self, *arguments, left=left):
+            left[0] -= 1
+            if left[0] < 0:
+                raise KeyboardInterrupt
+            return score(self, *arguments)
+
+        monkeypatch.setattr(Scorer, "score", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            calibrate(tmp_path / "stopped", **options)
+        assert {path.name for path in (tmp_path / "stopped").iterdir()} == {"out.json.progress"}
+    monkeypatch.setattr(Scorer, "score", score)
+    again = calibrate(tmp_path / "stopped", **options)
+    assert RECIPE_JSON.to_dict(again) == RECIPE_JSON.to_dict(expected)
+    pages = [(tmp_path / name / "out.html").read_bytes() for name in ("whole", "stopped")]
+    assert pages[0] == pages[1]
+
+
+def test_what_another_budget_left_in_the_journal_is_not_told(tmp_path, monkeypatch):
+    expected = calibrate(tmp_path / "whole", keep=[0.3])
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr("iwp_export.calibrator.calibration.write_page", lambda *arguments: 1 / 0)
+        calibrate(tmp_path / "again", keep=[0.3, 0.111])
+    assert (tmp_path / "again" / "out.json.progress").exists()
+    assert calibrate(tmp_path / "again", keep=[0.3]) == expected
+
+
+def test_one_token_is_left_where_a_sample_has_two_images(tmp_path):
+    """Noise in two images, one of them with other pixels: whatever the first sample's prompt is like."""
+    lines = ['{"image": "000.png", "prompt": "how many digits are there ?"}']
+    lines += ['{"images": ["000.png", "noise.png"], "prompt": "how many digits are there ?"}']
+    shutil.copy(SAMPLES / "000.png", tmp_path)
+    noise = np.random.default_rng(0).integers(0, 255, (300, 40, 3)).astype(np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    (tmp_path / "asked.jsonl").write_text("\n".join(lines))
+    plan = jobs.plan_calibration("tiny-llava", tmp_path / "o.json", tmp_path / "asked.jsonl", layers=[4]).plan
+    calibration = Calibration(plan)
+    scorer = calibration._scorer
+    blind = PruningSettings(layer=plan.legal_layers[0], keep=ONE_TOKEN).with_changes(importance="random")
+    for question in plan.samples.questions:
+        prepared = scorer.prepare(question)
+        assert sum(map(len, scorer.kept(prepared, blind))) == 1
+    calibration.measured.run("blind", [blind], 2)
+    assert calibration.measured.runs == 2  # at its own ratio, whatever the budget's are
+
+
+def test_a_sample_that_cannot_be_asked_is_refused_before_the_search(tmp_path, monkeypatch):
+    for number in range(3):
+        shutil.copy(SAMPLES / f"00{number}.png", tmp_path)
+    (tmp_path / "001.png").write_bytes((SAMPLES / "001.png").read_bytes()[:99])
+    monkeypatch.setattr(Scorer, "score", lambda *arguments: pytest.fail("the search began"))
+    with pytest.raises(RequestError, match=r"question about 001\.png: cannot read the image"):
+        calibrate(tmp_path / "out", data=tmp_path, samples=96)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_warning_of_the_samples_ends_the_verdict(tmp_path):
+    recipe = calibrate(tmp_path, data=SAMPLES, samples=1, keep=[0.5])
+    assert recipe.verdict[-1].startswith("No prompts are given") and recipe.verdict[-1].endswith("costs.")
+    assert not recipe.data.answers and {figures.accuracy for figures in recipe.candidates} == {None}
+
+
+def test_the_seed_is_of_the_samples(tmp_path):
+    first, same, other = (
+        calibrate(tmp_path / str(n), samples=1, keep=[0.3], seed=seed) for n, seed in enumerate((0, 0, 5))
+    )
+    assert first == same and first.data.digest != other.data.digest
+    assert dataclasses.replace(other.search, seed=0, keeps=()) == dataclasses.replace(first.search, keeps=())

@@ -1,0 +1,165 @@
+"""Scores are made once, whatever stopped the program in between."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from iwp_export.calibrator.measurements import Measurements
+from iwp_export.errors import OutputError
+from iwp_export.pruning.settings import PruningSettings
+from tests.calibrator.fake import FakeScores, questions
+
+SETTINGS = [PruningSettings(layer=layer, keep=0.5) for layer in (1, 2, 3)]
+KEEPS = (0.5, 0.2, 0.1)
+HEADER = {"model": "ab", "version": "1"}
+
+
+def loss(settings: PruningSettings, sample: int) -> float:
+    return settings.layer * 0.3 + sample * 0.1 + settings.keep
+
+
+def work(measured: Measurements) -> list[list[float]]:
+    """Rounds that overlap, as a search's do, and what is read of them."""
+    measured.probe(SETTINGS[:1])
+    measured.run("one", SETTINGS, 2)
+    measured.run("two", [SETTINGS[0], SETTINGS[1], SETTINGS[0]], 4, with_answer=True)
+    read = [measured.losses(each, 2, "kl").tolist() for each in SETTINGS]
+    read += [measured.losses(each, 4, "accuracy").tolist() for each in SETTINGS[:2]]
+    return [*read, [measured.runs], [measured.met(each) for each in SETTINGS]]
+
+
+@pytest.mark.parametrize("keeps", [(), KEEPS])
+def test_each_pair_is_scored_once(keeps):
+    scores = FakeScores(loss)
+    measured = Measurements(scores, questions(4), keeps)
+    read = work(measured)
+    times = max(1, len(keeps))
+    assert set(scores.scored.values()) == {1}
+    assert len(scores.scored) == (2 * 3 + 2 * 2) * times == measured.runs
+    assert read[-1] == [4, 4, 2]
+    assert max(scores.generated.values()) == 1  # and an answer is generated once, where it changed
+
+
+def test_losses_are_means_over_the_keep_ratios():
+    measured = Measurements(FakeScores(loss, limit=0.7), questions(2), KEEPS)
+    measured.run("all", SETTINGS[:1], 2)
+    np.testing.assert_allclose(measured.losses(SETTINGS[0], 2, "kl"), [0.3 + 0.8 / 3, 0.4 + 0.8 / 3])
+    np.testing.assert_allclose(measured.losses(SETTINGS[0], 2, "agreement"), [1 / 3, 1 / 3])
+    other = replace(SETTINGS[0], keep=0.3)  # not the first of the ratios: it stands for itself
+    measured.run("other", [other], 1)
+    assert measured.losses(other, 1, "kl") == [0.6]
+
+
+def test_answers_that_the_data_do_not_have_are_not_asked_for_again():
+    scores = FakeScores(loss)
+    measured = Measurements(scores, questions(2, answer=None))
+    for _ in range(2):
+        measured.run("all", SETTINGS, 2, with_answer=True)
+    assert set(scores.scored.values()) == {1} and not scores.generated
+    assert not measured.has_answers(SETTINGS[0], 2)
+    assert [each.right for each in measured.unpruned(2)] == [None, None]
+
+
+@pytest.mark.parametrize("keeps", [(), KEEPS])
+@pytest.mark.parametrize("stop", [0, 1, 5, 9])
+def test_a_stopped_run_goes_on(tmp_path, keeps, stop):
+    expected = work(Measurements(FakeScores(loss), questions(4), keeps))
+    file = tmp_path / "journal"
+    first = FakeScores(loss, stop=stop)
+    measured = Measurements(first, questions(4), keeps, file, HEADER)
+    with pytest.raises(KeyboardInterrupt):
+        work(measured)
+    measured.close(finished=False)
+    second = FakeScores(loss)
+    measured = Measurements(second, questions(4), keeps, file, HEADER)
+    assert work(measured) == expected
+    again = set(first.scored) & set(second.scored)
+    assert again <= {(0, SETTINGS[0])}  # which the estimate times
+    measured.close(finished=True)
+    assert not file.exists()
+
+
+def lines_of(file, count: int) -> list[bytes]:
+    """Begin a run and stop it; the lines of its journal."""
+    measured = Measurements(FakeScores(loss), questions(4), (), file, HEADER)
+    measured.run("some", SETTINGS[:count], 1)
+    measured.close(finished=False)
+    return file.read_bytes().splitlines(keepends=True)
+
+
+def damaged(lines: list[bytes]) -> dict[str, tuple[bytes, bool]]:
+    """What a journal of two scores may hold by name, and whether the second can still be read."""
+    whole = b"".join(lines)
+    entry = json.loads(lines[1])
+    return {
+        "whole": (whole, True),
+        "torn": (whole[:-9], False),
+        "torn after the last brace": (whole[:-1], False),
+        "torn header": (lines[0][:-3], False),
+        "header without an end": (lines[0][:-1], False),
+        "empty": (b"", False),
+        "blank": (b"\n\n", False),
+        "no UTF-8": (b"\xff\xfe" + whole, False),
+        "no UTF-8 in a score": (lines[0] + b"\xff\n" + lines[2], True),
+        "another model": (whole.replace(b'"ab"', b'"cd"'), False),
+        "another version": (whole.replace(b'"version": "1"', b'"version": "0"'), False),
+        "not ours": (b"{}\n" + whole, False),
+        "a list": (lines[0] + b"[1]\n" + lines[2], True),
+        "no score": (lines[0] + b"{}\n" + lines[2], True),
+        "a field too many": (lines[0] + json.dumps({**entry, "score": {"kl": 1, "x": 2}}).encode() + b"\n", False),
+        "settings of another version": (lines[0] + json.dumps({**entry, "settings": {"x": 2}}).encode() + b"\n", False),
+        "a disk's zeros": (lines[0] + lines[1] + bytes(64), False),
+    }
+
+
+@pytest.mark.parametrize("name", list(damaged([b"{}\n"] * 3)))
+def test_a_journal_in_any_state_gives_the_same_result(tmp_path, name):
+    file = tmp_path / "folder" / "journal"
+    content, good = damaged(lines_of(file, 2))[name]
+    file.write_bytes(content)
+    expected = work(Measurements(FakeScores(loss), questions(4)))
+    for start in range(2):  # the second reads what the first repaired
+        scores = FakeScores(loss)
+        measured = Measurements(scores, questions(4), (), file, HEADER)
+        assert work(measured) == expected
+        scored = set(scores.scored) - {(0, SETTINGS[0])}
+        assert len(scored) == (0 if start else 9 - good)
+        measured.close(finished=False)
+
+
+def test_scores_that_nobody_asked_for_are_not_told(tmp_path):
+    file = tmp_path / "journal"
+    lines_of(file, 3)
+    measured = Measurements(FakeScores(loss), questions(4), (), file, HEADER)
+    assert (measured.runs, measured.met(SETTINGS[0])) == (0, 0)
+    measured.run("one", SETTINGS[:1], 1)
+    assert (measured.runs, measured.met(SETTINGS[0]), measured.met(SETTINGS[2])) == (1, 1, 0)
+    measured.close(finished=False)
+
+
+def test_two_runs_do_not_write_one_journal(tmp_path):
+    file = tmp_path / "journal"
+    first = Measurements(FakeScores(loss), questions(4), (), file, HEADER)
+    first.run("one", SETTINGS, 1)
+    with pytest.raises(OutputError, match="another calibration is writing") as refused:
+        Measurements(FakeScores(loss), questions(4), (), file, {"model": "other"})
+    assert refused.value.options == ("output",)
+    first.run("two", SETTINGS, 2)
+    first.close(finished=False)
+    scores = FakeScores(loss)
+    second = Measurements(scores, questions(4), (), file, HEADER)
+    second.run("two", SETTINGS, 2)
+    assert not scores.scored
+    second.close(finished=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_journal_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path, tmp_path / "file" / "journal"):
+        with pytest.raises(OutputError, match="cannot keep scores in"):
+            Measurements(FakeScores(loss), questions(4), (), path, HEADER)

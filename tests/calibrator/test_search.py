@@ -1,0 +1,169 @@
+"""Successive halving on made-up scores: it finds the best at little cost, and prefers the paper's where that ties."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as options
+from hypothesis import strategies as st
+
+from iwp_export.calibrator.candidates import Budget, candidates, controls_of, default_settings
+from iwp_export.calibrator.measurements import Measurements
+from iwp_export.calibrator.search import NEGLIGIBLE_KL, PER_COST, Found, Search, rungs_for
+from iwp_export.calibrator.verdict import BLIND_SAMPLES
+from iwp_export.pruning.cost import PrefillCost
+from iwp_export.pruning.settings import CONTROLS, PruningSettings
+from tests.calibrator.fake import FakeScores, Loss, questions
+
+COST = PrefillCost(28, 1024, 2816, 1024, 1024, 32000, visual=576, text=40)
+LAYERS = (2, 4, 7, 10)
+KEEP = Budget("keep", (0.3,))
+ALL = candidates(KEEP, LAYERS, COST)
+DEFAULT = PruningSettings()
+CONTROLS_OF_ALL = {control for settings in ALL for control in controls_of(settings)}
+
+
+def speedup(settings: PruningSettings) -> float:
+    return COST.speedup(settings.layer, settings.num_keep(COST.visual))
+
+
+def search(
+    loss: Loss, samples: int = 96, tried=ALL, budget: Budget = KEEP, objective="kl", default=DEFAULT, **more
+) -> tuple[Found, Measurements, FakeScores]:
+    scores = FakeScores(loss, **more)
+    measured = Measurements(scores, questions(samples), budget.values if budget.kind == "keep" else ())
+    found = Search(measured, budget, objective, default, speedup, rungs_for(samples)).run(tried)
+    return found, measured, scores
+
+
+def noisy(seed: int, spread: float = 0.3) -> Loss:
+    """A quality for each setting, and a deviation for each sample."""
+    quality = {one: random.Random(f"{seed} {one}").random() * 2 for one in ALL}
+
+    def loss(settings: PruningSettings, sample: int) -> float:
+        return quality.get(settings, 1.9) + spread * random.Random(f"{seed} {settings} {sample}").random()
+
+    return loss
+
+
+def test_rungs():
+    cases = {1: (1,), 7: (7,), 8: (8,), 9: (8, 9), 24: (8, 24), 95: (8, 24, 95), 96: (8, 24, 96), 500: (8, 24, 96)}
+    assert {samples: rungs_for(samples) for samples in cases} == cases
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("objective", ["kl", "agreement", "accuracy"])
+def test_it_finds_the_best_and_keeps_the_default_to_the_end(seed, objective):
+    best = ALL[7 * seed + 3]
+
+    def loss(settings: PruningSettings, sample: int) -> float:
+        share = 0.1 if settings == best else 0.9 if settings == DEFAULT else 0.5
+        changed = random.Random(f"{seed} {settings} {sample}").random() < share
+        return 2.0 if changed else 0.5
+
+    found, measured, _ = search(loss, objective=objective)
+    assert found.chosen == best and found.feasible
+    assert measured.met(DEFAULT) == measured.met(best) == 96
+    assert set(found.controls) == {*controls_of(best), *controls_of(DEFAULT)}
+    assert found.tried == tuple(dict.fromkeys([DEFAULT, *ALL]))
+    assert all(measured.has_answers(each, 96) for each in (DEFAULT, best, *found.controls))
+
+
+def test_the_runs_are_less_than_a_quarter():
+    assert len(ALL) == 56
+    for seed in range(5):
+        found, measured, scores = search(noisy(seed))
+        everything = (len(ALL) + len(CONTROLS_OF_ALL)) * 96
+        assert set(scores.scored.values()) == {1} and set(found.controls) <= CONTROLS_OF_ALL
+        assert measured.runs == scores.scored.total() < everything / 4 - BLIND_SAMPLES
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_same_seed_gives_the_same(seed):
+    (one, first, _), (two, second, _) = (search(noisy(seed)) for _ in range(2))
+    assert one == two and first.runs == second.runs
+
+
+@pytest.mark.parametrize("samples", [1, 2, 7, 8, 23])
+def test_few_samples(samples):
+    best = ALL[20]
+    found, measured, _ = search(lambda settings, sample: 0.1 if settings == best else 0.9, samples)
+    assert found.chosen == best
+    assert measured.met(best) == measured.met(DEFAULT) == samples
+    assert min(measured.met(each) for each in ALL) == min(8, samples)
+
+
+def at(losses: dict[PruningSettings, float], spread: float = 0.0) -> Loss:
+    """Losses by setting, others far worse; all but the first one's are `spread` more and less in turn."""
+    first = next(iter(losses))
+
+    def loss(settings: PruningSettings, sample: int) -> float:
+        return losses.get(settings, 5.0) + (0 if settings == first else spread * (-1) ** sample)
+
+    return loss
+
+
+def test_a_tie_goes_to_the_papers_settings_then_to_the_faster():
+    best, faster = (
+        one for one in ALL if one.select == "coverage" and one.similarity == "value" and one.layer in (2, 7)
+    )
+    best, faster = sorted((best, faster), key=lambda one: -one.layer)
+    for spread, negligible in ((1.0, 0.05), (0.0, NEGLIGIBLE_KL / 2)):
+        tied = {best: 0.5, faster: 0.5 + negligible, DEFAULT: 0.5 + negligible}
+        assert search(at(tied, spread))[0].chosen == DEFAULT
+        del tied[DEFAULT]
+        assert search(at(tied, spread))[0].chosen == faster
+    clear = {best: 0.5, faster: 0.52, DEFAULT: 0.52}
+    assert search(at(clear))[0].chosen == best
+
+
+DROP = Budget("max_drop", (0.05,))
+LADDER = candidates(DROP, LAYERS, COST)
+NEAR_PAPER = default_settings(DROP, LAYERS, COST)
+
+
+def test_the_fastest_within_the_drop():
+    """Also where all that is faster drops too much, which shows on the last samples alone."""
+    best = sorted(LADDER, key=speedup)[len(LADDER) // 2]
+
+    def loss(settings: PruningSettings, sample: int) -> float:
+        slow = speedup(settings) <= speedup(best)
+        return 3.0 if sample % (24 if slow else 10) == 5 else 0.5 if settings == best else 0.8 if slow else 0.1
+
+    found, measured, _ = search(loss, tried=LADDER, budget=DROP, default=NEAR_PAPER)
+    assert found.feasible and found.chosen == best
+    assert measured.losses(found.chosen, 96, "agreement").mean() == pytest.approx(1 / 24)
+
+
+def test_nothing_within_the_drop():
+    nearest = LADDER[30]
+    found, measured, _ = search(
+        lambda settings, sample: 2.0 if sample % 3 or settings != nearest else 0.1,
+        tried=LADDER,
+        budget=DROP,
+        default=NEAR_PAPER,
+    )
+    assert not found.feasible and found.chosen == nearest
+    assert measured.losses(nearest, 96, "agreement").mean() == pytest.approx(2 / 3, abs=0.01)
+
+
+def test_the_best_of_each_cost_goes_to_the_end_where_cost_is_searched_for():
+    _, measured, _ = search(lambda settings, sample: 0.1, tried=LADDER, budget=DROP, default=NEAR_PAPER)
+    for speed in set(map(speedup, LADDER)):
+        met = [measured.met(one) for one in LADDER if speedup(one) == speed]
+        assert max(met) == 96 and sum(count > 8 for count in met) >= PER_COST
+
+
+@given(st.integers(0, 10**6), st.integers(1, 30), st.sampled_from(["kl", "agreement", "accuracy"]), st.booleans())
+@options(max_examples=20, deadline=None)
+def test_any_search_ends_with_a_candidate_that_met_every_sample(seed, samples, objective, by_drop):
+    tried, budget = (LADDER[:20], DROP) if by_drop else (ALL[:20], KEEP)
+    found, measured, _ = search(noisy(seed, 1.5), samples, tried, budget, objective, tried[0])
+    assert found.chosen in tried and found.chosen.importance not in CONTROLS
+    assert measured.met(found.chosen) == min(samples, 96)
+    best = min(measured.losses(one, samples, objective).mean() for one in tried if measured.met(one) == samples)
+    if not by_drop:
+        spread = measured.losses(found.chosen, samples, objective).mean() - best
+        assert spread <= 1.0 if samples > 1 else spread <= NEGLIGIBLE_KL

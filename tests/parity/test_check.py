@@ -1,0 +1,214 @@
+"""Parity passes where an artefact is its reference, for every family, and names the stage where it is not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from iwp_export import api
+from iwp_export.bundle.schema import from_json, to_json
+from iwp_export.errors import CheckpointError, DataError, RequestError, SettingsError
+from iwp_export.models import ALIASES
+from iwp_export.parity.check import check_parity
+from iwp_export.parity.checkpoint import CheckpointReference
+from iwp_export.parity.figures import Parity
+from iwp_export.parity.gates import gates
+from iwp_export.parity.opening import open_reference
+from iwp_export.parity.page import blocks
+from iwp_export.parity.words import describe
+from iwp_export.pruning.settings import PruningSettings
+from iwp_export.questions import Question
+from iwp_export.runtime.pipeline import Pipeline
+from iwp_export.view.page import Page
+from tests.backends.trt.fake_trt import make_session
+from tests.exporter.tiny import write_llava_next
+from tests.parity.tampered import tampered
+
+SIZES = ((48, 64), (37, 300), (90, 41))
+
+
+def failed(parity: Parity) -> list[str]:
+    return [gate.name for gate in gates(parity) if not gate.passed]
+
+
+def test_a_bundle_is_its_checkpoint(
+    pipeline: Pipeline, checkpoint: CheckpointReference, questions: list[Question], tiny_bundle: Path
+) -> None:
+    parity = check_parity(pipeline, checkpoint, questions, (1, 0.2), 4, hidden_states=True, path=tiny_bundle)
+    found = {gate.name: gate for gate in gates(parity)}
+    assert all(gate.passed for gate in found.values()), describe(parity)
+    assert list(found) == [
+        *("integrity", "same checkpoint", "prompt", "pixels", "features", "hidden states", "caches", "logits"),
+        *("next token", "kept tokens", "greedy tokens"),
+    ]
+    assert found["integrity"].measured.startswith("10 files, ")
+    assert (parity.samples, parity.dtype, parity.differences, parity.notes) == (3, "float32", (), ())
+    rows = {stage.stage: stage.rows for stage in parity.keeps[1].stages}
+    text = 3 * 4 - 3  # the last token of an answer is not run
+    prompt = sum(len(checkpoint.observe(sample, 1, 1).token_ids) for sample in _samples(questions))
+    kept = prompt - 3 * 64 + 3 * 13
+    assert rows["logits"] == 12
+    assert rows["caches"] == 2 * (4 * (prompt + text) + 4 * (kept + text))
+    assert rows["hidden states"] == 5 * (prompt + text) + 3 * (kept + text)
+    assert "is its reference but for float32 rounding (3 samples at keep 1, 0.2, 4 tokens each)" in describe(parity)
+
+
+def _samples(questions: list[Question]) -> list[Any]:
+    from iwp_export.parity.sample import samples_of
+
+    return samples_of(questions)
+
+
+def test_figures_survive_json_and_make_a_page(
+    pipeline: Pipeline, checkpoint: CheckpointReference, questions: list[Question]
+) -> None:
+    broken = tampered(pipeline, logits=lambda logits: logits * np.float32(np.nan))
+    for parity in (check_parity(each, checkpoint, questions[:1], (0.3,), 2) for each in (pipeline, broken)):
+        again = from_json(Parity, json.loads(json.dumps(to_json(parity), allow_nan=False)), "")
+        assert again == parity and gates(again) == gates(parity)
+        page = Page("Parity", "of a test", blocks(parity)).html()
+        assert "caches" in page and ("FAILED" in page) == (failed(parity) != [])
+
+
+def test_several_images_of_another_family(tmp_path: Path) -> None:
+    """LLaVA-NeXT needs the images' sizes beside their pixels, and pads the tiles of several images."""
+    write_llava_next(tmp_path / "next")
+    images = []
+    for size in SIZES:
+        images.append(tmp_path / f"{size}.png")
+        Image.fromarray(np.random.default_rng(sum(size)).integers(0, 256, (*size, 3), np.uint8)).save(images[-1])
+    asked = [Question((images[0],), "how many ?"), Question(tuple(images), "what is the red digit ?")]
+    bundle = api.export(str(tmp_path / "next"), tmp_path / "next.bundle", PruningSettings(layer=1))
+    pipeline = Pipeline.open(bundle, threads=1)
+    parity = check_parity(pipeline, open_reference(pipeline), asked, (1, 0.3), 3, hidden_states=True)
+    assert failed(parity) == [], describe(parity)
+    relative = {stage.stage: stage.relative for keep in parity.keeps for stage in keep.stages}
+    assert relative["features"] and relative["caches"] and relative["logits"]
+
+
+@pytest.mark.parametrize("against", ["bundle", "engine"])
+def test_an_engine_and_a_bundle(pipeline: Pipeline, tiny_bundle: Path, questions: list[Question], against: str) -> None:
+    """Each against the other: an engine shows no states between layers, and says so."""
+    engine = Pipeline.of(pipeline.manifest, tiny_bundle / "processor", make_session(tiny_bundle)[0])
+    if against == "bundle":
+        mine, reference = engine, open_reference(engine, str(tiny_bundle), threads=1)
+        who = "artefact"
+    else:
+        from iwp_export.parity.reference import SessionReference
+
+        mine, reference = pipeline, SessionReference(engine, "x.plan")
+        who = "reference"
+    parity = check_parity(mine, reference, questions[:1], (1, 0.3), 2, hidden_states=True)
+    assert failed(parity) == [], describe(parity)
+    assert len(parity.notes) == 1 and f"the {who} has none to show" in parity.notes[0]
+
+
+def test_other_features_give_other_choices(
+    pipeline: Pipeline, checkpoint: CheckpointReference, questions: list[Question]
+) -> None:
+    parity = check_parity(tampered(pipeline, pixels=np.negative), checkpoint, questions[:2], (1, 0.2), 4)
+    assert {"features", "caches", "logits", "kept tokens"} <= set(failed(parity))
+    assert "pixels" not in failed(parity)  # what the processor made is right; the vision graph got something else
+    kept = parity.keeps[1].kept
+    assert (kept.choices, kept.differing, kept.followed) == (2, 2, 2)
+    assert all(gap.gap and gap.gap > 0.01 and gap.own_gap is not None for gap in kept.gaps) and kept.agreement < 1
+    assert "The first stage that fails is features" in describe(parity)
+
+
+def test_logits_beyond_rounding_fail(
+    pipeline: Pipeline, checkpoint: CheckpointReference, questions: list[Question]
+) -> None:
+    parity = check_parity(
+        tampered(pipeline, logits=lambda logits: logits + np.float32(0.01)), checkpoint, questions[:1], (1, 0.3), 2
+    )
+    assert failed(parity) == ["logits"]
+    logits = parity.keeps[0].stages[-1]
+    assert logits.absolute == pytest.approx(0.01, abs=1e-4)
+    assert logits.where.startswith("1 (000.png), keep 1, generated token ")
+
+
+def test_numbers_that_are_not_finite_fail_and_are_placed(
+    pipeline: Pipeline, checkpoint: CheckpointReference, questions: list[Question]
+) -> None:
+    def poison(part: Any, layer: int) -> Any:
+        part = part.copy()
+        if layer == 5:
+            part[1, 7, 3] = np.inf
+        return part
+
+    parity = check_parity(tampered(pipeline, cache=poison), checkpoint, questions[:1], (0.3,), 2)
+    assert failed(parity) == ["caches"]
+    token = checkpoint.observe(_samples(questions)[0], 0.3, 1).kept[7]
+    where = {gate.name: gate.where for gate in gates(parity)}["caches"]
+    assert where == f"1 (000.png), keep 0.3, layer 5, key, token {token}: a number is not finite"
+
+
+def test_a_tie_broken_otherwise_is_followed(
+    pipeline: Pipeline,
+    checkpoint: CheckpointReference,
+    questions: list[Question],
+    tiny_bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Another choice, and everything after it right: kept tokens alone say so, and a tie would pass."""
+    from iwp_export.parity import compare
+
+    settings = replace(pipeline.manifest.pruning, importance="random", penalty=0.0)
+    manifest = replace(pipeline.manifest, pruning=settings)
+    other = CheckpointReference(manifest)
+    choosing = Pipeline.of(pipeline.manifest, tiny_bundle / "processor", other.session)
+    parity = check_parity(choosing, checkpoint, questions[:1], (0.3,), 3)
+    assert failed(parity) == ["kept tokens"]
+    assert parity.keeps[0].kept.followed == 1
+    monkeypatch.setattr(compare, "selection_gap_of_pairs", lambda *args, **options: 1e-6)
+    monkeypatch.setattr(compare, "normalised", np.zeros_like)
+    parity = check_parity(choosing, checkpoint, questions[:1], (0.3,), 3)
+    assert failed(parity) == [] and "1 choices of tokens are not the reference's." in describe(parity)
+
+
+def test_without_what_was_chosen_from_a_tie_cannot_be_told(
+    pipeline: Pipeline, questions: list[Question], tiny_bundle: Path
+) -> None:
+    """Then layers below the choice are compared, and nothing after it."""
+    from iwp_export.parity.reference import SessionReference
+
+    engine = Pipeline.of(pipeline.manifest, tiny_bundle / "processor", make_session(tiny_bundle)[0])
+
+    def other(kept: Any) -> Any:
+        return (
+            kept if len(kept) == 1 else np.concatenate([kept[:5], np.arange(kept[4] + 1, kept[4] + 1 + 12), kept[17:]])
+        )
+
+    parity = check_parity(tampered(pipeline, kept=other), SessionReference(engine, "x.plan"), questions[:1], (0.3,), 2)
+    found = {gate.name: gate for gate in gates(parity)}
+    assert not found["kept tokens"].passed and "the reference cannot tell" in found["kept tokens"].measured
+    assert found["caches"].passed
+    assert not found["logits"].passed and found["logits"].measured == "nothing was compared"
+
+
+def test_a_checkpoint_without_a_chat_template(pipeline: Pipeline, questions: list[Question], tmp_path: Path) -> None:
+    shutil.copytree(ALIASES["tiny-llava"], tmp_path / "mute")
+    (tmp_path / "mute" / "chat_template.jinja").unlink()
+    reference = CheckpointReference(pipeline.manifest, str(tmp_path / "mute"))
+    with pytest.raises(RequestError, match=r"transformers cannot render 1 \(000\.png\) for checkpoint mute"):
+        check_parity(pipeline, reference, questions[:1])
+
+
+def test_what_cannot_be_compared(
+    pipeline: Pipeline, checkpoint: CheckpointReference, questions: list[Question], tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match="there is nothing to compare: give questions"):
+        check_parity(pipeline, checkpoint)
+    with pytest.raises(SettingsError, match="keep must be"):
+        check_parity(pipeline, checkpoint, questions, (1.5,))
+    with pytest.raises(DataError, match="nothing to compare with at nowhere: give `checkpoint`, a bundle's folder"):
+        open_reference(pipeline, "nowhere")
+    with pytest.raises(CheckpointError, match=r"has no config\.json"):
+        open_reference(pipeline, checkpoint=str(tmp_path))

@@ -1,0 +1,208 @@
+"""A recording says what its reference said, on a device without torch, and is refused where it is not whole."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from iwp_export.errors import DataError, OutputError, RecordingError, RequestError
+from iwp_export.parity.check import check_parity
+from iwp_export.parity.checkpoint import CheckpointReference
+from iwp_export.parity.gates import gates
+from iwp_export.parity.opening import open_reference
+from iwp_export.parity.recording import check_recording, read_recording, record
+from iwp_export.parity.words import describe
+from iwp_export.questions import Question
+from iwp_export.runtime.pipeline import Pipeline
+from tests.parity.tampered import tampered
+
+KEEPS = (1.0, 0.3)
+
+
+@pytest.fixture(scope="module")
+def golden(
+    checkpoint: CheckpointReference, questions: list[Question], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    asked = [questions[0], Question((questions[0].images[0], questions[2].images[0]), "how many ?")]
+    path = tmp_path_factory.mktemp("recordings") / "deep" / "golden.npz"
+    return record(checkpoint, asked, KEEPS, path, 4, hidden_states=True)
+
+
+def test_an_artefact_is_what_was_recorded(pipeline: Pipeline, golden: Path) -> None:
+    parity = check_parity(pipeline, open_reference(pipeline, str(golden)), hidden_states=True)
+    assert parity.new_tokens == 4
+    assert all(gate.passed for gate in gates(parity)), describe(parity)
+    assert "hidden states" in describe(parity) and parity.notes == ()
+    assert (parity.samples, [keep.keep for keep in parity.keeps]) == (2, list(KEEPS))
+    shorter = check_parity(pipeline, read_recording(golden), max_new_tokens=2, keeps=(0.3,))
+    assert all(gate.passed for gate in gates(shorter)), describe(shorter)
+    assert golden.stat().st_size < 1 << 20
+
+
+def test_a_recording_catches_what_its_reference_catches(pipeline: Pipeline, golden: Path) -> None:
+    recording = read_recording(golden)
+    for changes, expected in (
+        ({"pixels": lambda array: array * 0.99}, "features"),
+        ({"order": lambda images: images[::-1]}, "caches"),
+        ({"cache": lambda part, layer: np.roll(part, 1, axis=1) if layer == 6 else part}, "caches"),
+        ({"logits": lambda logits: logits * np.float32(1.001)}, "logits"),
+    ):
+        parity = check_parity(tampered(pipeline, **changes), recording, max_new_tokens=4)
+        assert expected in [gate.name for gate in gates(parity) if not gate.passed]
+
+
+def test_on_a_device_there_is_no_torch(tiny_bundle: Path, golden: Path) -> None:
+    code = f"""
+import sys
+for name in ("torch", "matplotlib"):
+    sys.modules[name] = None
+from iwp_export.runtime.pipeline import Pipeline
+from iwp_export.parity import check, gates, page, words
+from iwp_export.parity.opening import open_reference
+pipeline = Pipeline.open({str(tiny_bundle)!r}, threads=1)
+reference = open_reference(pipeline, {str(golden)!r})
+parity = check.check_parity(pipeline, reference, max_new_tokens=4, path={str(tiny_bundle)!r})
+from iwp_export.errors import BackendError
+try:
+    open_reference(pipeline)
+except BackendError as error:
+    assert "needs torch" in str(error) and "recording" in str(error), error
+print(all(gate.passed for gate in gates.gates(parity)), len(words.describe(parity)) > 100, len(page.blocks(parity)))
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert result.stdout.split() == ["True", "True", "4"], result.stderr
+
+
+def test_what_a_recording_does_not_have(pipeline: Pipeline, golden: Path, questions: list[Question]) -> None:
+    recording = read_recording(golden)
+    with pytest.raises(RecordingError, match=r"the recording has keep 1, 0\.3, not 0\.5"):
+        check_parity(pipeline, recording, keeps=(0.5,), max_new_tokens=4)
+    with pytest.raises(RecordingError, match="the recording has answers of 4 tokens, not 5"):
+        check_parity(pipeline, recording, max_new_tokens=5)
+    with pytest.raises(RecordingError, match="the recording has no sample 1"):
+        check_parity(pipeline, recording, questions[1:2], max_new_tokens=4)
+
+
+def test_what_is_no_recording_is_refused(golden: Path, tmp_path: Path) -> None:
+    whole = golden.read_bytes()
+    middle = len(whole) // 2
+    np.savez(tmp_path / "other.npz", x=np.zeros(3))
+    for name, content, says in (
+        ("cut.npz", whole[:-5000], "is damaged or is no recording"),
+        ("flipped.npz", whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :], "is damaged"),
+        ("text.npz", b"no archive", "is damaged or is no recording"),
+        ("empty.npz", b"", "is damaged or is no recording"),
+        ("other.npz", (tmp_path / "other.npz").read_bytes(), "is not a recording: it has no entry 'recording'"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        assert says in refusal(tmp_path / name)
+    assert refusal(tmp_path / "nothing.npz") == f"there is no recording {tmp_path / 'nothing.npz'}"
+    assert "\n" not in refusal(tmp_path / "cut.npz")
+
+
+def test_changed_entries_are_told(golden: Path, tmp_path: Path) -> None:
+    with np.load(golden) as archive:
+        arrays = dict(archive)
+    assert "the content of 0.0.logits changed" in refusal(
+        saved(tmp_path, arrays, **{"0.0.logits": arrays["0.0.logits"] + 1})
+    )
+    assert "its entries are not those that it lists (extra)" in refusal(saved(tmp_path, arrays, extra=np.zeros(1)))
+    lacking = {name: array for name, array in arrays.items() if name != "1.1.kept"}
+    assert "its entries are not those that it lists (1.1.kept)" in refusal(saved(tmp_path, lacking))
+    text = arrays["recording"].tobytes()
+    for old, new, says in (
+        (b'"new_tokens": 4', b'"new_tokens": 5', "was changed by hand or damaged: its digest differs"),
+        (b'"schema_version": 1', b'"schema_version": 2', "schema version 2, this version reads 1: upgrade iwp-export"),
+        (b"iwp-recording", b"iwp-recipes", "is not a recording: it has no format"),
+        (b"{", b"[", "is damaged or is no recording"),
+    ):
+        changed = np.frombuffer(text.replace(old, new, 1), np.uint8)
+        assert says in refusal(saved(tmp_path, arrays, recording=changed))
+
+
+def test_python_objects_are_not_loaded(golden: Path, tmp_path: Path) -> None:
+    with np.load(golden) as archive:
+        arrays = dict(archive)
+    stream = io.BytesIO()
+    np.lib.format.write_array(stream, np.array([Path], dtype=object), allow_pickle=True)
+    path = saved(tmp_path, arrays)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("code.npy", stream.getvalue())
+    assert "is damaged or is no recording" in refusal(path)
+
+
+def test_a_file_that_is_there_stays(checkpoint: CheckpointReference, questions: list[Question], golden: Path) -> None:
+    before = golden.read_bytes()
+    with pytest.raises(OutputError, match="it already exists"):
+        record(checkpoint, questions, KEEPS, golden, 2)
+    with pytest.raises(DataError, match="there is nothing to record"):
+        record(checkpoint, [], KEEPS, golden, 2, force=True)
+    assert golden.read_bytes() == before
+
+
+def saved(folder: Path, arrays: dict[str, Any], **changes: Any) -> Path:
+    path = folder / "changed.npz"
+    np.savez(path, **{**arrays, **changes})
+    return path
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(RecordingError) as refused:
+        read_recording(path)
+    return str(refused.value)
+
+
+def test_a_prompt_may_have_several_lines(
+    pipeline: Pipeline, checkpoint: CheckpointReference, questions: list[Question], tmp_path: Path
+) -> None:
+    """A document refuses control characters, after everything was measured."""
+    asked = Question(questions[0].images, "what is the red digit ?\n\tanswer:")
+    file = record(checkpoint, [asked], [0.3], tmp_path / "golden.npz", 1)
+    recording = read_recording(file)
+    assert recording.samples[0].prompt == asked.prompt
+    assert all(gate.passed for gate in gates(check_parity(pipeline, recording)))
+
+
+@pytest.mark.parametrize("name", ["golden", "golden.bin", "file/golden.npz"])
+def test_what_could_not_be_found_or_written_is_refused_at_once(name: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(OutputError) as caught:
+        check_recording(tmp_path / name)
+    assert caught.value.options == ("record",)
+
+
+def npy(head: str) -> bytes:
+    text = head.ljust(117).encode() + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+
+
+@pytest.mark.parametrize(
+    ("entry", "content"),
+    [
+        ("recording", b"no array"),
+        ("recording.npy", b"no array"),
+        ("recording.npy", npy("{'descr': '|u1', 'fortran_order': False, 'shape': (99999999999999,), }")),
+    ],
+)
+def test_entries_that_claim_what_they_are_not(entry: str, content: bytes, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "bad.npz", "w") as archive:
+        archive.writestr(entry, content)
+    with pytest.raises(RecordingError, match="damaged or is no recording"):
+        read_recording(tmp_path / "bad.npz")
+
+
+def test_an_image_that_ends_early_is_named(
+    pipeline: Pipeline, checkpoint: CheckpointReference, questions: list[Question], tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(questions[0].images[0].read_bytes()[:60])
+    with pytest.raises(RequestError, match=r"image 1 of sample 1 \(broken.png\)"):
+        record(checkpoint, [Question((broken,), "what ?")], [0.3], tmp_path / "golden.npz", 1)
+    assert not (tmp_path / "golden.npz").exists()

@@ -1,0 +1,106 @@
+"""Questions from JSON lines: what a line may hold, and one clear line for what it may not."""
+
+from __future__ import annotations
+
+import json
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from iwp_export.errors import DataError
+from iwp_export.questions import Question, digest_of, read_questions
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+def write(folder: Path, *lines: Any) -> Path:
+    path = folder / "questions.jsonl"
+    path.write_bytes(
+        b"".join((line if isinstance(line, bytes) else json.dumps(line).encode()) + b"\n" for line in lines)
+    )
+    return path
+
+
+def test_paths_are_relative_to_the_file_and_further_fields_are_kept(folder: Path) -> None:
+    path = write(
+        folder,
+        {"image": "a.png", "prompt": "what ?", "answer": "7", "kind": "digit", "box": [1, 2], "id": 5},
+        b"  ",
+        {"images": ["a.png", str(folder / "b.png")], "prompt": "Welche Größe?"},
+    )
+    assert list(read_questions(path)) == [
+        Question((folder / "a.png",), "what ?", "7", "digit", {"box": [1, 2], "id": 5}),
+        Question((folder / "a.png", folder / "b.png"), "Welche Größe?"),
+    ]
+
+
+def test_several_answers_stand_in_the_place_of_one(folder: Path) -> None:
+    path = write(
+        folder,
+        {"image": "a.png", "prompt": "x", "answers": ["tan", "red", "red"]},
+        {"image": "a.png", "prompt": "x", "answer": "red"},
+        {"image": "a.png", "prompt": "x"},
+    )
+    several, single, none = read_questions(path)
+    assert (several.answer, several.accepted, several.fields) == ("red", ("tan", "red", "red"), {})
+    assert (single.accepted, none.accepted) == (("red",), ())
+    assert len({digest_of([question]) for question in (several, single, none)}) == 3
+
+
+def test_a_byte_order_mark_and_a_missing_last_newline_are_no_errors(folder: Path) -> None:
+    path = folder / "q.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"image": "a.png", "prompt": "x"}\r\n{"image": "b.png", "prompt": "y"}')
+    assert [question.prompt for question in read_questions(path)] == ["x", "y"]
+
+
+def test_lines_are_read_as_they_are_asked_for(folder: Path) -> None:
+    path = write(folder, {"image": "a.png", "prompt": "x"}, b"broken")
+    assert len(list(islice(read_questions(path), 1))) == 1
+    with pytest.raises(DataError, match="line 2"):
+        list(read_questions(path))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b"{", "not JSON: .* at column 2"),
+        (b"\xff{}", "not UTF-8"),
+        (b"[" * 100_000, "nested too deeply"),
+        ([], "a question is a JSON object, got a list"),
+        ({"image": "a.png"}, "`prompt` must be a text that is not empty, got None"),
+        ({"image": "a.png", "prompt": " "}, "`prompt` must be a text that is not empty"),
+        ({"prompt": "x"}, "give either `image`, a path, or `images`, a list of paths"),
+        ({"image": "a.png", "images": ["a.png"], "prompt": "x"}, "give either `image`"),
+        ({"image": ["a.png"], "prompt": "x"}, r"`image` must be a path, got \['a.png'\]"),
+        ({"images": "a.png", "prompt": "x"}, "`images` must be a list of one path or more, got 'a.png'"),
+        ({"images": [], "prompt": "x"}, "`images` must be a list of one path or more"),
+        ({"image": "c.png", "prompt": "x"}, "there is no image .*c.png"),
+        ({"image": "a.png", "prompt": "x", "answer": 7}, "`answer` must be a text, got 7"),
+        ({"image": "a.png", "prompt": "x", "answers": []}, "`answers` must be a list of one text or more"),
+        ({"image": "a.png", "prompt": "x", "answers": "7"}, "`answers` must be a list .* got '7'"),
+        ({"image": "a.png", "prompt": "x", "answers": [7]}, "`answers` must be a list"),
+        ({"image": "a.png", "prompt": "x", "answer": "7", "answers": ["7"]}, "give either `answer` or `answers`"),
+        ({"image": "a.png", "prompt": "x", "kind": []}, "`kind` must be a text"),
+    ],
+)
+def test_a_bad_line_costs_one_line(folder: Path, line: Any, message: str) -> None:
+    path = write(folder, {"image": "a.png", "prompt": "x"}, line)
+    with pytest.raises(DataError, match=f"questions.jsonl, line 2: {message}") as error:
+        list(read_questions(path))
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_that_cannot_be_read_or_is_empty(folder: Path) -> None:
+    with pytest.raises(DataError, match=r"none.jsonl: No such file"):
+        list(read_questions(folder / "none.jsonl"))
+    with pytest.raises(DataError, match="Is a directory"):
+        list(read_questions(folder))
+    with pytest.raises(DataError, match="has no questions"):
+        list(read_questions(write(folder, b"")))
