@@ -12,7 +12,6 @@ from typing import Any
 from iwp_export.bundle.manifest import DecoderInfo, VisionInfo
 from iwp_export.bundle.store import Bundle
 from iwp_export.device.gpu import Gpu, find_gpu
-from iwp_export.device.memory import available_bytes
 from iwp_export.engine.files import EngineInfo, EngineWriter, Fingerprint
 from iwp_export.engine.flavour import (
     INSTALL,
@@ -25,41 +24,11 @@ from iwp_export.engine.flavour import (
     target_for,
 )
 from iwp_export.engine.kernels import KernelLibrary, NoKernels, check_kernels, find_kernels
-from iwp_export.engine.network import EngineBuilder, check_architectures
+from iwp_export.engine.network import EngineBuilder, check_architectures, estimate_build_bytes, require_memory
 from iwp_export.engine.profiles import EngineLimits, choose_limits, profiles_for
 from iwp_export.errors import BackendError, OutputError, SettingsError, os_reason
 from iwp_export.pruning.onnx_function import VERSION
 from iwp_export.pruning.settings import check_keep
-
-BASE_BYTES = 600 << 20
-"""Host memory that TensorRT takes for a small model."""
-COPIES_OF_WEIGHTS = {1: 3.2, 2: 6.0}
-"""Host memory per byte of weights by number of profiles, measured; docs/tensorrt.md has the figures."""
-
-
-class BuildMemoryError(BackendError):
-    """A build needs more memory than the machine has."""
-
-
-def estimate_build_bytes(weight_bytes: int, profiles: int = 1) -> int:
-    """Host memory that building an engine takes at its peak."""
-    return BASE_BYTES + int(COPIES_OF_WEIGHTS[profiles] * weight_bytes)
-
-
-def require_memory(what: str, weight_bytes: int, profiles: int = 1) -> None:
-    """Refuse a build that would not fit.
-
-    Raises:
-        BuildMemoryError: the estimate exceeds what is available.
-    """
-    needed, available = estimate_build_bytes(weight_bytes, profiles), available_bytes()
-    if available is not None and needed > available:
-        raise BuildMemoryError(
-            f"building the {what} needs about {needed / 2**30:.1f} GiB of memory, {available / 2**30:.1f} GiB are "
-            "available: close other programs, add swap, build on a larger machine, or skip this check",
-            options=("check_memory",),
-        )
-
 
 GRAPH_TITLES = {"decoder": "language model", "vision": "vision tower"}
 """What messages call a bundle's graphs."""

@@ -16,13 +16,13 @@ from iwp_export.bundle.store import Bundle
 from iwp_export.device.gpu import Gpu, find_gpu
 from iwp_export.engine import build as engine_build
 from iwp_export.engine import network
-from iwp_export.engine.build import BuildMemoryError, BuildSettings, choose_machine, choose_target
+from iwp_export.engine.build import BuildSettings, choose_machine, choose_target
 from iwp_export.engine.files import read_engine
 from iwp_export.engine.flavour import RTX, TENSORRT_10_3, Flavour, Target
 from iwp_export.engine.kernels import NoKernels
 from iwp_export.engine.log import make_logger
 from iwp_export.engine.lowering.lower import write_lowered
-from iwp_export.engine.network import EngineBuilder, check_plugin_layers, register_plugin
+from iwp_export.engine.network import BuildMemoryError, EngineBuilder, check_plugin_layers, register_plugin
 from iwp_export.engine.profiles import Profile, decoder_profiles, vision_profile
 from iwp_export.errors import BackendError, OutputError, SettingsError
 from iwp_export.pruning.onnx_function import VERSION

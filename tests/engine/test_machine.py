@@ -16,7 +16,6 @@ import pytest
 from iwp_export.device import memory
 from iwp_export.device.memory import MemoryWatch, available_bytes
 from iwp_export.engine import flavour as flavour_module
-from iwp_export.engine.build import estimate_build_bytes
 from iwp_export.engine.flavour import (
     RTX,
     TENSORRT_10_3,
@@ -29,7 +28,7 @@ from iwp_export.engine.flavour import (
 )
 from iwp_export.engine.kernels import NoKernels, SelectionAddresses, SelectionOptions, SelectionShape, SharedKernels
 from iwp_export.engine.log import first_error, make_monitor, make_printing_logger, ran_out_of_memory
-from iwp_export.engine.network import make_builder
+from iwp_export.engine.network import estimate_build_bytes, make_builder
 from iwp_export.errors import BackendError
 
 SHAPE = SelectionShape(1, 8, 600, 128, 200, "float16")

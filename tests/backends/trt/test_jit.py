@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from iwp_export.backends.trt.load import JitCache
+from iwp_export.backends.trt.runner import JitCache
 from tests.backends.trt.fake_trt import TRT, FakeConfig
 
 ENGINE: Any = SimpleNamespace(create_runtime_config=FakeConfig)
