@@ -24,7 +24,7 @@ from iwp_export.questions import MAX_NEW_TOKENS, Question
 from iwp_export.runtime.generate import Context, query_index
 from iwp_export.runtime.model import LoadedModel
 from iwp_export.runtime.pipeline import Pipeline
-from iwp_export.runtime.processor import Processor, user_message
+from iwp_export.runtime.processor import Processor
 
 
 @dataclass(frozen=True)
@@ -157,9 +157,8 @@ class Scorer:
         Raises:
             RequestError: it cannot be asked.
         """
-        pictures = tuple(self._processor.image(image) for image in question.images)
-        text = self._processor.render([user_message(question.prompt, len(pictures))])
-        token_ids = self._processor.token_ids(text, pictures)
+        prompt = self._processor.ask_once(question.prompt, question.images)
+        token_ids, pictures = prompt.token_ids, prompt.pictures
         model = LoadedModel(self._manifest, self._processor, self._session)
         call = model.prepare(Context(self._session.new_cache()), token_ids, pictures, 1.0)
         model.limits(self._max_new_tokens).check_prompt(call)

@@ -26,8 +26,9 @@ from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.tables import table
 from iwp_export.view.axes import Axis
 from iwp_export.view.charts import Bar, bars
-from iwp_export.view.statistics import interval
-from iwp_export.view.svg import Svg, check_installed, write_picture
+from iwp_export.view.draw import check_installed
+from iwp_export.view.figures import interval
+from iwp_export.view.svg import Svg, write_picture
 
 if TYPE_CHECKING:  # torch takes seconds to load, and may not be there: not for --help or a mistake
     from calibration.studies.rivals.method import Method

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from iwp_export.view.statistics import Interval, bootstrap_figure, interval
+from iwp_export.view.figures import Interval, bootstrap_figure, interval
 
 Floats = npt.NDArray[np.float64]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from iwp_export.view.statistics import Interval
+from iwp_export.view.figures import Interval
 
 ALL = "all"
 """The kind that holds every question."""

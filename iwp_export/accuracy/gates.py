@@ -6,10 +6,8 @@ from collections.abc import Sequence
 
 from iwp_export.accuracy.figures import Accuracy, AtKeep
 from iwp_export.accuracy.scoring import RULES
-from iwp_export.accuracy.words import percent, spread
 from iwp_export.errors import SettingsError
-from iwp_export.view.gate import Gate
-from iwp_export.view.statistics import samples_for
+from iwp_export.view.figures import Gate, percent, samples_for, spread
 
 MAX_DROP, MIN_AGREEMENT = "max-drop", "min-agreement"
 

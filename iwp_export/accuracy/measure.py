@@ -15,7 +15,7 @@ from iwp_export.progress import progress
 from iwp_export.pruning.settings import check_keep
 from iwp_export.questions import MAX_NEW_TOKENS, Question, digest_of
 from iwp_export.runtime.pipeline import Pipeline
-from iwp_export.view.statistics import Interval
+from iwp_export.view.figures import Interval
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,11 @@ from PIL import Image
 
 from iwp_export.accuracy.examples import draw
 from iwp_export.accuracy.figures import Accuracy, AtKeep, Example
-from iwp_export.accuracy.words import percent, sentences, spread
+from iwp_export.accuracy.words import sentences
 from iwp_export.view import charts
 from iwp_export.view import page as html
 from iwp_export.view.axes import Axis
+from iwp_export.view.figures import percent, spread
 from iwp_export.view.svg import Svg
 
 SHEET = 480

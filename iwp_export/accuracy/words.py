@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from iwp_export.accuracy.figures import Accuracy, AtKeep
 from iwp_export.tables import table
-from iwp_export.view.statistics import Interval
+from iwp_export.view.figures import percent, spread
 
 CUT = 0.05
 """Share of answers that were cut off beyond which figures are doubtful."""
@@ -67,13 +67,3 @@ def _row(found: AtKeep) -> list[str]:
     by_kind = [percent((kind.score or kind.agreement).mean) for kind in found.kinds[:-1]]
     scores = [] if found.score is None else [spread(found.score), spread(found.relative) if found.relative else "-"]
     return [f"{found.keep:.2f}", f"{found.visual_tokens_kept:.0f}", *by_kind, *scores, percent(found.agreement.mean)]
-
-
-def percent(share: float) -> str:
-    """A share in per cent, with one decimal."""
-    return f"{100 * share:.1f} %"
-
-
-def spread(found: Interval) -> str:
-    """A share with its 95 % interval: 97.9 % (95.1 to 99.3)."""
-    return f"{percent(found.mean)} ({100 * found.low:.1f} to {100 * found.high:.1f})"

@@ -29,7 +29,7 @@ from iwp_export.pruning.settings import PruningSettings
 from iwp_export.runtime.drawing import draw_kept
 from iwp_export.scorer import Scorer
 from iwp_export.version import __version__
-from iwp_export.view.statistics import standard_error
+from iwp_export.view.figures import standard_error
 
 TOOLS = ("torch", "transformers", "numpy")
 EXAMPLES = 3

@@ -10,7 +10,7 @@ from iwp_export.bundle.recipe import CandidateFigures, Recipe
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.view import charts
 from iwp_export.view.axes import Axis
-from iwp_export.view.statistics import interval
+from iwp_export.view.figures import interval
 from iwp_export.view.svg import Svg
 
 Kind = Literal["chosen", "default", "control", "candidate", "dropped"]

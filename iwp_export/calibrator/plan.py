@@ -19,7 +19,7 @@ from iwp_export.exporter.plan import ITEM_BYTES, Dtype, ExportPlan, plan_export
 from iwp_export.exporter.settings_source import PAPER
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.questions import MAX_NEW_TOKENS, SHIPPED
-from iwp_export.view.svg import check_installed
+from iwp_export.view.draw import check_installed
 
 PAGE_SUFFIX = ".html"
 """Of the page beside a recipe."""

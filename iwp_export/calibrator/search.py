@@ -13,7 +13,7 @@ from iwp_export.bundle.recipe import Objective
 from iwp_export.calibrator.candidates import Budget, controls_of
 from iwp_export.calibrator.measurements import Measurements
 from iwp_export.pruning.settings import PruningSettings
-from iwp_export.view.statistics import standard_error
+from iwp_export.view.figures import standard_error
 
 RUNGS = (8, 24, 96)
 SURVIVORS = (4, 3)

@@ -12,7 +12,7 @@ from iwp_export.calibrator.figures import differences
 from iwp_export.calibrator.measurements import Measurements
 from iwp_export.calibrator.search import NEGLIGIBLE_KL, Found
 from iwp_export.pruning.settings import PruningSettings
-from iwp_export.view.statistics import bootstrap_mean, interval
+from iwp_export.view.figures import bootstrap_mean, interval
 
 LOST = 0.10
 """Share of changed answers beyond which a budget does not keep the answers."""

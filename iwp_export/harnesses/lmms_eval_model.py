@@ -112,10 +112,9 @@ class IwpExport(lmms):
     def _answer(self, messages: list[Message], images: list[ImageSource], options: Mapping[str, Any]) -> Result:
         """Like a call of the pipeline, but for a whole conversation, with images in any place of it."""
         choose, length = self._chooser(options), options.get("max_new_tokens") or self._max_new_tokens
-        processor = self._pipeline.processor
-        pictures = [processor.image(image) for image in images]
-        token_ids = processor.token_ids(processor.render(messages), pictures)
-        return self._pipeline.generate_ids(token_ids, pictures, max_new_tokens=length, keep=self._keep, choose=choose)
+        prompt = self._pipeline.processor.ask(messages, images)
+        ids, pictures = prompt.token_ids, prompt.pictures
+        return self._pipeline.generate_ids(ids, pictures, max_new_tokens=length, keep=self._keep, choose=choose)
 
     def _chooser(self, options: Mapping[str, Any]) -> Chooser:
         """How a task wants tokens to be chosen.

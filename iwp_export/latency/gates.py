@@ -10,7 +10,7 @@ from iwp_export.errors import SettingsError
 from iwp_export.latency.figures import TITLES, Dropped, Latency
 from iwp_export.latency.spread import RUNS_FOR_P99
 from iwp_export.latency.words import drops_any, layers_of, milliseconds, ratio
-from iwp_export.view.gate import Gate
+from iwp_export.view.figures import Gate
 
 Faster = Literal["end_to_end", "prefill"]
 MS = 1000

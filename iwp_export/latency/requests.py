@@ -13,7 +13,6 @@ from iwp_export.latency.workload import Ask
 from iwp_export.runtime.generate import Call, Context
 from iwp_export.runtime.model import LoadedModel
 from iwp_export.runtime.pipeline import Pipeline
-from iwp_export.runtime.processor import user_message
 from iwp_export.runtime.result import AnswerStream, Result
 from iwp_export.runtime.sampling import greedy
 
@@ -87,7 +86,5 @@ def prepare(model: LoadedModel, ask: Ask, keep: float) -> Call:
     Raises:
         RequestError: the request cannot be read, or does not fit the model.
     """
-    pictures = [model.processor.image(image) for image in ask.images]
-    text = model.processor.render([user_message(ask.prompt, len(pictures))])
-    ids = model.processor.token_ids(text, pictures)
-    return model.prepare(Context(model.session.new_cache()), ids, pictures, keep)
+    prompt = model.processor.ask_once(ask.prompt, ask.images)
+    return model.prepare(Context(model.session.new_cache()), prompt.token_ids, prompt.pictures, keep)

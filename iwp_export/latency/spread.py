@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from iwp_export.view.statistics import RESAMPLES, Interval, around
+from iwp_export.view.figures import RESAMPLES, Interval, around
 
 NORMAL_98 = 2.326348
 """Standard deviations of the normal distribution on either side that hold 98 %."""

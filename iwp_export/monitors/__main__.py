@@ -21,7 +21,8 @@ from iwp_export.monitors.words import describe, verdict
 from iwp_export.pruning.settings import check_keep
 from iwp_export.questions import open_data
 from iwp_export.reports import entry
-from iwp_export.view.svg import check_installed, write_picture
+from iwp_export.view.draw import check_installed
+from iwp_export.view.svg import write_picture
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from iwp_export.view.statistics import Interval
+from iwp_export.view.figures import Interval
 
 Measure = Literal["accuracy", "agreement"]
 """Right answers where the data have them, else answers that stay the unpruned model's."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from iwp_export.accuracy.words import percent
 from iwp_export.monitors.figures import BudgetPoint, Monitors
+from iwp_export.view.figures import percent
 
 READ = 0.95
 """An image has been read where this share of what it brings is there without its tokens."""

@@ -23,7 +23,7 @@ from iwp_export.questions import MAX_NEW_TOKENS, DataSet, Question
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.runtime.processor import Processor
 from iwp_export.scorer import Prepared, Reference, Score, Scorer
-from iwp_export.view.statistics import bootstrap_mean
+from iwp_export.view.figures import bootstrap_mean
 
 KEEPS = (0.5, 0.353, 0.222, 0.111, 0.05)
 

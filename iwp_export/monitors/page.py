@@ -9,8 +9,8 @@ from iwp_export.monitors.knee import RULES, sentence, warnings
 from iwp_export.monitors.words import Rows, budget_rows, depth_rows, layer_rows, verdict
 from iwp_export.view.axes import Axis
 from iwp_export.view.charts import Line, lines
+from iwp_export.view.figures import Interval
 from iwp_export.view.page import Beside, Block, Chart, Column, Fold, Paragraph, Table, Verdict
-from iwp_export.view.statistics import Interval
 from iwp_export.view.svg import Svg
 
 MOST_KINDS = 4

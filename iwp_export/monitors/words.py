@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from iwp_export.accuracy.words import percent, spread
 from iwp_export.monitors.figures import Kept, Monitors
 from iwp_export.monitors.knee import RULES, about, gain, knee, read_between, sentence, share_read, warnings
 from iwp_export.tables import table
+from iwp_export.view.figures import percent, spread
 
 
 def verdict(monitors: Monitors) -> list[str]:

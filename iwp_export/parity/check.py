@@ -17,11 +17,12 @@ from iwp_export.parity.identity import Identity
 from iwp_export.parity.limits import limits_of
 from iwp_export.parity.observation import Choice, Observation, observe
 from iwp_export.parity.reference import ParityReference
-from iwp_export.parity.sample import Prompt, Sample, read_prompt, samples_of
+from iwp_export.parity.sample import Sample, read_prompt, samples_of
 from iwp_export.progress import progress
 from iwp_export.pruning.settings import check_keep
 from iwp_export.questions import Question
 from iwp_export.runtime.pipeline import Pipeline
+from iwp_export.runtime.processor import Prompt
 
 KEEPS = (1.0, 0.3, 0.111)
 """Ratios to compare at, unless the caller says otherwise: unpruned, the usual one, and nearly nothing."""

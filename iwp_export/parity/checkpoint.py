@@ -24,13 +24,13 @@ from iwp_export.exporter.plan import Dtype, plan_export
 from iwp_export.models.common.family import Picture
 from iwp_export.parity.identity import Identity
 from iwp_export.parity.observation import Look, Observation, heads_rows, observe, picture_inputs
-from iwp_export.parity.sample import Prompt, Sample
+from iwp_export.parity.sample import Sample
 from iwp_export.parity.sketch import Rows, sketched
 from iwp_export.pruning.torch_select import Select
 from iwp_export.runtime.images import load_image
 from iwp_export.runtime.model import LoadedModel
 from iwp_export.runtime.pipeline import Pipeline
-from iwp_export.runtime.processor import user_message
+from iwp_export.runtime.processor import Prompt, user_message
 
 
 class CheckpointReference:

@@ -9,7 +9,7 @@ from iwp_export.parity.figures import Gap, Integrity, Parity, StageFigures
 from iwp_export.parity.limits import LIMITS, OWN_GAP, Limits
 from iwp_export.parity.limits import PIXELS as PIXELS_LIMIT
 from iwp_export.tables import human_bytes
-from iwp_export.view.gate import Gate
+from iwp_export.view.figures import Gate
 
 REMEDIES = {
     PROMPT: "export again: the processor's files or the chat template are not the checkpoint's",

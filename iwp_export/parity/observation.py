@@ -22,11 +22,11 @@ from iwp_export.backends.session import (
     StepOutput,
 )
 from iwp_export.models.common.family import Picture
-from iwp_export.parity.sample import Prompt
 from iwp_export.parity.sketch import Rows, sketched
 from iwp_export.pruning.reference import pair_likeness
 from iwp_export.runtime.model import LoadedModel
 from iwp_export.runtime.pipeline import Pipeline
+from iwp_export.runtime.processor import Prompt
 
 Look = Literal["nothing", "choice", "layers"]
 """Whether to look inside of calls: at what visual tokens are chosen by, or also at the states between layers."""

@@ -6,7 +6,7 @@ from iwp_export.parity.figures import Parity
 from iwp_export.parity.gates import gates
 from iwp_export.parity.words import COLUMNS, stage_rows, verdict
 from iwp_export.tables import human_bytes
-from iwp_export.view.gate import Gate
+from iwp_export.view.figures import Gate
 from iwp_export.view.page import Block, Column, Fold, Pairs, Paragraph, Table, Verdict
 
 HOW_TO_READ = (

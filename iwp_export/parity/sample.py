@@ -8,14 +8,12 @@ from dataclasses import dataclass
 
 from PIL import Image, UnidentifiedImageError
 
-from iwp_export.backends.session import Ints
 from iwp_export.bundle.schema import CONTROL
 from iwp_export.errors import DataError, RequestError, os_reason
-from iwp_export.models.common.family import Picture
 from iwp_export.questions import Question
 from iwp_export.runtime.images import load_image
 from iwp_export.runtime.pipeline import Pipeline
-from iwp_export.runtime.processor import user_message
+from iwp_export.runtime.processor import Prompt
 
 
 @dataclass(frozen=True)
@@ -50,14 +48,6 @@ class Sample:
         return found
 
 
-@dataclass(frozen=True, eq=False)
-class Prompt:
-    """A sample as a model takes it: token ids int64 [S], one for each visual token, and its pictures."""
-
-    token_ids: Ints
-    pictures: tuple[Picture, ...]
-
-
 def samples_of(questions: Sequence[Question]) -> list[Sample]:
     """Questions with the content of their images.
 
@@ -81,7 +71,4 @@ def read_prompt(pipeline: Pipeline, sample: Sample) -> Prompt:
     Raises:
         RequestError: it cannot be asked.
     """
-    processor = pipeline.processor
-    pictures = tuple(processor.image(image) for image in sample.open_images())
-    text = processor.render([user_message(sample.prompt, len(pictures))])
-    return Prompt(processor.token_ids(text, pictures), pictures)
+    return pipeline.processor.ask_once(sample.prompt, sample.open_images())

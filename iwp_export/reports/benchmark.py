@@ -11,7 +11,7 @@ from iwp_export.latency.gates import LatencyLimits, gates
 from iwp_export.latency.workload import Asks
 from iwp_export.reports.report import Report, ReportArtefact, headline, now
 from iwp_export.runtime.pipeline import Pipeline
-from iwp_export.view.gate import Gate, strict_gate
+from iwp_export.view.figures import Gate, strict_gate
 
 
 def benchmark(

@@ -20,7 +20,7 @@ from iwp_export.view import page as html
 from iwp_export.view.axes import Axis
 from iwp_export.view.charts import Line, lines
 from iwp_export.view.distributions import Values, ecdf
-from iwp_export.view.statistics import Interval
+from iwp_export.view.figures import Interval
 
 MILLISECONDS = 1000
 

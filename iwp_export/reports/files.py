@@ -9,7 +9,7 @@ from pathlib import Path
 from iwp_export.bundle.document import check_output, plain_name
 from iwp_export.errors import OutputError, ReportError
 from iwp_export.reports.report import Report, write_report
-from iwp_export.view.svg import check_installed
+from iwp_export.view.draw import check_installed
 
 JSON, PAGE = ".json", ".html"
 

@@ -14,7 +14,7 @@ from iwp_export.monitors import page as monitors_page
 from iwp_export.parity import page as parity_page
 from iwp_export.reports.report import Report
 from iwp_export.view import page as html
-from iwp_export.view.gate import Gate
+from iwp_export.view.figures import Gate
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from iwp_export.latency.figures import Latency
 from iwp_export.monitors.figures import Monitors
 from iwp_export.parity.figures import Parity
 from iwp_export.runtime.pipeline import Pipeline
-from iwp_export.view.gate import Gate
+from iwp_export.view.figures import Gate
 
 
 @dataclass(frozen=True)

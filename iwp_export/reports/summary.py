@@ -10,7 +10,8 @@ from iwp_export.latency import words as latency_words
 from iwp_export.monitors import words as monitors_words
 from iwp_export.parity import words as parity_words
 from iwp_export.reports.report import Report
-from iwp_export.view import gate as gates
+from iwp_export.view import terminal
+from iwp_export.view.figures import gates_view
 
 WORDS: Mapping[str, Callable[[Any], str]] = {
     "accuracy": accuracy_words.figures,
@@ -30,5 +31,5 @@ def describe(report: Report) -> str:
         if section is not None:
             parts.append(words(section))
     if report.gates:
-        parts.append(gates.describe(report.gates))
+        parts.append(terminal.render([gates_view(report.gates)]))
     return "\n\n".join(parts)

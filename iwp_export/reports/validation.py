@@ -28,7 +28,7 @@ from iwp_export.pruning.settings import check_keep
 from iwp_export.questions import MAX_NEW_TOKENS, OWN, DataSet, open_data
 from iwp_export.reports.report import Report, ReportArtefact, headline, now
 from iwp_export.runtime.pipeline import Pipeline
-from iwp_export.view.gate import Gate, strict_gate
+from iwp_export.view.figures import Gate, strict_gate
 
 if TYPE_CHECKING:
     from iwp_export.exporter.loading import Device

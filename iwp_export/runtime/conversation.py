@@ -117,8 +117,7 @@ class Conversation:
         return [end - known for end in sorted(ends) if end > known and token_ids[end - 1] != image_token]
 
     def _token_ids(self, messages: list[Message], pictures: list[Picture]) -> Ints:
-        processor = self._model.processor
-        return processor.token_ids(processor.render(messages), pictures)
+        return self._model.processor.ask(messages, pictures).token_ids
 
     def _difference(self, token_ids: Ints, pictures: list[Picture]) -> str:
         """Why the cache does not hold the beginning of this conversation, or an empty string if it does."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,14 @@ from iwp_export.models.common.family import Array, Colours, Family, Picture
 from iwp_export.runtime.images import ImageSource, check_image, check_settings, load_image, most_pixels
 from iwp_export.runtime.template import ChatTemplate, Message
 from iwp_export.runtime.text import check_text
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """A conversation as a model takes it: token ids int64 [S], one for each visual token, and its pictures."""
+
+    token_ids: Ints
+    pictures: tuple[Picture, ...]
 
 
 class Processor:
@@ -45,6 +54,19 @@ class Processor:
         self._vision, self._family = vision, family
         if not 0 <= vision.image_token_id < len(self.tokenizer):
             raise BundleError(f"image token {vision.image_token_id} is beyond the tokenizer of {folder}")
+
+    def ask(self, messages: Sequence[Message], media: Sequence[ImageSource | Picture]) -> Prompt:
+        """A conversation and its images, or pictures that were made of them earlier, as a prompt.
+
+        Raises:
+            RequestError: see `image`, `render` and `token_ids`.
+        """
+        pictures = tuple(each if isinstance(each, Picture) else self.image(each) for each in media)
+        return Prompt(self.token_ids(self.render(messages), pictures), pictures)
+
+    def ask_once(self, text: str, media: Sequence[ImageSource | Picture]) -> Prompt:
+        """One user's turn as a prompt: its images, then its text. See `ask`."""
+        return self.ask([user_message(text, len(media))], media)
 
     def image(self, source: ImageSource) -> Picture:
         """Load, resize and normalise an image.

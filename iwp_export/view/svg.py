@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from iwp_export.errors import BackendError, OutputError, os_reason
+from iwp_export.errors import OutputError, os_reason
 from iwp_export.files import whole_file
+from iwp_export.view.draw import check_installed
 from iwp_export.view.text import clean
 
 WIDTH = 400.0
@@ -66,19 +67,6 @@ def write_picture(path: Path, charts: Sequence[Svg]) -> None:
             file.write_text(text, encoding="utf-8", newline="\n")
     except OSError as error:
         raise OutputError(f"Cannot write {path}: {os_reason(error)}", options=("picture",)) from error
-
-
-def check_installed() -> None:
-    """Refuse, before work of hours whose result is a page, where its charts cannot be drawn.
-
-    Raises:
-        BackendError: matplotlib is missing.
-    """
-    try:
-        import matplotlib.backends.backend_svg  # noqa: F401
-    except ImportError as error:
-        name = (error.name or "matplotlib").partition(".")[0]  # or something that matplotlib needs
-        raise BackendError(f"charts need {name}; to get it: pip install 'iwp-export[report]'") from error
 
 
 def draw(

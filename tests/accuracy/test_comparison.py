@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from iwp_export.accuracy import comparison
-from iwp_export.view.statistics import Interval
+from iwp_export.view.figures import Interval
 
 # Three hits, one miss, two false alarms, four rightly answered no.
 YES = [True] * 4 + [False] * 6

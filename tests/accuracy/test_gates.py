@@ -10,7 +10,7 @@ import pytest
 from iwp_export.accuracy.gates import drop_needs, gates, warnings
 from iwp_export.accuracy.measure import measure_accuracy
 from iwp_export.errors import SettingsError
-from iwp_export.view.gate import Gate
+from iwp_export.view.figures import Gate
 from tests.accuracy.made_up import Parrot, measured, questions
 
 

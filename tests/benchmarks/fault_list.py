@@ -14,9 +14,10 @@ import numpy as np
 from iwp_export import api
 from iwp_export.bundle.store import Bundle
 from iwp_export.models import ALIASES
-from iwp_export.parity.sample import Prompt, Sample, read_prompt
+from iwp_export.parity.sample import Sample, read_prompt
 from iwp_export.runtime.model import LoadedModel
 from iwp_export.runtime.pipeline import Pipeline
+from iwp_export.runtime.processor import Prompt
 from tests.benchmarks import faulty
 from tests.benchmarks.fault_shop import COULD_NOT_RUN, FAILED, Outcome, Workshop
 from tests.parity.tampered import tampered

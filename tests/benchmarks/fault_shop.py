@@ -23,7 +23,7 @@ from iwp_export.parity.recording import record
 from iwp_export.parity.reference import ParityReference
 from iwp_export.questions import Question
 from iwp_export.runtime.pipeline import Pipeline
-from iwp_export.view.gate import Gate
+from iwp_export.view.figures import Gate
 from tests.benchmarks import faulty
 
 MARGINS = ("rows", "cosine", "logits", "kl", "own gap", "scores")

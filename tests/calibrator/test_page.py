@@ -13,7 +13,7 @@ from iwp_export.bundle.recipe import Objective, Recipe
 from iwp_export.calibrator.figures import Kind, entries
 from iwp_export.calibrator.page import HOW_TO_READ, Example, make_page, write_page
 from iwp_export.view import page as html
-from iwp_export.view.statistics import interval
+from iwp_export.view.figures import interval
 from tests.calibrator.made_up import PAPER, nasty_examples, recipe_of_40
 from tests.view.browser import needs_chromium, open_page
 from tests.view.markup import Markup, check

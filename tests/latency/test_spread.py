@@ -18,7 +18,7 @@ from iwp_export.latency.spread import (
     spread_of,
     trend,
 )
-from iwp_export.view.statistics import bootstrap_mean
+from iwp_export.view.figures import bootstrap_mean
 
 
 def bench(rng: np.random.Generator, pairs: int, drift: float, hiccups: float) -> tuple[np.ndarray, np.ndarray]:

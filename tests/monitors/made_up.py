@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from iwp_export.monitors.figures import BudgetPoint, DepthPoint, Kept, LayerFigures, Monitors
-from iwp_export.view.statistics import Interval
+from iwp_export.view.figures import Interval
 
 
 def left(score: float, answers: bool = True) -> Kept:

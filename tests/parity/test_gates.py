@@ -27,7 +27,7 @@ from iwp_export.parity.identity import Identity
 from iwp_export.parity.limits import LIMITS, limits_of
 from iwp_export.parity.words import describe
 from iwp_export.pruning.settings import PruningSettings
-from iwp_export.view.gate import Gate
+from iwp_export.view.figures import Gate
 from tests.runtime.toy import toy_manifest, write_plan
 
 STAGES = ("prompt", "pixels", "features", "caches", "logits")

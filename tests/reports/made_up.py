@@ -18,7 +18,7 @@ from iwp_export.parity.figures import (
 )
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.reports.report import Report, ReportArtefact
-from iwp_export.view.gate import Gate
+from iwp_export.view.figures import Gate
 
 GOOD = Gate("logits", True, "2e-6", "1e-4", "question 3, token 2")
 BAD = Gate("max-drop", False, "at least 4.0 % lost", "1.0 %", "keep 0.3", "keep more tokens")

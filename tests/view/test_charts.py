@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 import pytest
 
 from iwp_export.errors import BackendError
-from iwp_export.view import charts, distributions, svg
+from iwp_export.view import charts, distributions, draw, svg
 from iwp_export.view.axes import Axis
 from iwp_export.view.svg import Svg
 
@@ -165,4 +165,4 @@ def test_a_missing_matplotlib_costs_one_line_that_names_the_extra(monkeypatch: p
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(BackendError, match=r"^charts need matplotlib; to get it: pip install 'iwp-export\[report\]'$"):
-        svg.check_installed()
+        draw.check_installed()

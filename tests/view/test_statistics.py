@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from iwp_export.view.statistics import bootstrap_figure, bootstrap_mean, interval, samples_for, standard_error
+from iwp_export.view.figures import bootstrap_figure, bootstrap_mean, interval, samples_for, standard_error
 
 
 def test_standard_error():

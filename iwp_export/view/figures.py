@@ -1,13 +1,56 @@
-"""Intervals of what was measured on samples, and of differences on the same samples."""
+"""What every proof says the same way: gates, intervals, and how shares, times and sizes are written."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+from iwp_export.view.view import Table, View
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One requirement and what was found.
+
+    Attributes:
+        name: what is required, such as `logits` or `max-drop`.
+        passed: whether it holds.
+        measured: what was found, with its unit.
+        limit: what was allowed, with its unit.
+        where: the worst place, such as a sample, a layer and a token; empty if there is only one.
+        remedy: what to do about a failure; empty if it holds, or if nothing in particular would help.
+    """
+
+    name: str
+    passed: bool
+    measured: str
+    limit: str
+    where: str = ""
+    remedy: str = ""
+
+
+def gates_view(gates: Sequence[Gate]) -> View:
+    """A table of gates, failures first, and what to do about them."""
+    ordered = sorted(gates, key=lambda gate: gate.passed)
+    rows = [
+        (gate.name, "passed" if gate.passed else "FAILED", gate.measured, gate.limit, gate.where) for gate in ordered
+    ]
+    failed = [gate for gate in ordered if not gate.passed]
+    caption = f"{len(failed)} of {len(gates)} gates failed" if failed else f"All {len(gates)} gates hold"
+    columns = ("gate", "", "measured", "allowed", "where")
+    remedies = dict.fromkeys(f"{gate.name}: {gate.remedy}" for gate in failed if gate.remedy)
+    return View("Gates", tables=(Table(columns, rows, caption, frozenset(range(len(failed)))),), notes=tuple(remedies))
+
+
+def strict_gate(doubts: Sequence[str]) -> Gate:
+    """What makes figures unreliable, as a gate; a report has the warnings themselves, with what to do about each."""
+    count = "1 warning" if len(doubts) == 1 else f"{len(doubts)} warnings"
+    return Gate("no warnings", not doubts, count, "0 warnings")
+
 
 RESAMPLES = 4000
 LEVEL = 0.95
@@ -89,3 +132,19 @@ def interval(share: float, samples: int) -> tuple[float, float]:
 def samples_for(share: float) -> int:
     """Samples of which all must hold for the lower end of `interval` to reach a share below 1."""
     return math.ceil(NORMAL_95**2 * share / (1 - share) - 1e-9)
+
+
+def percent(share: float) -> str:
+    """A share in per cent with one decimal: 97.9 %."""
+    return f"{100 * share:.1f} %"
+
+
+def spread(found: Interval) -> str:
+    """A share with its 95 % interval: 97.9 % (95.1 to 99.3)."""
+    return f"{percent(found.mean)} ({100 * found.low:.1f} to {100 * found.high:.1f})"
+
+
+def milliseconds(seconds: float) -> str:
+    """A time in milliseconds, three figures: 12.3 ms."""
+    value = 1000 * seconds
+    return f"{value:,.0f} ms" if value >= 100 else f"{value:.3g} ms"

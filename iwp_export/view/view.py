@@ -1,0 +1,165 @@
+"""What a proof shows, before it is known where: sentences, facts, tables and charts, as plain values.
+
+A proof (parity, accuracy, latency, monitors, a calibration, an estimate) returns its figures as a dataclass, which is
+the JSON, and a `View` of them. `terminal.render` and `page.render` are the only code that formats one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+ECDF_STEPS = 500
+"""Steps of a distribution of more values: a chart has no more pixels."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table; numbers are right-aligned."""
+
+    title: str
+    number: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table.
+
+    Attributes:
+        columns: their titles; a text alone is a column of text.
+        rows: cells, as many as there are columns; the first names the row. None is shown as empty.
+        caption: what the table shows.
+        strong: numbers of the rows that stand out, from 0.
+        page_only: too long or too minor for a terminal.
+    """
+
+    columns: Sequence[Column | str]
+    rows: Sequence[Sequence[object]]
+    caption: str = ""
+    strong: frozenset[int] = frozenset()
+    page_only: bool = False
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What an axis shows; values are drawn as numbers, as percent (0.5 is 50 %), as factors (1.5x), or at whole numbers
+    alone. `low` and `high` are its ends; None leaves them to the values."""
+
+    label: str
+    unit: Literal["number", "percent", "factor", "whole"] = "number"
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Series:
+    """Numbers of one kind.
+
+    Attributes:
+        name: in the legend.
+        x, y: where its points are; of bars, x is their lengths and y is empty.
+        low, high: ends of each point's 95 % interval (of y; of bars, of x); empty for none.
+        labels: text beside each point; empty for none.
+
+    Raises:
+        ValueError: lists of other lengths, or a number that is not finite.
+    """
+
+    name: str
+    x: tuple[float, ...]
+    y: tuple[float, ...] = ()
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+    labels: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for values in (self.x, self.y, self.low, self.high):
+            if values and (len(values) != len(self.x) or not all(map(math.isfinite, values))):
+                raise ValueError(f"series {self.name!r} has a list of another length or a number that is not finite")
+        if self.labels and len(self.labels) != len(self.x):
+            raise ValueError(f"series {self.name!r} has {len(self.x)} points and {len(self.labels)} labels")
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart; pages alone show it.
+
+    Attributes:
+        kind: `lines` through points, with a band from low to high; `points`, with error bars; `steps`, as of a
+            distribution; `bars`, horizontal, a group for each of `names`, a bar in it for each series.
+        title: what it shows, above it.
+        alt: the same for those who cannot see it.
+        series: the first has the first colour.
+        x, y: its axes; of bars, y's label is not shown.
+        names: of the groups of bars, the first on top.
+        caption: below it; may be empty.
+    """
+
+    kind: Literal["lines", "points", "steps", "bars"]
+    title: str
+    alt: str
+    series: Sequence[Series]
+    x: Axis
+    y: Axis = Axis("")
+    names: Sequence[str] = ()
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A PNG image; pages alone show it. `alt` is for those who cannot see it, `caption` stands below it."""
+
+    png: bytes
+    alt: str
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Example:
+    """Pictures beside each other with facts; pages alone show it."""
+
+    title: str
+    facts: Sequence[tuple[str, object]]
+    pictures: Sequence[Picture] = ()
+
+
+@dataclass(frozen=True)
+class View:
+    """What a proof shows, in the order in which it is shown.
+
+    Attributes:
+        title: a heading.
+        sentences: what was found, the most important first.
+        facts: names and values.
+        charts: drawn on pages.
+        tables: the figures.
+        examples: shown on pages.
+        parts: views inside of this one, under smaller headings.
+        notes: how to read the figures, and what was not measured.
+        command: a command line to copy; empty for none.
+    """
+
+    title: str
+    sentences: Sequence[str] = ()
+    facts: Sequence[tuple[str, object]] = ()
+    charts: Sequence[Chart] = ()
+    tables: Sequence[Table] = ()
+    examples: Sequence[Example] = ()
+    parts: Sequence[View] = ()
+    notes: Sequence[str] = ()
+    command: str = ""
+
+
+def distribution(name: str, values: Sequence[float]) -> Series:
+    """The share of values at or below each value, for a chart of `steps`."""
+    ordered: npt.NDArray[np.float64] = np.sort(np.asarray(values, float))
+    shares = np.arange(1, len(ordered) + 1) / len(ordered)
+    if len(ordered) > ECDF_STEPS:
+        shares = np.arange(1, ECDF_STEPS + 1) / ECDF_STEPS
+        ordered = np.quantile(ordered, shares, method="inverted_cdf")
+    return Series(name, (float(ordered[0]), *ordered.tolist()), (0.0, *shares.tolist()))
