@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,19 +12,19 @@ import torch
 from torch import Tensor
 
 from iwp_export.backends.session import Ints
-from iwp_export.backends.torch.decoder import Condense, Projected, SelectFor, Stream
+from iwp_export.backends.torch.decoder import Projected, Stream, Watch
 from iwp_export.backends.torch.session import TorchFeatures, TorchSession
 from iwp_export.bundle.manifest import Manifest
 from iwp_export.errors import BackendError
 from iwp_export.exporter.checkpoint import Checkpoint, open_checkpoint
 from iwp_export.models.common.family import Picture
 from iwp_export.pruning.settings import PruningSettings
-from iwp_export.pruning.torch_select import kept_index
+from iwp_export.pruning.torch_select import Select, kept_index
 from iwp_export.questions import MAX_NEW_TOKENS, Question
 from iwp_export.runtime.generate import Context, query_index
 from iwp_export.runtime.model import LoadedModel
 from iwp_export.runtime.pipeline import Pipeline
-from iwp_export.runtime.processor import Processor
+from iwp_export.runtime.processor import Processor, Prompt
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,6 @@ class Prepared:
         visual: bool [S].
         answer: text of the unpruned model.
         log_probs: float32 [T, V], of each token of the answer.
-        best: int64 [T], the likeliest tokens.
-        confidence: mean probability of the likeliest tokens.
         features: [n, D], of the visual tokens.
         layers: for each candidate layer, its input and its projections of the S + T - 1 tokens that are run.
     """
@@ -65,10 +63,18 @@ class Prepared:
     visual: npt.NDArray[np.bool_]
     answer: str
     log_probs: Tensor
-    best: Tensor
-    confidence: float
     features: Tensor
     layers: Mapping[int, tuple[Stream, Projected]]
+
+    @property
+    def best(self) -> Tensor:
+        """The answer's likeliest tokens, int64 [T]."""
+        return self.log_probs.max(-1).indices
+
+    @property
+    def confidence(self) -> float:
+        """Mean probability of the likeliest tokens."""
+        return float(self.log_probs.max(-1).values.exp().mean())
 
     @property
     def right(self) -> bool | None:
@@ -104,28 +110,11 @@ class Reference:
             return cls(open_checkpoint(manifest.model.source, revision=manifest.model.revision), dtype)
         return cls(open_checkpoint(checkpoint), dtype)
 
-    def pruned(
-        self,
-        pipeline: Pipeline,
-        settings: PruningSettings,
-        select_for: SelectFor | None = None,
-        condense: Condense | None = None,
-    ) -> Pipeline:
-        """An artefact's pipeline with this model in torch in the place of its graphs.
-
-        Args:
-            pipeline: gives manifest and processor.
-            settings: where and how to prune.
-            select_for: the pruning op of each call; IWP's with `settings` if left out.
-            condense: the features that stand for a call's image, where a rival works before layer 0.
-        """
+    def pruned(self, pipeline: Pipeline, settings: PruningSettings) -> Pipeline:
+        """An artefact's pipeline with this model in torch in the place of its graphs."""
         manifest = replace(pipeline.manifest, pruning=settings)
-        session = TorchSession(self.model, self.family, settings, select_for, condense)
+        session = TorchSession(self.model, self.family, settings)
         return Pipeline(LoadedModel(manifest, pipeline.processor, session))
-
-
-Look = Callable[[int, Stream, Projected], None]
-"""(index of a layer, the tokens that it sees, its projections of them)"""
 
 
 class Scorer:
@@ -151,18 +140,17 @@ class Scorer:
         self._layers, self._max_new_tokens = frozenset(layers), max_new_tokens
         self._decoder, self._family = session.decoder, session.family
 
-    def read(self, question: Question) -> tuple[tuple[Picture, ...], Ints]:
-        """A question's pictures and the token ids of its prompt.
+    def read(self, question: Question) -> Prompt:
+        """A question's prompt.
 
         Raises:
             RequestError: it cannot be asked.
         """
         prompt = self._processor.ask_once(question.prompt, question.images)
-        token_ids, pictures = prompt.token_ids, prompt.pictures
         model = LoadedModel(self._manifest, self._processor, self._session)
-        call = model.prepare(Context(self._session.new_cache()), token_ids, pictures, 1.0)
+        call = model.prepare(Context(self._session.new_cache()), prompt.token_ids, prompt.pictures, 1.0)
         model.limits(self._max_new_tokens).check_prompt(call)
-        return pictures, token_ids
+        return prompt
 
     def prepare(self, question: Question) -> Prepared:
         """Answer a question with every visual token, and keep what settings need.
@@ -170,7 +158,8 @@ class Scorer:
         Raises:
             RequestError: the question cannot be asked.
         """
-        pictures, token_ids = self.read(question)
+        prompt = self.read(question)
+        token_ids, pictures = prompt.token_ids, prompt.pictures
         pipeline = self._pipeline(self._manifest.pruning)
         result = pipeline.generate_ids(token_ids, pictures, keep=1.0, max_new_tokens=self._max_new_tokens)
         visual = token_ids == self._manifest.vision.image_token_id
@@ -178,19 +167,7 @@ class Scorer:
             features = self._features(pictures)
             layers, logits = self._unpruned(token_ids, visual, pictures, features, result.token_ids)
         log_probs = self._log_probs(logits)
-        top = log_probs.max(-1)
-        return Prepared(
-            question,
-            pictures,
-            token_ids,
-            visual,
-            result.text,
-            log_probs,
-            top.indices,
-            float(top.values.exp().mean()),
-            features,
-            layers,
-        )
+        return Prepared(question, pictures, token_ids, visual, result.text, log_probs, features, layers)
 
     def score(self, prepared: Prepared, settings: PruningSettings, with_answer: bool = False) -> Score:
         """Score a setting, at its keep ratio.
@@ -209,7 +186,7 @@ class Scorer:
         if prepared.question.answer is None or agrees:
             return Score(kl, agrees, prepared.right)
         settings = replace(self._manifest.pruning, layer=layer)
-        answer = self._generate(prepared, self._pipeline(settings, lambda seen: _text_alone))
+        answer = self._generate(prepared, self._pipeline(settings, _text_alone))
         return Score(kl, agrees, answer in prepared.question.accepted)
 
     def compare(self, prepared: Prepared, logits: Tensor) -> tuple[float, bool]:
@@ -225,13 +202,13 @@ class Scorer:
         answer = prepared.answer if agrees else self.answer(prepared, settings)
         return answer in prepared.question.accepted
 
-    def logits(self, prepared: Prepared, settings: PruningSettings, look: Look | None = None) -> Tensor:
+    def logits(self, prepared: Prepared, settings: PruningSettings, look: Watch | None = None) -> Tensor:
         """Logits [T, V] of the unpruned answer's tokens, teacher-forced, with a setting.
 
         Args:
             prepared: the question.
             settings: whose layer is one of the candidate layers.
-            look: told what each layer from the pruning layer on computes.
+            look: told what each layer from the pruning layer on computes, of the tokens that are left there.
         """
         with torch.no_grad():
             return self._logits(prepared, settings.layer, self._kept_index(prepared, settings), look)
@@ -241,7 +218,7 @@ class Scorer:
         with torch.no_grad():
             return self._logits(prepared, layer, self._tensor(np.flatnonzero(~prepared.visual)))
 
-    def _logits(self, prepared: Prepared, layer: int, kept: Tensor, look: Look | None = None) -> Tensor:
+    def _logits(self, prepared: Prepared, layer: int, kept: Tensor, look: Watch | None = None) -> Tensor:
         """With the prompt's tokens `kept` [K] and the answer's alone, from a candidate layer on."""
         stream, projected = prepared.layers[layer]
         size, total = len(prepared.token_ids), stream.hidden.shape[1]
@@ -274,9 +251,9 @@ class Scorer:
         starts = np.cumsum([0, *(picture.num_tokens for picture in prepared.pictures)])
         return [(kept[(kept >= start) & (kept < end)] - start).tolist() for start, end in itertools.pairwise(starts)]
 
-    def _pipeline(self, settings: PruningSettings, select_for: SelectFor | None = None) -> Pipeline:
+    def _pipeline(self, settings: PruningSettings, select: Select | None = None) -> Pipeline:
         manifest = replace(self._manifest, pruning=settings)
-        return Pipeline(LoadedModel(manifest, self._processor, self._session.choosing(settings, select_for)))
+        return Pipeline(LoadedModel(manifest, self._processor, self._session.choosing(settings, select)))
 
     def _features(self, pictures: Sequence[Picture]) -> Tensor:
         encoded = [self._session.encode(picture.inputs) for picture in pictures]

@@ -168,7 +168,7 @@ def test_logits_that_are_not_finite_are_an_error(noise):
 def test_without_the_image_is_a_choice_of_no_visual_token(noise: Opened, layer: int) -> None:
     """Teacher-forced along the unpruned answer, against steps of a session that drops every visual token."""
     settings = PruningSettings(layer=layer)
-    session = noise.session.choosing(settings, lambda seen: lambda *inputs: torch.nonzero(~inputs[3][0])[:, 0][None])
+    session = noise.session.choosing(settings, lambda *inputs: torch.nonzero(~inputs[3][0])[:, 0][None])
     manifest = replace(noise.manifest, pruning=settings)
     pipeline = Pipeline(LoadedModel(manifest, noise.processor, session))
     prepared = noise.scorer.prepare(replace(QUESTIONS[0], answer="no such answer"))

@@ -1,43 +1,42 @@
 """Compares ways to choose visual tokens: same model, layer, budget and prompts.
 
-python -m calibration.studies.compare tiny-llava.bundle --data questions.jsonl -o methods.json --picture methods.svg
+python -m calibration.studies.compare tiny-llava.bundle --data questions.jsonl -o methods.json
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import re
+import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from iwp_export.accuracy.figures import ALL
-from iwp_export.accuracy.measure import right_shares
+from calibration.studies.rivals import methods
+from calibration.studies.seen import Method, RivalSession
+from iwp_export.backends.torch.session import TorchSession
 from iwp_export.bundle.recipe import read_recipe
 from iwp_export.device.state import package_versions
-from iwp_export.errors import SettingsError
+from iwp_export.errors import DataError, IwpError, SettingsError
+from iwp_export.exporter.loading import limit_threads, open_live
+from iwp_export.exporter.plan import plan_export
 from iwp_export.pruning.settings import PruningSettings
-from iwp_export.questions import MAX_NEW_TOKENS, Question
-from iwp_export.reports import entry
+from iwp_export.questions import MAX_NEW_TOKENS, Question, read_questions
+from iwp_export.runtime.model import LoadedModel
 from iwp_export.runtime.pipeline import Pipeline
-from iwp_export.tables import table
-from iwp_export.view.axes import Axis
-from iwp_export.view.charts import Bar, bars
-from iwp_export.view.draw import check_installed
-from iwp_export.view.figures import interval
-from iwp_export.view.svg import Svg, write_picture
-
-if TYPE_CHECKING:  # torch takes seconds to load, and may not be there: not for --help or a mistake
-    from calibration.studies.rivals.method import Method
-    from iwp_export.scorer import Reference
+from iwp_export.view import terminal
+from iwp_export.view.figures import interval, percent
+from iwp_export.view.view import Column, Table, View
 
 KEEPS = (0.5, 0.353, 0.222, 0.111)
 RANDOM_SEEDS = (0, 1, 2)
 CALIBRATED = "iwp calibrated"
 """The method with the settings of a recipe."""
+ALL = "all"
+"""The kind that holds every question."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +54,35 @@ class MethodAccuracy:
     interval: tuple[float, float]
 
 
+def right_shares(
+    pipeline: Pipeline, questions: Sequence[Question], keep: float, max_new_tokens: int = MAX_NEW_TOKENS
+) -> dict[str, float]:
+    """Share of answers that are right to the letter, by kind of question and of all.
+
+    Raises:
+        DataError: a question without an answer.
+        RequestError: a question cannot be asked.
+    """
+    right: dict[str, list[bool]] = {}
+    for question in questions:
+        if question.answer is None:
+            raise DataError("accuracy needs questions with an `answer`")
+        found = pipeline(list(question.images), question.prompt, max_new_tokens=max_new_tokens, keep=keep)
+        for kind in filter(None, (question.kind, ALL)):
+            right.setdefault(kind, []).append(found.text in question.accepted)
+    right[ALL] = right.pop(ALL)  # the last column
+    return {kind: round(sum(each) / len(each), 4) for kind, each in right.items()}
+
+
+def with_method(pipeline: Pipeline, session: TorchSession, method: Method) -> Pipeline:
+    """An artefact's pipeline with a checkpoint in torch in the place of its graphs, pruned by a method."""
+    manifest = replace(pipeline.manifest, pruning=method.settings)
+    return Pipeline(LoadedModel(manifest, pipeline.processor, RivalSession(session, method)))
+
+
 def compare_methods(
     pipeline: Pipeline,
-    reference: Reference,
+    session: TorchSession,
     questions: Sequence[Question],
     settings: PruningSettings,
     keeps: Sequence[float] = KEEPS,
@@ -72,7 +97,7 @@ def compare_methods(
 
     Args:
         pipeline: the artefact, which gives the processor.
-        reference: its checkpoint.
+        session: its checkpoint.
         questions: with answers.
         settings: IWP's.
         keeps: the budgets.
@@ -82,21 +107,14 @@ def compare_methods(
         calibrated: settings that were chosen from data, measured at their own layer as `CALIBRATED`.
 
     Raises:
-        SettingsError: a method that does not exist or that the model does not allow, or a layer at which the model
-            cannot be pruned.
+        SettingsError: see `refusals`.
         DataError: a question without an answer.
     """
-    from calibration.studies.rivals import methods
-    from calibration.studies.rivals.method import Method
-
     at_layers = [replace(settings, layer=layer) for layer in layers or (settings.layer,)]
-    refused = [refusals(reference, at_layer, only) for at_layer in at_layers]
+    refused = [refusals(session, at_layer, only) for at_layer in at_layers]
 
     def measured(name: str, keep: float, draws: Sequence[Method]) -> MethodAccuracy:
-        found = []
-        for method in draws:
-            pruned = reference.pruned(pipeline, method.settings, method.select, method.condense)
-            found.append(right_shares(pruned, questions, keep, max_new_tokens))
+        found = [right_shares(with_method(pipeline, session, each), questions, keep, max_new_tokens) for each in draws]
         mean = {kind: round(sum(draw[kind] for draw in found) / len(found), 4) for kind in found[0]}
         low, high = interval(mean[ALL], len(questions))
         layer = 0 if draws[0].condense else draws[0].settings.layer
@@ -114,62 +132,41 @@ def compare_methods(
             yield measured(CALIBRATED, keep, [Method(calibrated)])
 
 
-def refusals(reference: Reference, settings: PruningSettings, only: Sequence[str] = ()) -> dict[str, str]:
+def refusals(session: TorchSession, settings: PruningSettings, only: Sequence[str] = ()) -> dict[str, str]:
     """Methods that cannot be run on this model at this layer, and why.
 
     Raises:
-        SettingsError: one of them is among `only`; and see `compare_methods`.
+        SettingsError: one of them is among `only`, a method does not exist, or the model cannot be pruned there.
     """
-    from calibration.studies.rivals import methods
-
     known = methods(settings)
     if unknown := set(only) - set(known):
         raise SettingsError(f"no method {', '.join(sorted(unknown))}; there are: {', '.join(known)}")
-    reference.family.require_layer(reference.model.config, settings.layer)
-    found = {name: reason for name, method in known.items() if (reason := method.refusal(reference.model))}
+    session.family.require_layer(session.model.config, settings.layer)
+    found = {name: reason for name, method in known.items() if (reason := method.refusal(session.model))}
     for name in found.keys() & set(only):
         raise SettingsError(f"{name} cannot be run here: {found[name]}")
     return found
 
 
-def ranking(rows: Sequence[MethodAccuracy], whole: Mapping[str, float]) -> str:
+def view(rows: Sequence[MethodAccuracy], whole: Mapping[str, float], questions: int) -> View:
     """A table for each budget, the best method first, under the accuracy at keep 1."""
     kinds = list(whole)
-    parts = []
+    tables = []
     for keep in dict.fromkeys(row.keep for row in rows):
         at_keep = sorted((row for row in rows if row.keep == keep), key=lambda row: -row.accuracy[ALL])
-        lines = [[row.method, row.layer, *(_percent(row.accuracy[kind]) for kind in kinds)] for row in at_keep]
-        unpruned = ["keep 1", "", *(_percent(whole[kind]) for kind in kinds)]
-        parts.append(table([[f"keep {keep:g}", "layer", *kinds], unpruned, *lines]))
-    return "\n\n".join(parts)
+        lines = [
+            (row.method, row.layer, *_shares(row.accuracy, kinds), " to ".join(map(percent, row.interval)))
+            for row in at_keep
+        ]
+        titles = ("layer", *kinds, f"{ALL}, 95 % interval")
+        columns: list[Column | str] = [f"keep {keep:g}", *(Column(title, number=True) for title in titles)]
+        unpruned = ("keep 1", "", *_shares(whole, kinds), "")
+        tables.append(Table(columns, [unpruned, *lines]))
+    return View("Comparison", [f"Accuracy on {questions} questions, best first."], tables=tables)
 
 
-def picture(rows: Sequence[MethodAccuracy], whole: Mapping[str, float], questions: int) -> list[Svg]:
-    """A chart for each budget, the best method first, with 95 % intervals.
-
-    Raises:
-        BackendError: matplotlib is missing.
-    """
-    from calibration.studies.rivals import BEFORE
-
-    charts = []
-    for number, keep in enumerate(dict.fromkeys(row.keep for row in rows)):
-        at_keep = sorted((row for row in rows if row.keep == keep), key=lambda row: -row.accuracy[ALL])
-        series = [Bar("every token", whole[ALL], _percent(whole[ALL]), 0.0, 5, interval(whole[ALL], questions))]
-        for row in at_keep:
-            name = re.sub(r" \(.*?\)", "", row.method)  # what it leaves out of its paper: the report has it
-            name += "" if name.endswith(BEFORE) else f", layer {row.layer}"
-            colour = int(row.method in ("iwp", CALIBRATED))
-            series.append(Bar(name, row.accuracy[ALL], _percent(row.accuracy[ALL]), 0.0, colour, row.interval))
-        axis = Axis(f"right of {questions} answers at keep {keep:g}", "percent", 0.0, 1.15)
-        charts.append(
-            bars(f"keep-{number}", f"Right answers of each method at keep {keep:g}, with 95 % intervals", series, axis)
-        )
-    return charts
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+def _shares(accuracy: Mapping[str, float], kinds: Sequence[str]) -> list[str]:
+    return [percent(accuracy[kind]) for kind in kinds]
 
 
 def changed(settings: PruningSettings, changes: Sequence[str]) -> PruningSettings:
@@ -193,46 +190,55 @@ def changed(settings: PruningSettings, changes: Sequence[str]) -> PruningSetting
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line."""
-    parser = entry.make_parser(__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
+    add("artefact", type=Path, help="a bundle or an engine")
+    add("--data", type=Path, required=True, help="questions with answers, one JSON object a line")
+    add("--limit", type=int, help="only the first N questions")
+    add("--max-new-tokens", type=int, default=MAX_NEW_TOKENS, help="of an answer (default: %(default)s)")
+    add("--threads", type=int, help="CPU threads")
     add("--checkpoint", help="where the checkpoint is (default: where the artefact says)")
     add("--keep", type=float, nargs="+", default=KEEPS, help="budgets (default: %(default)s)")
     add("--layers", type=int, nargs="+", help="pruning layers (default: the artefact's)")
     add("--methods", nargs="+", default=[], help="names of methods (default: all)")
     add("--recipe", metavar="FILE", type=Path, help=f"a recipe, whose settings are compared as `{CALIBRATED}`")
-    add("--picture", metavar="FILE", type=Path, help="SVG file for a chart of each budget")
     add("--set", nargs="+", default=[], metavar="NAME=VALUE", help="other pruning settings")
-    return entry.run(parser, _execute, "compare", arguments)
+    add("-o", "--output", metavar="FILE", type=Path, help="JSON file for the result")
+    args = parser.parse_args(arguments)
+    try:
+        _execute(args, shlex.join(sys.argv[1:] if arguments is None else arguments))
+    except IwpError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
-def _execute(args: argparse.Namespace) -> int:
-    if args.picture:
-        check_installed()
-    questions, pipeline = entry.open_questions(args), entry.open_pipeline(args)
-    from iwp_export.exporter.loading import limit_threads
-    from iwp_export.scorer import Reference
-
+def _execute(args: argparse.Namespace, command: str) -> None:
     if args.threads:
         limit_threads(args.threads)
+    questions = list(islice(read_questions(args.data), args.limit))
+    pipeline = Pipeline.open(args.artefact, threads=args.threads)
+    model = pipeline.manifest.model
+    source = (model.source, model.revision) if args.checkpoint is None else (args.checkpoint, None)
     settings = changed(pipeline.manifest.pruning, args.set)
     calibrated = read_recipe(args.recipe).settings if args.recipe else None
-    reference = Reference.of(pipeline.manifest, args.checkpoint)
-    whole = right_shares(reference.pruned(pipeline, settings), questions, 1.0, args.max_new_tokens)
+    session, _, _ = open_live(plan_export(source[0], settings, revision=source[1]), "float32")
     layers = args.layers or [settings.layer]
-    refused = {layer: refusals(reference, replace(settings, layer=layer), args.methods) for layer in layers}
+    refused = {layer: refusals(session, replace(settings, layer=layer), args.methods) for layer in layers}
     for layer, reasons in refused.items():
         for name, reason in reasons.items():
             if not args.methods:
                 print(f"at layer {layer} {name} is not run: {reason}", file=sys.stderr)
+    whole = right_shares(with_method(pipeline, session, Method(settings)), questions, 1.0, args.max_new_tokens)
     rows = []
     for row in compare_methods(
-        pipeline, reference, questions, settings, args.keep, args.methods, args.max_new_tokens, layers, calibrated
+        pipeline, session, questions, settings, args.keep, args.methods, args.max_new_tokens, layers, calibrated
     ):
         rows.append(row)
-        print(f"layer {row.layer}  keep {row.keep}  {row.method}: {_percent(row.accuracy[ALL])}", file=sys.stderr)
-    print(f"accuracy on {len(questions)} questions, best first\n\n{ranking(rows, whole)}")
+        print(f"layer {row.layer}  keep {row.keep}  {row.method}: {percent(row.accuracy[ALL])}", file=sys.stderr)
+    print(terminal.render([view(rows, whole, len(questions))]))
     report = {
-        "command": args.command,
+        "command": f"python -m calibration.studies.compare {command}",
         "changes": args.set,
         **({"calibrated": calibrated.to_dict()} if calibrated else {}),
         "questions": len(questions),
@@ -242,10 +248,8 @@ def _execute(args: argparse.Namespace) -> int:
         "not run": {str(layer): reasons for layer, reasons in refused.items() if reasons},
         "versions": package_versions(),
     }
-    entry.write_report(report, args.output)
-    if args.picture:
-        write_picture(args.picture, picture(rows, whole, len(questions)))
-    return 0
+    if args.output:
+        args.output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -25,11 +25,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from calibration.studies.compare import right_shares
 from calibration.studies.rivals import methods
+from calibration.studies.seen import RivalSession
 from calibration.tiny_llava import HELDOUT
 from calibration.tiny_llava.scenes import build_pools
 from iwp_export import jobs
-from iwp_export.accuracy.measure import right_shares
 from iwp_export.bundle.recipe import Recipe
 from iwp_export.calibrator.calibration import Calibration
 from iwp_export.calibrator.candidates import controls_of
@@ -37,7 +38,6 @@ from iwp_export.device.state import package_versions
 from iwp_export.exporter.loading import limit_threads, open_live
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.questions import Question, read_questions
-from iwp_export.reports import entry
 from iwp_export.runtime.model import LoadedModel
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.scorer import Scorer
@@ -71,7 +71,7 @@ class Reader:
 
     def rival(self, name: str, settings: PruningSettings, seed: int = 0) -> float:
         """Share of right answers of another method at the settings' layer and keep ratio, in per cent."""
-        session = self.session.choosing(settings, methods(settings, seed)[name].select)
+        session = RivalSession(self.session, methods(settings, seed)[name])
         pipeline = Pipeline(LoadedModel(replace(self.manifest, pruning=settings), self.processor, session))
         return round(100 * right_shares(pipeline, self.questions, settings.keep)["all"], 2)
 
@@ -184,7 +184,7 @@ def main() -> None:
                 report["rows"].append(study(reader, keep))
                 if args.wrong_data:
                     report["wrong data"] += wrong_data(reader, keep, Path(folder) / f"{reader.name}-{keep}")
-                entry.write_report(report, args.output)
+                args.output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
                 shown = {k: v for k, v in report["rows"][-1].items() if k not in ("all candidates", "verdict")}
                 print(json.dumps(shown), flush=True)
 

@@ -84,11 +84,11 @@ class Calibration:
         with progress("Reading samples", len(self.plan.samples.questions)) as advance:
             for question in self.plan.samples.questions:
                 try:
-                    pictures, token_ids = self._scorer.read(question)
+                    prompt = self._scorer.read(question)
                 except RequestError as error:
                     raise RequestError(f"the question about {question.images[0].name}: {error}") from error
-                visual = sum(picture.num_tokens for picture in pictures)
-                sizes.append((visual, len(token_ids) - visual))
+                visual = sum(picture.num_tokens for picture in prompt.pictures)
+                sizes.append((visual, len(prompt.token_ids) - visual))
                 advance(1)
         return sizes
 

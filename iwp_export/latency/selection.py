@@ -127,7 +127,7 @@ def _in_torch(pipeline: Pipeline, ask: Ask, keep: float, runs: int) -> list[floa
         seconds.append(time.perf_counter() - start)
         return kept
 
-    timed = session.choosing(pipeline.manifest.pruning, lambda seen: select)
+    timed = session.choosing(pipeline.manifest.pruning, select)
     for _ in range(WARMUP + runs):
         answer(pipeline, ask, keep, 1, timed)
     return seconds[WARMUP:]

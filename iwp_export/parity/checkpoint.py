@@ -15,7 +15,6 @@ from PIL import Image
 from torch import Tensor
 
 from iwp_export.backends.session import Floats, Ints
-from iwp_export.backends.torch.decoder import Seen
 from iwp_export.backends.torch.session import TorchSession
 from iwp_export.bundle.manifest import Manifest
 from iwp_export.errors import RequestError
@@ -26,7 +25,6 @@ from iwp_export.parity.identity import Identity
 from iwp_export.parity.observation import Look, Observation, heads_rows, observe, picture_inputs
 from iwp_export.parity.sample import Sample
 from iwp_export.parity.sketch import Rows, sketched
-from iwp_export.pruning.torch_select import Select
 from iwp_export.runtime.images import load_image
 from iwp_export.runtime.model import LoadedModel
 from iwp_export.runtime.pipeline import Pipeline
@@ -88,14 +86,11 @@ class CheckpointReference:
     ) -> Observation:
         """See `ParityReference.observe_choosing`."""
 
-        def select_for(seen: Seen) -> Select:
-            def select(importance: Tensor, key: Tensor, value: Tensor, visual: Tensor, num_kept: Tensor) -> Tensor:
-                chosen = kept if visual.any() else np.arange(visual.shape[1])
-                return torch.from_numpy(chosen).to(importance.device)[None]
+        def select(importance: Tensor, key: Tensor, value: Tensor, visual: Tensor, num_kept: Tensor) -> Tensor:
+            chosen = kept if visual.any() else np.arange(visual.shape[1])
+            return torch.from_numpy(chosen).to(importance.device)[None]
 
-            return select
-
-        session = self.session.choosing(self._manifest.pruning, select_for)
+        session = self.session.choosing(self._manifest.pruning, select)
         look: Look = "layers" if hidden_states else "nothing"
         return observe(self._pipeline(session), self._prompt(sample)[0], keep, len(forced), forced, look)
 

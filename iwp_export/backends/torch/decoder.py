@@ -1,4 +1,4 @@
-"""What a way to choose visual tokens may look at in one call, and what it may give back."""
+"""A decoder that drops visual tokens at one layer, and what flows between its layers."""
 
 from __future__ import annotations
 
@@ -15,87 +15,6 @@ from iwp_export.pruning.importance import token_importance
 from iwp_export.pruning.onnx_function import DOMAIN, OP_TYPE, VERSION, node_attributes
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.pruning.torch_select import Select, kept_index
-
-
-@dataclass(frozen=True)
-class LayerSeen:
-    """What one decoder layer computed of a call's S tokens, each of which it saw.
-
-    Attributes:
-        hidden: [1, S, D], the layer's input before its norm.
-        query, key: [1, H, S, d] and [1, Hkv, S, d], before RoPE.
-        rotated_query, rotated_key: the same after RoPE.
-        past_key: [1, Hkv, P, d], rotated keys of earlier calls.
-    """
-
-    hidden: Tensor
-    query: Tensor
-    key: Tensor
-    rotated_query: Tensor
-    rotated_key: Tensor
-    past_key: Tensor
-
-
-Watch = Callable[[int, LayerSeen], None]
-"""(index of a decoder layer, what it computed), called before the layer's attention."""
-
-
-@dataclass(frozen=True)
-class TowerSeen:
-    """What a vision tower with a class token computed of one image; the class token comes first.
-
-    Attributes:
-        hidden: [1 + n, C], the hidden states that the projector takes.
-        query, key: [heads, 1 + n, d] of the layer that made them.
-        project: from hidden states [m, C] to features [m, D] of the language model.
-    """
-
-    hidden: Tensor
-    query: Tensor
-    key: Tensor
-    project: Callable[[Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What a way to choose may look at in one call.
-
-    Attributes:
-        features: [n, D], the image features of the call's visual tokens, in their order.
-        visual: bool [S], true at the call's visual tokens.
-        words: [t, D], word embeddings of the text after the call's last image; of all its text if none follows.
-        towers: runs the vision tower again: one entry an image.
-        below: the layer before the pruning layer; None where there is none, and before layer 0.
-        at: the pruning layer, which sees every token as yet; None before layer 0.
-    """
-
-    features: Tensor
-    visual: Tensor
-    words: Tensor
-    towers: Callable[[], tuple[TowerSeen, ...]]
-    below: LayerSeen | None = None
-    at: LayerSeen | None = None
-
-
-@dataclass(frozen=True)
-class Condensed:
-    """The features that stand for an image before layer 0.
-
-    Attributes:
-        features: [m, D], in the order in which the language model reads them.
-        rows: int64, ascending: rows of the image's own features that stand among them, as they are or with others
-            merged in.
-    """
-
-    features: Tensor
-    rows: Tensor
-
-
-SelectFor = Callable[[Seen], Select]
-"""The pruning op of a call, from what it may look at."""
-
-Condense = Callable[[Seen, int], Condensed]
-"""(a call with one image, number of features m < n) -> the features that stand for it before layer 0."""
 
 
 @dataclass(frozen=True)
@@ -132,14 +51,14 @@ class Projected:
     rotated_query: Tensor
     rotated_key: Tensor
 
-    def seen(self, hidden: Tensor, past_key: Tensor) -> LayerSeen:
-        """What a way to choose may look at: this, the layer's input [1, S, D] and cached keys [1, Hkv, P, d]."""
-        return LayerSeen(hidden, self.query, self.key, self.rotated_query, self.rotated_key, past_key)
-
     def only(self, row: Tensor) -> Projected:
         """What a layer uses of the tokens `row` [K]: no query or key before RoPE."""
         value, query, key = (x.index_select(2, row) for x in (self.value, self.rotated_query, self.rotated_key))
         return replace(self, value=value, rotated_query=query, rotated_key=key)
+
+
+Watch = Callable[[int, Stream, Projected], None]
+"""(index of a decoder layer, the tokens that it sees, its projections of them), called before its attention."""
 
 
 class PrunedDecoder(nn.Module):
@@ -198,7 +117,7 @@ class PrunedDecoder(nn.Module):
         for index in range(len(self.language_model.layers)):
             projected = self.project(index, stream)
             if self.watch is not None:
-                self.watch(index, projected.seen(stream.hidden, past_key_values[2 * index]))
+                self.watch(index, stream, projected)
             if index == self.settings.layer:
                 importance, compared = self.score(projected, query_index, feature_index, self.settings)
                 kept = self.select(importance, compared, projected.value, feature_index >= 0, num_kept)

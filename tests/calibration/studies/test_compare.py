@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from xml.etree import ElementTree
 
 import pytest
 
@@ -35,17 +34,14 @@ def test_methods_at_layers_and_budgets(tiny_bundle: Path, tmp_path: Path) -> Non
         assert high - low > 0.3, "three questions tell little"
 
 
-def test_a_recipe_is_compared_at_its_own_layer_and_drawn(tiny_bundle: Path, tmp_path: Path) -> None:
-    output, picture = tmp_path / "methods.json", tmp_path / "methods.svg"
+def test_a_recipe_is_compared_at_its_own_layer(tiny_bundle: Path, tmp_path: Path) -> None:
+    output = tmp_path / "methods.json"
     recipe = write_recipe(read_recipe(SHIPPED), tmp_path / "some.recipe.json")
-    options = ["--methods", "grid", "--keep", "0.5", "0.2", "--recipe", str(recipe), "--picture", str(picture)]
+    options = ["--methods", "grid", "--keep", "0.5", "0.2", "--recipe", str(recipe)]
     assert main([str(tiny_bundle), "--data", str(HELDOUT), "--limit", "2", *options, "-o", str(output)]) == 0
     rows = json.loads(output.read_text())["methods"]
     layer = read_recipe(SHIPPED).settings.layer
     assert [(row["method"], row["layer"]) for row in rows] == [("grid", 4)] * 2 + [("iwp calibrated", layer)] * 2
-    texts = [element.text for element in ElementTree.parse(picture).iter() if element.tag.endswith("}text")]
-    assert texts.count(f"iwp calibrated, layer {layer}") == 2
-    assert "right of 2 answers at keep 0.2" in texts
 
 
 def test_every_method_once_and_the_best_first(
@@ -67,7 +63,7 @@ def test_every_method_once_and_the_best_first(
     table = printed.out.splitlines()[2:]
     assert table[0].split()[:3] == ["keep", "0.111", "layer"]
     assert table[1].startswith("keep 1 ")
-    shares = [float(line.split()[-2]) for line in table[2:]]
+    shares = [float(line.split(" %")[-4].split()[-1]) for line in table[2:]]
     assert shares == sorted(shares, reverse=True)
     assert len(shares) == len(run)
 

@@ -8,14 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from calibration.studies.rivals.fastv import last_attention
-from calibration.studies.rivals.visionzip import class_attention
-from iwp_export.backends.torch.decoder import Condensed, Seen
+from calibration.studies.rivals import class_attention, last_attention
+from calibration.studies.seen import Condensed, Method, RivalSession, Seen
 from iwp_export.backends.torch.session import TorchFeatures, TorchSession
 from iwp_export.errors import SettingsError
 from iwp_export.models.llava import FAMILY
 from iwp_export.pruning.settings import PruningSettings
-from iwp_export.pruning.torch_select import Select
 from iwp_export.runtime.generate import build_decode, build_prompt
 from tests.exporter.tiny import write_llava
 
@@ -36,14 +34,18 @@ PIXELS = np.random.default_rng(3).standard_normal((1, 3, 112, 112)).astype(np.fl
 PROMPT = build_prompt(IDS, IDS == 4, POSITIONS, SETTINGS, None)
 
 
+def rival(model: Any, **method: Any) -> RivalSession:
+    return RivalSession(TorchSession(model, FAMILY, SETTINGS), Method(SETTINGS, **method))
+
+
 def test_layers_and_tower_are_transformers_own(llava: Any) -> None:
     views: list[Seen] = []
 
-    def record(seen: Seen) -> Select:
+    def record(seen: Seen, count: int) -> torch.Tensor:
         views.append(seen)
-        return lambda importance, key, value, visual, num_kept: torch.arange(visual.shape[1])[None]
+        return torch.arange(count)
 
-    session = TorchSession(llava, FAMILY, SETTINGS, record)
+    session = rival(llava, choose=record)
     session.step(PROMPT, [session.encode({"pixel_values": PIXELS})], session.new_cache())
     (seen,) = views
     with torch.no_grad():
@@ -74,7 +76,7 @@ def test_a_condensed_prompt_is_a_shorter_prompt(llava: Any) -> None:
         assert count == SETTINGS.num_keep(64)
         return Condensed(2 * seen.features[rows], rows)
 
-    session = TorchSession(llava, FAMILY, SETTINGS, condense=condense)
+    session = rival(llava, condense=condense)
     cache, features = session.new_cache(), session.encode({"pixel_values": PIXELS})
     assert isinstance(features, TorchFeatures)
     output = session.step(PROMPT, [features], cache)
@@ -91,14 +93,14 @@ def test_a_condensed_prompt_is_a_shorter_prompt(llava: Any) -> None:
 
 
 def test_nothing_is_condensed_at_keep_1(llava: Any) -> None:
-    session = TorchSession(llava, FAMILY, SETTINGS, condense=lambda seen, count: pytest.fail("condensed"))
+    session = rival(llava, condense=lambda seen, count: pytest.fail("condensed"))
     cache, prompt = session.new_cache(), build_prompt(IDS, IDS == 4, POSITIONS, SETTINGS, 1.0)
     session.step(prompt, [session.encode({"pixel_values": PIXELS})], cache)
     assert set(cache.lengths) == {len(IDS)}
 
 
 def test_two_images_are_not_condensed(llava: Any) -> None:
-    session = TorchSession(llava, FAMILY, SETTINGS, condense=lambda seen, count: pytest.fail("condensed"))
+    session = rival(llava, condense=lambda seen, count: pytest.fail("condensed"))
     image = session.encode({"pixel_values": PIXELS})
     ids = np.array([2, *[4] * 128, 9])
     prompt = build_prompt(ids, ids == 4, np.arange(len(ids))[None], SETTINGS, None)

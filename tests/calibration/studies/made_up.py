@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from iwp_export.backends.torch.decoder import LayerSeen, Seen, TowerSeen
+from calibration.studies.seen import LayerSeen, Seen, TowerSeen
 
 NOTHING = torch.zeros(1, 1, 0, 1)
 
