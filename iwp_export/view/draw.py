@@ -1,8 +1,65 @@
-"""Draws the charts of a view with matplotlib."""
+"""Draws the charts of a view with matplotlib, as SVG images in the colours of a light and of a dark page."""
 
 from __future__ import annotations
 
-from iwp_export.errors import BackendError
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from iwp_export.errors import BackendError, OutputError, os_reason
+from iwp_export.files import whole_file
+from iwp_export.view.view import Axis, Chart, Series, one_line
+
+WIDTH = 400
+"""Units of a chart's width. It scales to its box: text of 13 units has 10 pixels on a phone and 15 on a desktop."""
+FONT_SIZE = 13
+LINES_HEIGHT, BAR_HEIGHT, BARS_ROOM, TITLE_HEIGHT = 300, 24, 80, 30
+"""Units: of a chart's height, of a bar with the room around it, of the axis and legend of bars, and of a title."""
+LETTER, LEGEND_MARK = 7.5, 42
+"""Units of a letter's width, and of a legend's marker with the room around it; the browser's font is not known."""
+NAME_LENGTH = 28
+"""Characters of a name in a chart."""
+X_TICKS, BARS_TICKS = 6, 4
+"""Intervals between the numbers of the axis of x at most, and beside names of bars: more would touch each other."""
+MOST_MARKERS = 12
+"""Markers on a line: more would hide its pattern."""
+MARKERS = ("o", "s", "^", "D", "v", "P")
+PATTERNS = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
+HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "----")
+PERCENTILES = (0.5, 0.9, 0.99)
+"""Shares that are marked in a distribution."""
+UNITS = {"percent": "{:g} %", "factor": "{:g}x"}
+ZERO_WIDTH = "\u200b"
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """Colours of a page; `series` are Okabe and Ito's, which differ for colour-blind readers too, with 4.5:1."""
+
+    ink: str
+    quiet: str
+    line: str
+    wash: str
+    paper: str
+    series: tuple[str, ...]
+
+
+SCHEMES = {
+    "light": Scheme(
+        "#1b1f24", "#5b6470", "#d5dae0", "#f3f5f7", "#ffffff",
+        ("#0072b2", "#c44e00", "#00795a", "#a8468a", "#8a6100", "#5b6470"),
+    ),
+    "dark": Scheme(
+        "#e8ebef", "#a3adba", "#39424e", "#1c222a", "#12161b",
+        ("#6cb8f0", "#ff9a5c", "#3cc9a0", "#e79bcb", "#e0b44c", "#9aa4b2"),
+    ),
+}  # fmt: skip
 
 
 def check_installed() -> None:
@@ -16,3 +73,196 @@ def check_installed() -> None:
     except ImportError as error:
         name = (error.name or "matplotlib").partition(".")[0]  # or something that matplotlib needs
         raise BackendError(f"charts need {name}; to get it: pip install 'iwp-export[report]'") from error
+
+
+def height(chart: Chart) -> int:
+    """Units of its height, of which it is `WIDTH` wide."""
+    if chart.kind != "bars":
+        return LINES_HEIGHT
+    groups = len(chart.names)
+    return BARS_ROOM + BAR_HEIGHT * (groups * len(chart.series) + (groups - 1 if len(chart.series) > 1 else 0))
+
+
+def svg(chart: Chart, scheme: Literal["light", "dark"]) -> bytes:
+    """An SVG file of a chart, transparent and without its title; the same chart gives the same bytes.
+
+    Raises:
+        BackendError: matplotlib is missing.
+    """
+    with _figure(SCHEMES[scheme], height(chart)) as figure:
+        _draw(figure, chart, SCHEMES[scheme])
+        return _saved(figure, transparent=True)
+
+
+def write_picture(path: Path, charts: Sequence[Chart]) -> None:
+    """Write charts below each other, with their titles, as an SVG file of their own; one that is there is replaced.
+
+    Raises:
+        BackendError: matplotlib is missing.
+        OutputError: the file cannot be written.
+    """
+    heights = [units for chart in charts for units in (TITLE_HEIGHT, height(chart))]
+    with _figure(SCHEMES["light"], sum(heights)) as figure:
+        parts = figure.subfigures(len(heights), squeeze=False, height_ratios=heights)[:, 0]
+        for above, part, chart in zip(parts[::2], parts[1::2], charts, strict=True):
+            above.text(0.01, 0.5, one_line(chart.title, 2 * NAME_LENGTH), va="center", fontweight="bold")
+            _draw(part, chart, SCHEMES["light"])
+        picture = _saved(figure, transparent=False)
+    try:
+        with whole_file(path) as file:
+            file.write_bytes(picture)
+    except OSError as error:
+        raise OutputError(f"Cannot write {path}: {os_reason(error)}", options=("picture",)) from error
+
+
+@contextmanager
+def _figure(scheme: Scheme, units: int) -> Iterator[Any]:
+    """A figure, with settings of our own in place of the user's matplotlibrc."""
+    check_installed()
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # the browser has fonts of its own
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_style(scheme))
+        yield Figure(figsize=(WIDTH / 72, units / 72), dpi=72, layout="constrained")
+
+
+def _saved(figure: Any, transparent: bool) -> bytes:
+    buffer = BytesIO()
+    figure.savefig(buffer, format="svg", transparent=transparent, metadata={"Date": None})
+    return buffer.getvalue()
+
+
+def _style(scheme: Scheme) -> dict[str, Any]:
+    sizes = ("font.size", "axes.titlesize", "axes.labelsize", "xtick.labelsize", "ytick.labelsize", "legend.fontsize")
+    inks = ("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor")
+    return {
+        **dict.fromkeys(sizes, FONT_SIZE),
+        **dict.fromkeys(inks, scheme.ink),
+        **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), scheme.quiet),
+        "figure.facecolor": scheme.paper,
+        "axes.facecolor": scheme.paper,
+        "grid.color": scheme.line,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "legend.frameon": False,
+        "lines.linewidth": 2.0,
+        "hatch.color": scheme.paper,
+        "hatch.linewidth": 1.5,
+        "font.sans-serif": ["DejaVu Sans"],  # or the browser's sans-serif: the name of the family follows it
+        "text.parse_math": False,  # a prompt may hold dollar signs
+        "svg.fonttype": "none",  # a fifth of the size, and letters that matplotlib's fonts lack
+        "svg.hashsalt": "iwp-export",
+    }
+
+
+def _draw(figure: Any, chart: Chart, scheme: Scheme) -> None:
+    """A chart into a figure, or a part of one."""
+    axes = figure.add_subplot()
+    if chart.kind == "bars":
+        _bars(axes, chart, scheme)
+    else:
+        for number, series in enumerate(chart.series):
+            if series.x:
+                {"lines": _line, "steps": _line, "points": _points}[chart.kind](axes, chart, series, number, scheme)
+        _set_axis(axes.yaxis, axes.set_ylim, chart.y)
+        axes.set_title(one_line(chart.y.label, 2 * NAME_LENGTH), loc="left")  # where a narrow chart has room for words
+    if chart.kind == "steps" and chart.y.unit == "percent":
+        for share in PERCENTILES:
+            axes.axhline(share, color=scheme.quiet, lw=0.8, linestyle=":")
+            place = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "va": "center"}
+            axes.annotate(f"p{100 * share:g}", (1, share), (2, 0), **place)
+    _set_axis(axes.xaxis, axes.set_xlim, chart.x)
+    axes.xaxis.get_major_locator().set_params(nbins=BARS_TICKS if chart.kind == "bars" else X_TICKS)
+    axes.set_xlabel(one_line(chart.x.label, 2 * NAME_LENGTH))
+    _legend(figure, axes)
+
+
+def _line(axes: Any, chart: Chart, series: Series, number: int, scheme: Scheme) -> None:
+    colour = scheme.series[number % len(scheme.series)]
+    if series.low:
+        axes.fill_between(series.x, series.low, series.high, color=colour, alpha=0.18, lw=0)
+    look: dict[str, Any] = {"drawstyle": "steps-post"}
+    if chart.kind == "lines":
+        look = {"marker": MARKERS[number % len(MARKERS)], "markevery": 1 + len(series.x) // MOST_MARKERS}
+    pattern = PATTERNS[number % len(PATTERNS)]
+    axes.plot(series.x, series.y, color=colour, linestyle=pattern, label=_legend_name(series.name), **look)
+    _label(axes, series, scheme)
+
+
+def _points(axes: Any, chart: Chart, series: Series, number: int, scheme: Scheme) -> None:
+    """Points with names are few and stand out; of many without, those below show through."""
+    colour, front = scheme.series[number % len(scheme.series)], 3 + number
+    if series.low:
+        reach = [np.subtract(series.y, series.low), np.subtract(series.high, series.y)]
+        axes.errorbar(series.x, series.y, reach, fmt="none", ecolor=colour, capsize=3, lw=1.2, zorder=front)
+    look = {"s": 80, "alpha": 1.0} if series.labels else {"s": 40, "alpha": 0.65}
+    marker, name = MARKERS[number % len(MARKERS)], _legend_name(series.name)
+    axes.scatter(series.x, series.y, color=colour, marker=marker, label=name, zorder=front, **look)
+    _label(axes, series, scheme)
+
+
+def _label(axes: Any, series: Series, scheme: Scheme) -> None:
+    """Text beside points, in front of all others."""
+    behind = {"facecolor": scheme.paper, "edgecolor": "none", "alpha": 0.7, "pad": 1}
+    place = {"textcoords": "offset points", "va": "center", "zorder": 20, "annotation_clip": False, "bbox": behind}
+    for x, y, text in zip(series.x, series.y, series.labels, strict=False):
+        axes.annotate(one_line(text, NAME_LENGTH), (x, y), (8, 8), **place)
+
+
+def _bars(axes: Any, chart: Chart, scheme: Scheme) -> None:
+    """Groups of horizontal bars, each bar with its value, or its label, at its end."""
+    series_count = max(1, len(chart.series))
+    step = series_count + (series_count > 1)
+    for number, series in enumerate(chart.series):
+        places = [step * row + number for row in range(len(series.x))]
+        colour, hatch = scheme.series[number % len(scheme.series)], HATCHES[number % len(HATCHES)]
+        axes.barh(places, series.x, 0.8, color=colour, hatch=hatch, label=_legend_name(series.name))
+        values = [UNITS.get(chart.x.unit, "{:g}").format(_shown(value, chart.x, 3)) for value in series.x]
+        for row, (place, end) in enumerate(zip(places, series.high or series.x, strict=True)):
+            text = one_line((series.labels or values)[row], NAME_LENGTH)
+            axes.annotate(text, (max(end, 0.0), place), (6, 0), textcoords="offset points", va="center")
+            if series.low:
+                axes.plot((series.low[row], series.high[row]), (place, place), color=scheme.ink, lw=1.4, marker="|")
+    middles = [step * row + (series_count - 1) / 2 for row in range(len(chart.names))]
+    axes.set_yticks(middles, [one_line(name, NAME_LENGTH) for name in chart.names])
+    axes.tick_params(axis="y", length=0)
+    axes.grid(False, axis="y")
+    axes.spines["left"].set_visible(False)
+    axes.invert_yaxis()
+    if chart.x.high is None:
+        axes.margins(x=0.25)  # for the text at the longest bar's end
+
+
+def _set_axis(axis: Any, set_limits: Any, shown: Axis) -> None:
+    """How the axis' numbers are written, and its ends where those are given."""
+    form = UNITS.get(shown.unit, "{:g}")
+    axis.set_major_formatter(lambda value, _: form.format(_shown(value, shown, 9)))
+    if shown.unit == "whole":
+        axis.get_major_locator().set_params(integer=True)
+    if shown.low is not None or shown.high is not None:
+        set_limits(shown.low, shown.high)
+
+
+def _shown(value: float, axis: Axis, figures: int) -> float:
+    """The number that stands for a value on an axis."""
+    return float(f"{value * (100 if axis.unit == 'percent' else 1):.{figures}g}")
+
+
+def _legend_name(name: str) -> str:
+    """matplotlib leaves out of the legend what begins with an underscore."""
+    text = one_line(name, NAME_LENGTH)
+    return f"{ZERO_WIDTH}{text}" if text.startswith("_") else text
+
+
+def _legend(figure: Any, axes: Any) -> None:
+    """Above the axes, in as many columns as fit."""
+    names = axes.get_legend_handles_labels()[1]
+    if len(names) > 1:
+        columns = int(WIDTH / (max(map(len, names)) * LETTER + LEGEND_MARK))
+        look = {"handletextpad": 0.4, "columnspacing": 1.2, "borderpad": 0.3, "markerscale": 0.8}
+        figure.legend(loc="outside upper left", ncols=max(1, min(columns, len(names))), **look)

@@ -1,4 +1,4 @@
-"""A view as text for a terminal."""
+"""Views as text for a terminal."""
 
 from __future__ import annotations
 
@@ -9,23 +9,33 @@ from iwp_export.view.view import Column, Table, View
 
 
 def render(views: Sequence[View]) -> str:
-    """Sentences, facts, tables and notes of each view; charts, pictures and long tables are for pages."""
-    return "\n\n".join(filter(None, map(_view, views)))
+    """Sentences, facts, tables and notes of each view; charts, examples and long tables are for pages.
+
+    Views and their parts have their titles above them, but the first view, which begins with what was found.
+    """
+    first, *others = map(_content, views) if views else ("",)
+    return "\n\n".join(filter(None, [first, *map(_headed, views[1:], others)]))
 
 
-def _view(view: View) -> str:
-    tables = [_table(each) for each in view.tables if not each.page_only]
-    parts = [
+def _headed(view: View, content: str) -> str:
+    return f"{view.title}\n{'-' * len(view.title)}\n{content}" if content else ""
+
+
+def _content(view: View) -> str:
+    tables = [each for each in view.tables if not each.page_only]
+    blocks = [
         "\n".join(view.sentences),
         pairs(view.facts),
-        *tables,
-        *map(_view, view.parts),
+        *(_table(each, len(tables) > 1) for each in tables),
+        *(_headed(part, _content(part)) for part in view.parts),
         "\n".join(view.notes),
+        view.command,
     ]
-    return "\n\n".join(filter(None, parts))
+    return "\n\n".join(filter(None, blocks))
 
 
-def _table(shown: Table) -> str:
+def _table(shown: Table, one_of_several: bool) -> str:
     titles = [column.title if isinstance(column, Column) else column for column in shown.columns]
     rows = [["" if cell is None else cell for cell in row] for row in shown.rows]
-    return table([titles, *rows])
+    caption = f"{shown.caption}\n" if shown.caption and one_of_several else ""
+    return caption + table([titles, *rows])

@@ -1,12 +1,14 @@
 """What a proof shows, before it is known where: sentences, facts, tables and charts, as plain values.
 
 A proof (parity, accuracy, latency, monitors, a calibration, an estimate) returns its figures as a dataclass, which is
-the JSON, and a `View` of them. `terminal.render` and `page.render` are the only code that formats one.
+the JSON, and a `View` of them. `terminal.render` and `html.render` are the only code that formats one.
 """
 
 from __future__ import annotations
 
 import math
+import re
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -16,6 +18,20 @@ import numpy.typing as npt
 
 ECDF_STEPS = 500
 """Steps of a distribution of more values: a chart has no more pixels."""
+UNWRITABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+"""What neither XML nor UTF-8 can hold: control characters and halves of characters."""
+PNG_HEAD = b"\x89PNG\r\n\x1a\n"
+
+
+def clean(text: object) -> str:
+    """The text with U+FFFD in place of each character that a page cannot hold."""
+    return UNWRITABLE.sub("\ufffd", str(text))
+
+
+def one_line(text: str, length: int) -> str:
+    """The text on one line of at most `length` characters, the last of them an ellipsis where something is left out."""
+    line = " ".join(clean(text).split())
+    return line if len(line) <= length else line[: length - 1].rstrip() + "…"
 
 
 @dataclass(frozen=True)
@@ -35,7 +51,10 @@ class Table:
         rows: cells, as many as there are columns; the first names the row. None is shown as empty.
         caption: what the table shows.
         strong: numbers of the rows that stand out, from 0.
-        page_only: too long or too minor for a terminal.
+        page_only: too long or too minor for a terminal; pages fold it away.
+
+    Raises:
+        ValueError: a row of another length.
     """
 
     columns: Sequence[Column | str]
@@ -43,6 +62,11 @@ class Table:
     caption: str = ""
     strong: frozenset[int] = frozenset()
     page_only: bool = False
+
+    def __post_init__(self) -> None:
+        for row in self.rows:
+            if len(row) != len(self.columns):
+                raise ValueError(f"a row of {len(self.columns)} columns has {len(row)} cells: {row!r}")
 
 
 @dataclass(frozen=True)
@@ -98,6 +122,9 @@ class Chart:
         x, y: its axes; of bars, y's label is not shown.
         names: of the groups of bars, the first on top.
         caption: below it; may be empty.
+
+    Raises:
+        ValueError: a series whose points lack y, or whose bars are not as many as there are names.
     """
 
     kind: Literal["lines", "points", "steps", "bars"]
@@ -109,14 +136,34 @@ class Chart:
     names: Sequence[str] = ()
     caption: str = ""
 
+    def __post_init__(self) -> None:
+        for series in self.series:
+            needed = len(self.names) if self.kind == "bars" else len(series.y)
+            if len(series.x) != needed:
+                raise ValueError(f"series {series.name!r} of a chart of {self.kind} has {len(series.x)} x for {needed}")
+
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG image; pages alone show it. `alt` is for those who cannot see it, `caption` stands below it."""
+    """A PNG image; pages alone show it. `alt` is for those who cannot see it, `caption` stands below it.
+
+    Raises:
+        ValueError: other bytes than those of a PNG file.
+    """
 
     png: bytes
     alt: str
     caption: str = ""
+
+    def __post_init__(self) -> None:
+        if self.png[:8] != PNG_HEAD or self.png[12:16] != b"IHDR" or len(self.png) < 24:
+            raise ValueError("a picture of a page must be the bytes of a PNG file")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Its width and height in pixels."""
+        width, height = struct.unpack(">II", self.png[16:24])
+        return width, height
 
 
 @dataclass(frozen=True)
@@ -133,8 +180,8 @@ class View:
     """What a proof shows, in the order in which it is shown.
 
     Attributes:
-        title: a heading.
-        sentences: what was found, the most important first.
+        title: a heading. The first view of a page has the page's, and of a terminal none.
+        sentences: what was found, the most important first; the first view's are the page's verdict.
         facts: names and values.
         charts: drawn on pages.
         tables: the figures.

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from iwp_export.view.draw import FONT_SIZE
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 NEEDS_CHROMIUM = "needs Chromium"
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason=NEEDS_CHROMIUM)
@@ -27,11 +29,15 @@ frame.onload = () => {{
   const scrolls = (each) => each.closest(".scroll, svg") !== null;
   const wide = [...inner.body.querySelectorAll("*")].filter(
     (each) => !scrolls(each) && each.getBoundingClientRect().right > {width} + 0.5);
+  const shown = [...inner.querySelectorAll(".chart img")].filter((each) => each.getBoundingClientRect().width > 0);
   document.getElementById("found").textContent = JSON.stringify({{
     width: root.clientWidth,
     scroll: root.scrollWidth,
     wide: wide.map((each) => each.outerHTML.slice(0, 120)),
-    letters: Math.min(...[...inner.querySelectorAll("svg text")].map((each) => each.getBoundingClientRect().height)),
+    letters: Math.min(
+      ...[...inner.querySelectorAll("svg text")].map((each) => each.getBoundingClientRect().height),
+      ...shown.map((each) => {font} * each.getBoundingClientRect().width / each.getAttribute("width"))),
+    charts: shown.map((each) => each.className),
     ink: getComputedStyle(inner.body).color,
     paper: getComputedStyle(root).backgroundColor,
   }});
@@ -43,10 +49,11 @@ frame.onload = () => {{
 def open_page(page: str, folder: Path, width: int, *switches: str) -> tuple[dict[str, Any], list[str]]:
     """What a page of some width looks like to the browser, and what its console said.
 
-    The page is in a frame of exactly that width: windows have a least width of their own.
+    The page is in a frame of exactly that width: windows have a least width of their own. `letters` are pixels of the
+    smallest letters in a chart, `charts` are the colour schemes of those that show.
     """
     file = folder / "probe.html"
-    file.write_text(PROBE.format(width=width, height=HEIGHT, page=html.escape(page)), encoding="utf-8")
+    file.write_text(PROBE.format(width=width, height=HEIGHT, font=FONT_SIZE, page=html.escape(page)), encoding="utf-8")
     assert CHROMIUM is not None
     command = [
         CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars",

@@ -71,7 +71,8 @@ class Markup(HTMLParser):
     @property
     def foreign(self) -> list[str]:
         """Addresses that are neither images in the page nor places in it."""
-        return [address for address in self.addresses if not address.startswith(("data:image/png;base64,", "#"))]
+        inside = ("data:image/png;base64,", "data:image/svg+xml;base64,", "#")
+        return [address for address in self.addresses if not address.startswith(inside)]
 
 
 def check(page: str) -> Markup:
