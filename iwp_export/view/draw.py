@@ -21,7 +21,7 @@ WIDTH = 400
 FONT_SIZE = 13
 LINES_HEIGHT, BAR_HEIGHT, BARS_ROOM, TITLE_HEIGHT = 300, 24, 80, 30
 """Units: of a chart's height, of a bar with the room around it, of the axis and legend of bars, and of a title."""
-LETTER, LEGEND_MARK = 7.5, 42
+LETTER, LEGEND_MARK = 7, 42
 """Units of a letter's width, and of a legend's marker with the room around it; the browser's font is not known."""
 NAME_LENGTH = 28
 """Characters of a name in a chart."""

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
 
 from iwp_export.errors import OutputError, os_reason
 from iwp_export.files import whole_file
@@ -64,7 +63,7 @@ def _template() -> jinja2.Template:
 
 def _finalize(value: Any) -> Any:
     """What the template writes for a value; what its macros made is markup already."""
-    if isinstance(value, Markup):
+    if hasattr(value, "__html__"):
         return value
     return "" if value is None else clean(value)
 

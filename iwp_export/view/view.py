@@ -203,7 +203,13 @@ class View:
 
 
 def distribution(name: str, values: Sequence[float]) -> Series:
-    """The share of values at or below each value, for a chart of `steps`."""
+    """The share of values at or below each value, for a chart of `steps`.
+
+    Raises:
+        ValueError: no values.
+    """
+    if not len(values):
+        raise ValueError(f"series {name!r} has no values")
     ordered: npt.NDArray[np.float64] = np.sort(np.asarray(values, float))
     shares = np.arange(1, len(ordered) + 1) / len(ordered)
     if len(ordered) > ECDF_STEPS:
