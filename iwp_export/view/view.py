@@ -122,9 +122,6 @@ class Chart:
         x, y: its axes; of bars, y's label is not shown.
         names: of the groups of bars, the first on top.
         caption: below it; may be empty.
-
-    Raises:
-        ValueError: a series whose points lack y, or whose bars are not as many as there are names.
     """
 
     kind: Literal["lines", "points", "steps", "bars"]
@@ -135,12 +132,6 @@ class Chart:
     y: Axis = Axis("")
     names: Sequence[str] = ()
     caption: str = ""
-
-    def __post_init__(self) -> None:
-        for series in self.series:
-            needed = len(self.names) if self.kind == "bars" else len(series.y)
-            if len(series.x) != needed:
-                raise ValueError(f"series {series.name!r} of a chart of {self.kind} has {len(series.x)} x for {needed}")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from iwp_export.view.view import ECDF_STEPS, Axis, Chart, Picture, Series, Table, distribution, one_line
+from iwp_export.view.view import ECDF_STEPS, Picture, Series, Table, distribution, one_line
 
 
 @pytest.mark.parametrize(
@@ -18,8 +18,6 @@ from iwp_export.view.view import ECDF_STEPS, Axis, Chart, Picture, Series, Table
         (lambda: Series("a", (1.0,), (math.nan,)), "not finite"),
         (lambda: Series("a", (1.0,), (1.0,), labels=("x", "y")), "1 points and 2 labels"),
         (lambda: distribution("a", ()), "no values"),
-        (lambda: Chart("lines", "t", "a", [Series("a", (1.0,))], Axis("x")), "1 x for 0"),
-        (lambda: Chart("bars", "t", "a", [Series("a", (1.0,))], Axis("x"), names=("a", "b")), "1 x for 2"),
         (lambda: Picture(b"\xff\xd8\xff\xe0" + bytes(40), "a JPEG"), "PNG"),
     ],
 )
