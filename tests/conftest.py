@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from iwp_export.device.machine import find_gpus
+from iwp_export.device.gpu import find_gpus
 from tests.harnesses.installed import NEEDS_LMMS_EVAL
 from tests.view.browser import NEEDS_CHROMIUM
 

@@ -19,7 +19,7 @@ from calibration.studies.rivals import methods
 from calibration.studies.seen import Method, RivalSession
 from iwp_export.backends.torch.session import TorchSession
 from iwp_export.bundle.recipe import read_recipe
-from iwp_export.device.state import package_versions
+from iwp_export.device.machine import package_versions
 from iwp_export.errors import DataError, IwpError, SettingsError
 from iwp_export.exporter.loading import limit_threads, open_live
 from iwp_export.exporter.plan import plan_export

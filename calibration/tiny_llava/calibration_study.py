@@ -34,7 +34,7 @@ from iwp_export import jobs
 from iwp_export.bundle.recipe import Recipe
 from iwp_export.calibrator.calibration import Calibration
 from iwp_export.calibrator.candidates import controls_of
-from iwp_export.device.state import package_versions
+from iwp_export.device.machine import package_versions
 from iwp_export.exporter.loading import limit_threads, open_live
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.questions import Question, read_questions

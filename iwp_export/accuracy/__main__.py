@@ -17,7 +17,7 @@ from iwp_export.accuracy.measure import measure_accuracy
 from iwp_export.accuracy.scoring import RULES, find_rule
 from iwp_export.accuracy.words import describe, keep_rows, warnings
 from iwp_export.bundle.schema import to_json
-from iwp_export.device.state import package_versions
+from iwp_export.device.machine import package_versions
 from iwp_export.pruning.settings import check_keep
 from iwp_export.questions import DataSet, open_data
 from iwp_export.reports import entry

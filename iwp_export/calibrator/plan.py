@@ -12,7 +12,7 @@ from iwp_export.bundle.recipe import Objective
 from iwp_export.bundle.schema import GREATEST
 from iwp_export.calibrator.candidates import Budget, candidate_layers
 from iwp_export.calibrator.samples import Samples, read_samples
-from iwp_export.device.memory import available_bytes
+from iwp_export.device.machine import available_bytes
 from iwp_export.errors import DataError, OutputError, SettingsError
 from iwp_export.exporter.loading import Device
 from iwp_export.exporter.plan import ITEM_BYTES, Dtype, ExportPlan, plan_export

@@ -1,12 +1,16 @@
-"""The NVIDIA driver over ctypes: which GPU is here. Needs neither the CUDA toolkit nor a CUDA package."""
+"""NVIDIA GPUs: which are here, from the driver alone, and how fast they run now, from its management library (NVML)."""
 
 from __future__ import annotations
 
 import ctypes
+import importlib
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import psutil
+
+from iwp_export.device.machine import JETSON
 from iwp_export.errors import BackendError
 
 LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
@@ -17,18 +21,23 @@ NAME_BYTES = 256
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU; `sm` is its compute capability as NVIDIA writes architectures: `87` for 8.7.
+    """A GPU.
 
-    `cuda` is the major version of CUDA that its driver runs, and with it all earlier ones.
+    Attributes:
+        name: as its driver calls it.
+        sm: its compute capability as NVIDIA writes architectures: `87` for 8.7.
+        cuda: the major version of CUDA that the driver runs, and with it all earlier ones.
+        cuda_version: the whole version, such as `12.6`.
     """
 
     name: str
     sm: str
     cuda: int
+    cuda_version: str = field(default="", compare=False)
 
 
 def load_driver() -> Any:
-    """The driver's library, initialised.
+    """The driver's library, initialised. It needs neither the CUDA toolkit nor a CUDA package.
 
     Raises:
         BackendError: there is no driver, or no GPU that it can use.
@@ -70,12 +79,119 @@ def gpu_of(driver: Any, index: int = 0) -> Gpu:
     name = ctypes.create_string_buffer(NAME_BYTES)
     check(driver, driver.cuDeviceGetName(name, NAME_BYTES, device), "cuDeviceGetName")
     check(driver, driver.cuDriverGetVersion(ctypes.byref(value)), "cuDriverGetVersion")
-    return Gpu(name.value.decode(errors="replace"), f"{numbers[0]}{numbers[1]}", value.value // 1000)
+    cuda, minor = divmod(value.value, 1000)
+    sm = f"{numbers[0]}{numbers[1]}"
+    return Gpu(name.value.decode(errors="replace"), sm, cuda, f"{cuda}.{minor // 10}")
+
+
+def find_gpus() -> tuple[list[Gpu], str | None]:
+    """The GPUs that CUDA programs may use, and why there are none."""
+    count = ctypes.c_int()
+    try:
+        driver = load_driver()
+        check(driver, driver.cuDeviceGetCount(ctypes.byref(count)), "cuDeviceGetCount")
+        return [gpu_of(driver, index) for index in range(count.value)], None
+    except BackendError as error:
+        return [], str(error)
 
 
 def find_gpu() -> Gpu | None:
     """The first GPU, or None where there is no driver or no GPU."""
+    return next(iter(find_gpus()[0]), None)
+
+
+@dataclass(frozen=True)
+class Clock:
+    """A clock in MHz; None is what cannot be read.
+
+    Attributes:
+        now: at this moment; of several of a kind the highest.
+        least, greatest: the limits that it may move between, which a power mode sets too.
+        locked: whether it is held: its limits are equal.
+    """
+
+    now: float | None = None
+    least: float | None = None
+    greatest: float | None = None
+    locked: bool | None = None
+
+
+SM, MEMORY = 1, 2
+"""NVML_CLOCK_SM and NVML_CLOCK_MEM."""
+SLOWED = {
+    0x4: "power cap",
+    0x8: "hardware slowdown",
+    0x20: "heat, by software",
+    0x40: "heat, by hardware",
+    0x80: "power brake",
+}
+"""Bits of NVML's reasons for lower clocks (nvmlClocksEventReason...). Others, such as an idle card, are harmless."""
+
+
+class Nvml:
+    """NVML, started, and its handles of the GPUs."""
+
+    def __init__(self, module: Any) -> None:
+        module.nvmlInit()
+        self._module = module
+        self.handles = [module.nvmlDeviceGetHandleByIndex(index) for index in range(module.nvmlDeviceGetCount())]
+
+    def ask(self, call: str, *arguments: Any) -> Any:
+        """What a call gives; None where it is not supported, as most are not on a Jetson."""
+        try:
+            return getattr(self._module, call)(*arguments)
+        except self._module.NVMLError:
+            return None
+
+
+def open_nvml() -> Nvml | None:
+    """NVML; None without its package, nvidia-ml-py, without a driver or without a GPU."""
     try:
-        return gpu_of(load_driver())
-    except BackendError:
+        module = importlib.import_module("pynvml")
+    except ImportError:
         return None
+    try:
+        nvml = Nvml(module)
+    except module.NVMLError:
+        return None
+    return nvml if nvml.handles else None
+
+
+def read_card() -> dict[str, Any]:
+    """Fields of `DeviceState` that NVML tells, of the first GPU. It does not tell whether clocks are locked."""
+    nvml = open_nvml()
+    if nvml is None:
+        return {}
+    card, ask = nvml.handles[0], nvml.ask
+    cuda, limit = ask("nvmlSystemGetCudaDriverVersion"), ask("nvmlDeviceGetEnforcedPowerLimit", card)
+    reasons = ask("nvmlDeviceGetCurrentClocksThrottleReasons", card)
+    found = {
+        "gpu": ask("nvmlDeviceGetName", card),
+        "gpus": len(nvml.handles),
+        "driver": ask("nvmlSystemGetDriverVersion"),
+        "cuda": cuda and f"{cuda // 1000}.{cuda % 1000 // 10}",
+        "gpu_clock": _clock(nvml, SM),
+        "memory_clock": _clock(nvml, MEMORY),
+        "power_limit": limit and limit / 1000,
+        "throttling": None if reasons is None else tuple(name for bit, name in SLOWED.items() if reasons & bit),
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _clock(nvml: Nvml, kind: int) -> Clock | None:
+    calls = ("nvmlDeviceGetClockInfo", "nvmlDeviceGetMaxClockInfo")
+    now, greatest = (nvml.ask(call, nvml.handles[0], kind) for call in calls)
+    return None if now is None and greatest is None else Clock(now=now, greatest=greatest)
+
+
+def gpu_used_bytes() -> int | None:
+    """Memory in use on the first GPU by every program; of a Jetson, whose GPU shares the board's memory, all in use.
+
+    None without NVML or a GPU.
+    """
+    nvml = open_nvml()
+    memory = None if nvml is None else nvml.ask("nvmlDeviceGetMemoryInfo", nvml.handles[0])
+    if memory is not None:
+        return int(memory.used)
+    shared = psutil.virtual_memory()
+    return int(shared.total - shared.available) if JETSON.exists() else None

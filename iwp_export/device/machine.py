@@ -1,76 +1,300 @@
-"""What a machine has: system, GPUs, memory. Every probe survives a broken install."""
+"""What this machine has: files of Linux, memory, packages and compilers. Needs no torch."""
 
 from __future__ import annotations
 
+import contextlib
+import importlib.metadata
+import importlib.util
+import json
 import os
 import platform
+import re
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+import sys
+import threading
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
+import psutil
+
+from iwp_export.version import __version__
+
 TOOL_TIMEOUT = 20
-BOARD_FILE = Path("/proc/device-tree/model")
-"""Where Linux on ARM boards (Jetson) names the board."""
+"""Seconds for a program that tells of the machine."""
+TEXT_BYTES = 1 << 16
+"""Bytes read of one file; those of sysfs have a few."""
+GREATEST = 2**64 - 1
+"""Numbers of the kernel have 64 bits."""
+JETSON = Path("/etc/nv_tegra_release")
+"""Where Jetson Linux (L4T) says its release."""
 
 
-def describe_machine() -> dict[str, Any]:
-    """System, processors, memory and free disk; None for what the system does not tell."""
-    total, available = _memory()
-    return {
-        "system": f"{platform.system()} {platform.release()}",
-        "architecture": platform.machine(),
-        "board": _board(),
-        "cpus": os.cpu_count(),
-        "memory_bytes": total,
-        "memory_available_bytes": available,
-        "disk_free_bytes": shutil.disk_usage(Path.cwd()).free,
-    }
-
-
-def is_jetson(machine: Mapping[str, Any]) -> bool:
-    """Whether a description of a machine is that of a Jetson, whose CUDA and TensorRT come with JetPack."""
-    return "jetson" in (machine["board"] or "").lower()
-
-
-def find_gpus() -> tuple[list[dict[str, str]], str | None]:
-    """NVIDIA GPUs, and why there are none."""
-    fields = ("name", "compute_cap", "memory.total", "driver_version")
-    if shutil.which("nvidia-smi") is None:
-        return [], "nvidia-smi is not installed: no NVIDIA driver here"
-    output, problem = run_tool(["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader"])
-    rows = [[cell.strip() for cell in line.split(",")] for line in output.splitlines()]
-    gpus = [dict(zip(fields, row, strict=True)) for row in rows if len(row) == len(fields)]
-    return gpus, None if gpus else f"nvidia-smi finds none{f': {problem}' if problem else ''}"
-
-
-def run_tool(command: Sequence[str]) -> tuple[str, str]:
-    """Output of a program, and its first words on stderr or the reason that it did not run."""
+def run_tool(*command: str) -> str | None:
+    """What a program prints; None if it is missing, fails, hangs or prints nothing."""
     try:
-        done = subprocess.run([*command], capture_output=True, text=True, errors="replace", timeout=TOOL_TIMEOUT)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return "", str(error)
-    if done.returncode != 0:
-        return "", (done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}").splitlines()[0]
-    return done.stdout, ""
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=TOOL_TIMEOUT)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None
 
 
-def _memory() -> tuple[int | None, int | None]:
+def read_text(path: Path) -> str | None:
+    """A file's text without space and zeros at its ends, as strings of the device tree have; None if unreadable."""
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        sizes = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if line.endswith("kB")}
-        return sizes["MemTotal"], sizes["MemAvailable"]
-    except (OSError, KeyError, ValueError):
-        pass
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), None
-    except (AttributeError, OSError, ValueError):
-        return None, None
-
-
-def _board() -> str | None:
-    try:
-        return BOARD_FILE.read_bytes().rstrip(b"\0").decode(errors="replace")
+        with path.open("rb", buffering=0) as file:
+            content: bytes | None = file.read(TEXT_BYTES)  # None where a chip that is off answers EAGAIN
     except OSError:
         return None
+    return None if content is None else content.decode(errors="replace").strip("\0 \t\r\n")
+
+
+def read_number(path: Path) -> int | None:
+    """The whole number that a file holds."""
+    try:
+        value = int(read_text(path) or "")
+    except ValueError:
+        return None
+    return value if abs(value) <= GREATEST else None
+
+
+def find(root: Path, pattern: str) -> list[Path]:
+    """Files by an absolute pattern below a folder that stands for `/`, zone10 after zone2."""
+    return sorted(root.glob(pattern.lstrip("/")), key=lambda path: (len(str(path)), str(path)))
+
+
+# Memory
+
+RESERVE_BYTES = 256 << 20
+"""Free memory below which a build is stopped: the OOM killer would end the process silently."""
+POLL_SECONDS = 0.1
+CGROUP = Path("/sys/fs/cgroup")
+PROC = Path("/proc/self")
+RESET_PEAK = "5"
+"""What clear_refs takes to set the high-water mark back to what is resident now (proc(5))."""
+
+
+def available_bytes() -> int:
+    """Memory that this process can still get, swap and a container's limit included."""
+    available: int = psutil.virtual_memory().available + psutil.swap_memory().free
+    limit, used = read_number(CGROUP / "memory.max"), read_number(CGROUP / "memory.current")
+    if limit is None or used is None:
+        return available
+    cached = re.search(r"^file (\d+)", read_text(CGROUP / "memory.stat") or "", re.M)
+    return min(available, limit - used + (int(cached[1]) if cached else 0))
+
+
+class MemoryWatch:
+    """Context manager that looks at free memory while a build runs; `low` turns true when it is nearly gone."""
+
+    def __init__(self, reserve_bytes: int = RESERVE_BYTES) -> None:
+        self.low = False
+        self._reserve = reserve_bytes
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> MemoryWatch:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self.low and not self._stop.wait(POLL_SECONDS):
+            self.low = available_bytes() < self._reserve
+
+
+def resident_bytes() -> int:
+    """Memory of this process that is in RAM, mapped files included."""
+    size: int = psutil.Process().memory_info().rss
+    return size
+
+
+def peak_bytes(folder: Path = PROC) -> int | None:
+    """The most that `resident_bytes` was since `reset_peak`; None where the system does not tell."""
+    found = re.search(r"^VmHWM:\s+(\d+) kB", read_text(folder / "status") or "", re.M)
+    return int(found[1]) * 1024 if found else None
+
+
+def reset_peak(folder: Path = PROC) -> bool:
+    """Begin to watch for a new peak; False where the system does not let it."""
+    try:
+        (folder / "clear_refs").write_text(RESET_PEAK)
+    except OSError:
+        return False
+    return True
+
+
+# Packages
+
+VERSIONS = (
+    "numpy",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "tensorrt",
+    "tensorrt-rtx",
+    "tokenizers",
+    "torch",
+    "transformers",
+)
+"""Distributions that figures may depend on."""
+IMPORT_TIMEOUT = 180
+"""Seconds for one import: torch takes a minute from a slow SD card."""
+NO_ARRAYS = "it does not read arrays of this numpy"
+"""What is wrong with bindings of TensorRT that were compiled for another numpy."""
+IMPORT = """
+import importlib.metadata, json, sys
+name, distribution, no_arrays = sys.argv[1:]
+found = {"version": None, "problem": None, "providers": []}
+try:
+    module = __import__(name)
+    found["version"] = str(getattr(module, "__version__", None) or importlib.metadata.version(distribution))
+    found["providers"] = list(getattr(module, "get_available_providers", list)())
+    if hasattr(module, "PluginField"):
+        from iwp_export.device.machine import reads_arrays
+        found["problem"] = None if reads_arrays(module) else no_arrays
+except BaseException as error:
+    absent = isinstance(error, ModuleNotFoundError) and error.name == name
+    text = " ".join(str(error).split())
+    found["problem"] = "not installed" if absent else f"{type(error).__name__}: {text}"
+print()
+print(json.dumps(found))
+"""
+"""Tries an import in a process of its own: a broken native library may abort, and torch need not stay in memory."""
+
+
+@dataclass(frozen=True)
+class Imported:
+    """How an import went; `problem` is None where it went well. `providers` are those of ONNX Runtime."""
+
+    version: str | None
+    problem: str | None
+    providers: tuple[str, ...] | list[str] = ()
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of what figures may depend on, as far as it is installed, this package and Python included."""
+    found = {"iwp-export": __version__, "python": platform.python_version()}
+    for name in VERSIONS:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def import_all(modules: Mapping[str, str]) -> dict[str, Imported]:
+    """Try to import the module of each distribution, in a process of its own."""
+    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+        return dict(zip(modules, pool.map(_import_one, modules.values(), modules), strict=True))
+
+
+def _import_one(module: str, distribution: str) -> Imported:
+    command = [sys.executable, "-W", "ignore", "-c", IMPORT, module, distribution, NO_ARRAYS]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=IMPORT_TIMEOUT)
+        return Imported(**json.loads(done.stdout.rstrip().splitlines()[-1]))
+    except subprocess.TimeoutExpired:
+        return Imported(None, f"its import did not end in {IMPORT_TIMEOUT} s")
+    except (ValueError, IndexError, TypeError):
+        return Imported(None, f"its import ended the process with exit code {done.returncode}")
+
+
+def reads_arrays(trt: Any) -> bool:
+    """Whether TensorRT's bindings read numpy arrays; those compiled before numpy 2 may misread its arrays.
+
+    Args:
+        trt: the module `tensorrt` or `tensorrt_rtx`.
+    """
+    import numpy as np
+
+    values = np.array([1, 2], np.int8)
+    try:
+        return list(trt.PluginField("probe", values, trt.PluginFieldType.INT8).data) == [1, 2]
+    except Exception:  # the bindings raise whatever a numpy that they do not know makes them raise
+        return False
+
+
+# Compilers: nvcc, of which there may be several, and the C++ compiler that it calls
+
+CUDA_FOLDERS = ("/usr/local/cuda/bin", "/usr/local/cuda-*/bin", "/opt/cuda/bin")
+"""Where installers put toolkits, one or side by side."""
+
+
+def find_nvcc(cuda: int | None = None) -> Path | None:
+    """The CUDA compiler: the one that CUDACXX names, else the newest that there is.
+
+    Args:
+        cuda: the major version of CUDA that the GPU's driver runs. Newer compilers are passed over, since that driver
+            would not run what they make; if all are newer, one is given all the same.
+
+    They are looked for on PATH, in CUDA_HOME, where installers put them, and among NVIDIA's Python packages.
+    """
+    if named := os.environ.get("CUDACXX"):
+        found = shutil.which(named)
+        return Path(found) if found else None
+    paths = _installed_compilers()
+    if len(paths) < 2:
+        return paths[0] if paths else None
+    versions = {path: _numbers(nvcc_version(path)) for path in paths}
+    fitting = [path for path in paths if cuda is None or versions[path][0] <= cuda]
+    return max(fitting or paths, key=versions.__getitem__)  # of equal ones the first
+
+
+def nvcc_version(nvcc: Path) -> str | None:
+    """The compiler's version of CUDA, such as `12.6`; None if it does not tell."""
+    found = re.search(r"release (\d+\.\d+)", run_tool(str(nvcc), "--version") or "")
+    return found[1] if found else None
+
+
+def nvcc_architectures(nvcc: Path) -> frozenset[str]:
+    """Architectures that the compiler makes code for, such as `87`; none if it does not tell."""
+    return frozenset(re.findall(r"\bsm_(\d+)\b", run_tool(str(nvcc), "--list-gpu-code") or ""))
+
+
+def explain_nvcc(cuda: int | None = None) -> tuple[str | None, str | None]:
+    """The CUDA compiler's version, and why there is none that serves; `cuda` as in `find_nvcc`."""
+    path = find_nvcc(cuda)
+    if path is None:
+        return None, f"not on PATH, nor in CUDA_HOME, {', '.join(CUDA_FOLDERS)} or a Python package"
+    version = nvcc_version(path)
+    if version is None:
+        return None, f"{path} does not tell its version"
+    if cuda is not None and _numbers(version)[0] > cuda:
+        return version, f"{path} is of CUDA {version}, the driver runs CUDA {cuda} at most"
+    return version, None
+
+
+def explain_host_compiler() -> str | None:
+    """Why there is no C++ compiler for nvcc to call; None if there is one."""
+    name = os.environ.get("NVCC_CCBIN") or ("cl" if sys.platform == "win32" else "g++")
+    return None if shutil.which(name) else f"{name} is not on PATH"
+
+
+def _installed_compilers() -> list[Path]:
+    """All compilers, each once."""
+    homes = [str(Path(home) / "bin") for name in ("CUDA_HOME", "CUDA_PATH") if (home := os.environ.get(name))]
+    installers = [str(path) for pattern in CUDA_FOLDERS for path in sorted(Path("/").glob(pattern.lstrip("/")))]
+    found: dict[Path, Path] = {}
+    for folder in (*os.get_exec_path(), *homes, *installers, *_packaged_toolkits()):
+        if path := shutil.which("nvcc", path=folder):
+            found.setdefault(Path(path).resolve(), Path(path))
+    return list(found.values())
+
+
+def _packaged_toolkits() -> list[str]:
+    """Folders of the compiler that NVIDIA's Python packages bring (nvidia-cuda-nvcc 13 and later)."""
+    spec = importlib.util.find_spec("nvidia")
+    roots = spec.submodule_search_locations if spec is not None else None
+    return [str(folder) for root in roots or () for folder in sorted(Path(root).glob("cu*/bin"), reverse=True)]
+
+
+def _numbers(version: str | None) -> tuple[int, ...]:
+    """A version to compare; one that is not told is older than any."""
+    return tuple(map(int, version.split("."))) if version else (0, 0)

@@ -1,45 +1,32 @@
-"""What a measurement depends on beside the artefact: clocks, power mode, temperature, throttling, versions."""
+"""What a measurement depends on beside the artefact: clocks, power mode, throttling, versions."""
 
 from __future__ import annotations
 
-import importlib.metadata
-import os
+import contextlib
 import platform
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
-from iwp_export.device import jetson, processor
-from iwp_export.device.clock import Clock
-from iwp_export.device.gpu import find_gpu
-from iwp_export.device.machine import BOARD_FILE
-from iwp_export.device.nvidia_smi import SmiReport, read_smi
-from iwp_export.device.probe import Probe
-from iwp_export.version import __version__
+import psutil
 
-__all__ = ["Clock", "DeviceState", "package_versions", "read_state", "span", "warnings"]
-
-PACKAGES = (
-    "numpy",
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "tensorrt",
-    "tensorrt-rtx",
-    "tokenizers",
-    "torch",
-    "transformers",
-)
-TENSORRT = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")
-"""Distributions that bring TensorRT; JetPack's package of the bindings is the first."""
+from iwp_export.device import jetson
+from iwp_export.device.gpu import Clock, find_gpu, read_card
+from iwp_export.device.machine import find, package_versions, read_number, read_text, run_tool
 
 LOCK_JETSON = "sudo jetson_clocks"
 LOCK_CARD = "sudo nvidia-smi -lgc MHZ"
 LOCK_CPU = "sudo cpupower frequency-set -g performance"
 COOL_JETSON = "cool the board and check its supply, or take a smaller power mode: sudo nvpmodel -m N"
 COOL_CARD = f"cool the card, or lock a clock that it holds: {LOCK_CARD}"
-MOST_COUNTED = 2**31 - 1
-"""What a report holds of a count."""
 STEADY = "performance"
 """The governor that leaves a CPU at its highest frequency."""
+MOST_COUNTED = 2**31 - 1
+"""What a report holds of a count; a driver may answer nonsense."""
+SPEED = ("power mode", "power limit", "GPU clock", "memory clock", "CPU clock", "throttling")
+"""Facts that say how fast a machine runs now."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +38,11 @@ class DeviceState:
         board: as its maker names it, where the device tree does.
         jetpack, l4t: versions of NVIDIA's software for Jetson.
         gpu: name of the first GPU. `gpus`: how many there are.
-        driver, cuda, tensorrt: versions; `cuda` is the newest that the driver runs, else the toolkit's.
+        driver, cuda: versions; `cuda` is the newest that the driver runs.
         gpu_clock, memory_clock, cpu_clock: in MHz, and whether they are locked.
         cpu: the processor's name. `cpus`: how many this process may use.
         governor: how Linux chooses the CPUs' frequencies.
         power_mode: nvpmodel's name of it on a Jetson. `power_limit`: of a GPU card, in watts.
-        temperatures: in degrees Celsius, by zone.
         throttling: what slows a clock down now; empty if nothing does, None if nothing tells.
         throttle_counts: how often something did since the machine started, by its name, where that is counted.
         packages: versions of installed Python packages.
@@ -70,7 +56,6 @@ class DeviceState:
     gpus: int | None = None
     driver: str | None = None
     cuda: str | None = None
-    tensorrt: str | None = None
     gpu_clock: Clock | None = None
     memory_clock: Clock | None = None
     cpu: str | None = None
@@ -79,7 +64,6 @@ class DeviceState:
     governor: str | None = None
     power_mode: str | None = None
     power_limit: float | None = None
-    temperatures: Mapping[str, float] = field(default_factory=dict)
     throttling: tuple[str, ...] | None = None
     throttle_counts: Mapping[str, int] = field(default_factory=dict)
     packages: Mapping[str, str] = field(default_factory=dict)
@@ -90,118 +74,121 @@ class DeviceState:
         return self.l4t is not None or "jetson" in (self.board or "").lower()
 
 
-def read_state(probe: Probe | None = None) -> DeviceState:
-    """The state of this machine now. It takes tens of milliseconds: nvidia-smi and nvpmodel are run.
+def read_state(root: Path = Path("/")) -> DeviceState:
+    """The state of this machine now. It takes tens of milliseconds: programs are run.
 
     Args:
-        probe: reads another tree of files and other programs' outputs; this machine's if None.
+        root: the folder that stands for `/` in a test: files of a Jetson and of Linux's processors are read there.
     """
-    probe = probe or Probe()
-    smi = read_smi(probe) or SmiReport(*[None] * 9)
-    l4t = jetson.read_l4t(probe)
-    here = probe.is_this_machine
-    gpu = find_gpu() if here and smi.name is None else None
-    alerts = jetson.read_throttling(probe)
-    throttling = None if smi.throttling is None and alerts is None else (*(smi.throttling or ()), *(alerts or ()))
-    temperatures = processor.read_temperatures(probe)
-    if smi.temperature is not None:
-        temperatures.setdefault("GPU", smi.temperature)
+    gpu = find_gpu()
+    found: dict[str, Any] = {"gpu": gpu.name, "cuda": gpu.cuda_version} if gpu else {}
+    found |= read_card() | jetson.read_jetson(root)
+    counts = {**found.pop("over_current", {}), **_heat_count(root)}
+    governors = {read_text(path) for path in find(root, "/sys/devices/system/cpu/cpufreq/policy*/scaling_governor")}
     return DeviceState(
-        system=processor.read_system(probe) or (f"{platform.system()} {platform.release()}" if here else None),
-        board=probe.text(BOARD_FILE) or None,
-        jetpack=jetson.read_jetpack(probe, l4t),
-        l4t=l4t,
-        gpu=smi.name or (gpu.name if gpu else None),
-        gpus=smi.gpus,
-        driver=smi.driver,
-        cuda=smi.cuda or jetson.read_cuda(probe),
-        tensorrt=next(filter(None, map(_version, TENSORRT)), None) if here else None,
-        gpu_clock=jetson.read_gpu_clock(probe) or smi.clock,
-        memory_clock=jetson.read_memory_clock(probe) or smi.memory_clock,
-        cpu=processor.read_cpu(probe),
-        cpus=_cpus() if here else None,
-        cpu_clock=processor.read_cpu_clock(probe),
-        governor=processor.read_governor(probe),
-        power_mode=jetson.read_power_mode(probe) if l4t else None,
-        power_limit=smi.power_limit,
-        temperatures=temperatures,
-        throttling=throttling,
-        throttle_counts=_counted({**jetson.read_over_current(probe), **processor.read_throttle_count(probe)}),
-        packages=package_versions() if here else {},
+        system=_system(),
+        board=read_text(root / "proc/device-tree/model"),
+        cpu=_cpu(),
+        cpus=len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else psutil.cpu_count(),
+        cpu_clock=_cpu_clock(),
+        governor=", ".join(sorted(filter(None, governors))) or None,
+        throttle_counts={name: count for name, count in counts.items() if 0 <= count <= MOST_COUNTED},
+        packages=package_versions(),
+        **found,
     )
 
 
-def _counted(counts: Mapping[str, int]) -> dict[str, int]:
-    """Counts that can be ones: a driver that answers nonsense must not keep a report from being written."""
-    return {name: count for name, count in counts.items() if 0 <= count <= MOST_COUNTED}
+def _system() -> str:
+    name = ""
+    with contextlib.suppress(OSError):
+        name = platform.freedesktop_os_release()["PRETTY_NAME"]
+    return ", ".join(filter(None, (name, f"{platform.system()} {platform.release()}")))
 
 
-def _cpus() -> int | None:
+def _cpu() -> str | None:
+    """The processor's name: of /proc/cpuinfo, which ARM leaves without one, else as lscpu decodes it."""
+    for text in (read_text(Path("/proc/cpuinfo")), run_tool("lscpu")):
+        if name := re.search(r"^model name\s*:\s*(.+)$", text or "", re.M | re.I):
+            return name[1].strip()
+    return None
+
+
+def _cpu_clock() -> Clock | None:
     try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # no Linux
-        return os.cpu_count()
-
-
-def package_versions() -> dict[str, str]:
-    """Versions of what figures may depend on, as far as it is installed, this package and Python included."""
-    found = {name: version for name in PACKAGES if (version := _version(name))}
-    return {"iwp-export": __version__, "python": platform.python_version(), **found}
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
+        return jetson.joint_clock([(each.current, each.min, each.max) for each in psutil.cpu_freq(percpu=True)])
+    except (AttributeError, NotImplementedError, OSError, ValueError):  # psutil's answers for machines without it
         return None
+
+
+def _heat_count(root: Path) -> dict[str, int]:
+    """How often the CPUs were slowed down by heat since the machine started, where they count it."""
+    paths = find(root, "/sys/devices/system/cpu/cpu*/thermal_throttle/core_throttle_count")
+    counts = [count for path in paths if (count := read_number(path)) is not None]
+    return {"CPU heat": sum(counts)} if counts else {}
 
 
 def warnings(state: DeviceState, before: DeviceState | None = None) -> list[str]:
     """What makes a latency of this machine hard to repeat: a line each, with the command that mends it.
 
-    nvidia-smi does not tell whether a card's clock is locked. Two states show that it moved.
-
     Args:
         state: of the machine, at the end of a measurement if there was one.
         before: at its beginning.
     """
-    lines = [*_unlocked(state), *_moved(state, before), *_governor(state)]
-    remedy = COOL_JETSON if state.is_jetson else COOL_CARD
+    clocks = {"GPU": state.gpu_clock, "memory": state.memory_clock, "CPU": state.cpu_clock if state.is_jetson else None}
+    moving = [f"{name} {_span(clock)}" for name, clock in clocks.items() if clock and clock.locked is False]
+    lock, cool = (LOCK_JETSON, COOL_JETSON) if state.is_jetson else (LOCK_CARD, COOL_CARD)
+    lines = [f"clocks are not locked ({'; '.join(moving)}): {lock}"] if moving else []
+    if state.gpu and not state.is_jetson and state.driver is None:
+        lines.append("clocks and throttling of the GPU are unknown: pip install 'iwp-export[gpu]'")
+    if not (state.is_jetson or state.governor in (None, STEADY) or (state.cpu_clock and state.cpu_clock.locked)):
+        lines.append(f"the CPU's frequency follows its load (governor {state.governor}): {LOCK_CPU}")
     if state.throttling:
-        lines.append(f"throttled now ({', '.join(state.throttling)}): {remedy}")
-    if before is not None:
-        rises = {name: count - before.throttle_counts.get(name, count) for name, count in state.throttle_counts.items()}
-        lines += [
-            f"slowed down {rise:,} times by {name} during the run: {remedy}" for name, rise in rises.items() if rise > 0
-        ]
+        lines.append(f"throttled now ({', '.join(state.throttling)}): {cool}")
+    if before is None:
+        return lines
+    first, last = before.gpu_clock, state.gpu_clock
+    if first and last and last.locked is None and first.now and last.now and first.now != last.now:
+        lines.append(f"the GPU's clock moved from {first.now:,.0f} to {last.now:,.0f} MHz during the run: {lock}")
+    for name, count in state.throttle_counts.items():
+        if (rise := count - before.throttle_counts.get(name, count)) > 0:
+            lines.append(f"slowed down {rise:,} times by {name} during the run: {cool}")
     return lines
 
 
-def _unlocked(state: DeviceState) -> list[str]:
-    clocks = {"GPU": state.gpu_clock, "memory": state.memory_clock}
-    if state.is_jetson:
-        clocks["CPU"] = state.cpu_clock
-    moving = [f"{name} {span(clock)}" for name, clock in clocks.items() if clock is not None and clock.locked is False]
-    remedy = LOCK_JETSON if state.is_jetson else LOCK_CARD
-    return [f"clocks are not locked ({'; '.join(moving)}): {remedy}"] if moving else []
+def facts(state: DeviceState) -> list[tuple[str, str]]:
+    """Names and values of what is known, for a view."""
+    jetpack = f"JetPack {state.jetpack or 'unknown'}, L4T {state.l4t}" if state.l4t else None
+    versions = {"driver": state.driver, "CUDA": state.cuda}
+    slowed = {name: count for name, count in state.throttle_counts.items() if count}
+    found = (
+        ("board", state.board),
+        ("system", _joined(state.system, jetpack)),
+        ("GPU", state.gpu and f"{state.gpu}{f', one of {state.gpus}' if (state.gpus or 1) > 1 else ''}"),
+        ("versions", _joined(*(f"{name} {version}" for name, version in versions.items() if version))),
+        ("power mode", state.power_mode),
+        ("power limit", None if state.power_limit is None else f"{state.power_limit:.0f} W"),
+        ("GPU clock", _clock(state.gpu_clock)),
+        ("memory clock", _clock(state.memory_clock)),
+        ("CPU", _joined(state.cpu, f"{state.cpus} usable" if state.cpus else None)),
+        ("CPU clock", _joined(_clock(state.cpu_clock), state.governor)),
+        ("throttling", None if state.throttling is None else _joined(*state.throttling) or "none now"),
+        ("slowed down since it started", _joined(*(f"{count:,} times by {name}" for name, count in slowed.items()))),
+        ("packages", _joined(*(f"{name} {version}" for name, version in state.packages.items()))),
+    )
+    return [(name, value) for name, value in found if value]
 
 
-def _moved(state: DeviceState, before: DeviceState | None) -> list[str]:
-    after, first = state.gpu_clock, before.gpu_clock if before else None
-    if after is None or first is None or after.locked is not None or after.now is None or first.now is None:
-        return []
-    if after.now == first.now:
-        return []
-    return [f"the GPU's clock moved from {first.now:,.0f} to {after.now:,.0f} MHz during the run: {LOCK_CARD}"]
+def _joined(*parts: str | None) -> str:
+    return ", ".join(filter(None, parts))
 
 
-def _governor(state: DeviceState) -> list[str]:
-    """A Jetson's governors stay what they are when its clocks are locked."""
-    if state.is_jetson or state.governor in (None, STEADY) or (state.cpu_clock and state.cpu_clock.locked):
-        return []
-    return [f"the CPU's frequency follows its load (governor {state.governor}): {LOCK_CPU}"]
+def _clock(clock: Clock | None) -> str | None:
+    if clock is None:
+        return None
+    greatest = f"at most {clock.greatest:,.0f} MHz" if clock.greatest else ""
+    lock = {True: "locked", False: f"not locked, {_span(clock)}", None: _joined(greatest, "lock unknown")}[clock.locked]
+    return _joined(f"{clock.now:,.0f} MHz" if clock.now is not None else None, lock)
 
 
-def span(clock: Clock) -> str:
-    """The limits that a clock moves between."""
+def _span(clock: Clock) -> str:
     return f"{clock.least or 0:,.0f} to {clock.greatest or 0:,.0f} MHz"

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from iwp_export.device.packages import reads_arrays
+from iwp_export.device.machine import reads_arrays
 from iwp_export.errors import BackendError
 
 MODULES: dict[FlavourName, str] = {"rtx": "tensorrt_rtx", "tensorrt": "tensorrt"}

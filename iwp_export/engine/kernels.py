@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from iwp_export.device.gpu import Gpu
-from iwp_export.device.toolchain import find_nvcc, nvcc_architectures, nvcc_version
+from iwp_export.device.machine import find_nvcc, nvcc_architectures, nvcc_version
 from iwp_export.errors import BackendError
 from iwp_export.files import cache_folder, whole_file
 from iwp_export.progress import progress

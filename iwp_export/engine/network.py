@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from iwp_export.device.memory import MemoryWatch, available_bytes
+from iwp_export.device.machine import MemoryWatch, available_bytes
 from iwp_export.engine.flavour import Flavour
 from iwp_export.engine.kernels import KernelLibrary
 from iwp_export.engine.log import first_error, make_logger, make_monitor, ran_out_of_memory

@@ -8,8 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from iwp_export.device.metering import PowerMeter
-from iwp_export.device.power import find_meters
+from iwp_export.device.meters import PowerMeter, find_meters
 from iwp_export.errors import SettingsError
 from iwp_export.latency.energy import measure_energy
 from iwp_export.latency.figures import PHASES, SPANS, Latency, Loop, Ratio, Side, Trend, Workload

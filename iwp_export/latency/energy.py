@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from iwp_export.device.metering import PowerMeter
+from iwp_export.device.meters import PowerMeter
 from iwp_export.latency.figures import Energy
 
 LEAST_SECONDS = 2.0

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from iwp_export.backends.session import Array, Cache, Features, Session, StepInputs, StepOutput
-from iwp_export.device import process
+from iwp_export.device.gpu import gpu_used_bytes
+from iwp_export.device.machine import peak_bytes, reset_peak, resident_bytes
 from iwp_export.latency.figures import Memory
 from iwp_export.latency.requests import answer
 from iwp_export.latency.workload import Ask
@@ -26,7 +27,7 @@ class PeakSession:
         self._session = session
         self.peaks: dict[str, int] = {}
         # else the mark is that of the process's whole life, the reading of weights included
-        self._is_set_back = process.reset_peak()
+        self._is_set_back = reset_peak()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._session, name)
@@ -49,10 +50,10 @@ class PeakSession:
         return output
 
     def _read(self, phase: str) -> None:
-        peak = process.peak_bytes() if self._is_set_back else None
+        peak = peak_bytes() if self._is_set_back else None
         if peak is not None:
             self.peaks[phase] = max(peak, self.peaks.get(phase, 0))
-            self._is_set_back = process.reset_peak()
+            self._is_set_back = reset_peak()
 
 
 def watch_memory(
@@ -60,7 +61,7 @@ def watch_memory(
     ask: Ask,
     keeps: Mapping[str, float],
     new_tokens: int,
-    gpu_bytes: Callable[[], int | None] = process.gpu_used_bytes,
+    gpu_bytes: Callable[[], int | None] = gpu_used_bytes,
 ) -> Memory:
     """Answer once with each keep ratio, in order; the least first, since a backend may keep the memory it once took.
 
@@ -71,7 +72,7 @@ def watch_memory(
         new_tokens: of the answers.
         gpu_bytes: what is in use on the GPU.
     """
-    loaded = process.resident_bytes()
+    loaded = resident_bytes()
     peaks, gpu = {}, {}
     on_gpu = pipeline.provider.lower() not in ON_THE_CPU
     for side, keep in keeps.items():

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from iwp_export.bundle.schema import to_json
-from iwp_export.device.state import package_versions
+from iwp_export.device.machine import package_versions
 from iwp_export.errors import BackendError
 from iwp_export.monitors.knee import RULES, warnings
 from iwp_export.monitors.page import picture

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from iwp_export.accuracy import page as accuracy_page
-from iwp_export.device.words import rows
+from iwp_export.device.state import facts
 from iwp_export.latency import page as latency_page
 from iwp_export.monitors import page as monitors_page
 from iwp_export.parity import page as parity_page
@@ -68,7 +68,7 @@ def make_page(report: Report) -> html.Page:
             ),
             *([gates_section(report.gates)] if report.gates else []),
             *measured,
-            html.Section("Device", [html.Pairs(rows(report.state))]),
+            html.Section("Device", [html.Pairs(facts(report.state))]),
             _provenance(report),
         ),
     )

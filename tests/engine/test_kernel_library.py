@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from iwp_export.device import toolchain
+from iwp_export.device import machine
 from iwp_export.device.gpu import Gpu
-from iwp_export.device.toolchain import find_nvcc
+from iwp_export.device.machine import find_nvcc
 from iwp_export.engine import kernels as kernel_library
 from iwp_export.engine.kernels import check_kernels, compile_library, find_kernels
 from iwp_export.errors import BackendError
@@ -34,8 +34,8 @@ def bare_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PATH", os.pathsep.join(["/usr/bin", "/bin"]))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(toolchain, "CUDA_FOLDERS", ())
-    monkeypatch.setattr(toolchain, "_packaged_toolkits", lambda: [])
+    monkeypatch.setattr(machine, "CUDA_FOLDERS", ())
+    monkeypatch.setattr(machine, "_packaged_toolkits", lambda: [])
 
 
 @pytest.fixture
@@ -171,10 +171,10 @@ def test_the_compiler_is_looked_for_where_cmake_and_installers_have_it(
 ) -> None:
     assert find_nvcc() is None
     packaged = write_nvcc(tmp_path / "packaged")
-    monkeypatch.setattr(toolchain, "_packaged_toolkits", lambda: [str(packaged.parent)])
+    monkeypatch.setattr(machine, "_packaged_toolkits", lambda: [str(packaged.parent)])
     assert find_nvcc() == packaged
     installed = write_nvcc(tmp_path / "installed")
-    monkeypatch.setattr(toolchain, "CUDA_FOLDERS", (str(installed.parent),))
+    monkeypatch.setattr(machine, "CUDA_FOLDERS", (str(installed.parent),))
     assert find_nvcc() == installed
     home = write_nvcc(tmp_path / "home" / "bin")
     monkeypatch.setenv("CUDA_HOME", str(tmp_path / "home"))
@@ -195,7 +195,7 @@ def test_of_several_compilers_the_newest_that_the_driver_runs(
     """JetPack's toolkit beside a newer one: the newest of all would make what the driver does not run."""
     for version in ("12.4", "12.10", "12.6", "13.0"):
         write_nvcc(tmp_path / f"cuda-{version}" / "bin", version=version)
-    monkeypatch.setattr(toolchain, "CUDA_FOLDERS", (str(tmp_path / "cuda-*" / "bin"),))
+    monkeypatch.setattr(machine, "CUDA_FOLDERS", (str(tmp_path / "cuda-*" / "bin"),))
     monkeypatch.setenv("PATH", os.pathsep.join([str(tmp_path / "cuda-13.0" / "bin"), "/usr/bin", "/bin"]))
     chosen = {cuda: find_nvcc(cuda) for cuda in (None, 14, 13, 12, 11)}
     assert {cuda: path.parent.parent.name for cuda, path in chosen.items() if path} == {
@@ -204,8 +204,8 @@ def test_of_several_compilers_the_newest_that_the_driver_runs(
     }
     find_kernels(ORIN)
     assert calls(tmp_path / "cuda-12.10" / "bin" / "nvcc") and not calls(tmp_path / "cuda-13.0" / "bin" / "nvcc")
-    assert toolchain.explain_nvcc(12) == ("12.10", None)
-    told, problem = toolchain.explain_nvcc(11)
+    assert machine.explain_nvcc(12) == ("12.10", None)
+    told, problem = machine.explain_nvcc(11)
     assert told == "13.0" and problem is not None and "the driver runs CUDA 11 at most" in problem
     monkeypatch.setenv("CUDACXX", str(tmp_path / "cuda-12.4" / "bin" / "nvcc"))
     assert find_nvcc(12) == tmp_path / "cuda-12.4" / "bin" / "nvcc"  # the user's word is the last

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from iwp_export.device import memory
-from iwp_export.device.memory import MemoryWatch, available_bytes
+from iwp_export.device import machine
+from iwp_export.device.machine import MemoryWatch, available_bytes
 from iwp_export.engine import flavour as flavour_module
 from iwp_export.engine.flavour import (
     RTX,
@@ -114,7 +114,7 @@ def test_memory_is_estimated_and_watched(monkeypatch: pytest.MonkeyPatch) -> Non
     assert (available_bytes() or 1) > 0
     with MemoryWatch() as watch:
         assert not watch.low
-    monkeypatch.setattr(memory, "available_bytes", lambda: 1 << 20)
+    monkeypatch.setattr(machine, "available_bytes", lambda: 1 << 20)
     with MemoryWatch() as watch:
         for _ in range(100):
             if watch.low:

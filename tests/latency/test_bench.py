@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from iwp_export.device.metering import PowerMeter
+from iwp_export.device.meters import PowerMeter
 from iwp_export.errors import RequestError, SettingsError
 from iwp_export.latency.bench import FEWEST, MOST, BenchSettings, measure_latency
 from iwp_export.latency.workload import Ask, Asks
@@ -97,8 +97,7 @@ def meter(clock: Clock, readings: list[float], name: str = "VDD_IN", problem: st
         readings.append(clock.now)
         return 50 * clock.now
 
-    seldom = 1000.0  # so that it is read at the ends of a block alone
-    return PowerMeter(name, "fake", "board", read, interval=seldom, counts=True, problem=problem)
+    return PowerMeter(name, "fake", "module", read, counts=True, problem=problem)
 
 
 def test_joules_of_an_answer(session):

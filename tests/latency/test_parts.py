@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from iwp_export.bundle.store import Bundle
-from iwp_export.device import process
 from iwp_export.errors import DataError, SettingsError
-from iwp_export.latency import selection
+from iwp_export.latency import memory, selection
 from iwp_export.latency.memory import watch_memory
 from iwp_export.latency.promise import promised_speedup
 from iwp_export.latency.requests import answer
@@ -65,9 +64,9 @@ def test_a_prompt_alone_is_asked_of_an_image():
 
 def test_memory_by_phase(monkeypatch):
     peaks = iter(range(100, 200))
-    monkeypatch.setattr(process, "peak_bytes", lambda: next(peaks))
-    monkeypatch.setattr(process, "resident_bytes", lambda: 7)
-    monkeypatch.setattr(process, "reset_peak", lambda: True)
+    monkeypatch.setattr(memory, "peak_bytes", lambda: next(peaks))
+    monkeypatch.setattr(memory, "resident_bytes", lambda: 7)
+    monkeypatch.setattr(memory, "reset_peak", lambda: True)
     ask = Ask((np.zeros((112, 112, 3), np.uint8),), "what is it ?")
     session = ToySession()
     session.provider = "cuda"
@@ -80,8 +79,8 @@ def test_memory_by_phase(monkeypatch):
 
 
 def test_a_mark_that_cannot_be_set_back_is_no_peak_of_a_phase(monkeypatch):
-    monkeypatch.setattr(process, "peak_bytes", lambda: 100)
-    monkeypatch.setattr(process, "reset_peak", lambda: False)
+    monkeypatch.setattr(memory, "peak_bytes", lambda: 100)
+    monkeypatch.setattr(memory, "reset_peak", lambda: False)
     ask = Ask((np.zeros((112, 112, 3), np.uint8),), "what is it ?")
     found = watch_memory(pipeline_on(ToySession()), ask, {"pruned": 0.5, "unpruned": 1.0}, 3, lambda: None)
     assert found.peaks == {}

@@ -197,7 +197,7 @@ import onnxruntime
 told = []
 onnxruntime.disable_telemetry_events = lambda: told.append(True)
 import iwp_export
-from iwp_export.device.packages import import_all
+from iwp_export.device.machine import import_all
 iwp_export.load({str(bundle)!r})(None, "what ?", max_new_tokens=1)
 assert told
 assert import_all({{"onnxruntime": "onnxruntime"}})["onnxruntime"].providers

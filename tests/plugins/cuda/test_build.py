@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from iwp_export.device.toolchain import find_nvcc
+from iwp_export.device.machine import find_nvcc
 from iwp_export.engine.kernels import ARCHITECTURES, compile_library
 
 NVCC = find_nvcc()
