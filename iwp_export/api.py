@@ -1,26 +1,43 @@
-"""What the package does, for Python users and the command line alike."""
+"""What the package does, for Python users and the command line alike.
+
+Torch, transformers and TensorRT are imported where they are used: a robot has not all of them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from iwp_export.jobs import plan_build, plan_calibration, plan_export
+from iwp_export.settings import (
+    BenchSettings,
+    BuildSettings,
+    CalibrationSettings,
+    CheckpointDtype,
+    Device,
+    Dtype,
+    Faster,
+    Objective,
+    Rule,
+    Settings,
+    ValidationSettings,
+)
 
 if TYPE_CHECKING:
     from iwp_export.bundle.recipe import Recipe
-    from iwp_export.bundle.store import Verify
-    from iwp_export.engine.build import BuildSettings
+    from iwp_export.bundle.store import Bundle
+    from iwp_export.bundle.verify import Verify
+    from iwp_export.calibrator.plan import CalibrationPlan
+    from iwp_export.engine.build import BuildPlan
     from iwp_export.estimator.prediction import Estimate
-    from iwp_export.exporter.plan import Dtype
-    from iwp_export.latency.gates import Faster
+    from iwp_export.exporter.plan import ExportPlan
     from iwp_export.pruning.settings import PruningSettings
     from iwp_export.reports.report import Report
     from iwp_export.runtime.images import ImageSource
     from iwp_export.runtime.pipeline import Pipeline
 
-# Torch, transformers and TensorRT are imported where they are used: a robot has not all of them.
+T = TypeVar("T", bound=Settings)
 
 
 def load(path: Path | str, *, provider: str = "cpu", threads: int | None = None, verify: Verify = "quick") -> Pipeline:
@@ -34,7 +51,7 @@ def load(path: Path | str, *, provider: str = "cpu", threads: int | None = None,
 
 
 def export(
-    model: str,
+    model: Path | str,
     output: Path | str,
     pruning: PruningSettings | Mapping[str, Any] | None = None,
     *,
@@ -61,11 +78,78 @@ def export(
         `output`.
 
     Raises:
-        OutputError, CheckpointError, RecipeError, SettingsError, BackendError: see `plan_export`, `export_bundle`,
-            `build_engine`.
+        OutputError, CheckpointError, RecipeError, SettingsError, BackendError: see `export_bundle`, `build_engine`.
     """
     job = plan_export(model, output, pruning, recipe=recipe, dtype=dtype, revision=revision, force=force, engine=engine)
     return job.run()
+
+
+@dataclass(frozen=True)
+class ExportJob:
+    """An export that was checked and counted, and has not begun. `engine` is None for a bundle."""
+
+    plan: ExportPlan
+    engine: BuildPlan | None
+    output: Path
+    force: bool = False
+
+    def run(self, source: str | None = None) -> Path:
+        """Export; returns the output.
+
+        Args:
+            source: arguments of `iwp-export` that repeat an export to an engine.
+        """
+        from iwp_export.exporter.exporter import export_bundle
+
+        if self.engine is None:
+            return export_bundle(self.plan, self.output, self.force)
+        from iwp_export.bundle.staging import Staging
+        from iwp_export.bundle.store import Bundle
+        from iwp_export.engine.build import build_engine
+
+        self.engine.require_memory()
+        with Staging(self.output.with_name(f"{self.output.name}.bundle"), self.output) as staging:
+            bundle = Bundle.open(export_bundle(self.plan, staging.folder / "bundle"))  # kept for the build alone
+            build_engine(bundle, self.engine, self.output, force=self.force, source=source)
+        return self.output
+
+
+def plan_export(
+    model: Path | str,
+    output: Path | str,
+    pruning: PruningSettings | Mapping[str, Any] | None = None,
+    *,
+    recipe: Path | str | None = None,
+    dtype: Dtype = "auto",
+    revision: str | None = None,
+    force: bool = False,
+    engine: BuildSettings | None = None,
+    check_output: bool = True,
+) -> ExportJob:
+    """Check everything that can be checked before an export: the output, this machine, the checkpoint, the sizes.
+
+    Arguments are those of `export`, and `check_output`: refuse an output that is there already. No weights are fetched,
+    and of those that are here no more is read than a recipe's model is told by.
+    """
+    from iwp_export.bundle.store import BundleWriter
+    from iwp_export.engine.files import SUFFIX
+    from iwp_export.exporter.plan import plan_export as plan_bundle
+
+    model, output = str(model), Path(output)
+    choices: dict[str, Any] = {"recipe": recipe, "any_model": force, "dtype": dtype, "revision": revision}
+    if output.suffix != SUFFIX:
+        BundleWriter(output, force or not check_output)  # refuses what is there already
+        return ExportJob(plan_bundle(model, pruning, **choices), None, output, force)
+    from iwp_export.engine.build import choose_machine
+    from iwp_export.engine.build import plan_build as plan_engine
+    from iwp_export.engine.files import EngineWriter
+
+    EngineWriter(output, force or not check_output)
+    settings = engine or BuildSettings()
+    machine = choose_machine(settings)
+    plan = plan_bundle(model, pruning, **choices)
+    build = plan_engine(machine, settings, plan.decoder, plan.vision, plan.settings.keep, plan.weight_bytes)
+    return ExportJob(plan, build, output, force)
 
 
 def build(
@@ -83,32 +167,120 @@ def build(
         `output`.
 
     Raises:
-        OutputError, BundleError, SettingsError, BackendError: see `plan_build` and `build_engine`.
+        OutputError, BundleError, SettingsError, BackendError: see `build_engine`.
     """
     return plan_build(bundle, output, settings, force=force).run()
 
 
-def calibrate(model: str, output: Path | str, data: Path | str | None = None, **options: Any) -> Recipe:
+@dataclass(frozen=True)
+class BuildJob:
+    """A build that was checked and counted, and has not begun."""
+
+    bundle: Bundle
+    plan: BuildPlan
+    output: Path
+    force: bool = False
+
+    def run(self) -> Path:
+        """Build; returns the output."""
+        from iwp_export.engine.build import build_engine
+
+        build_engine(self.bundle, self.plan, self.output, force=self.force)
+        return self.output
+
+
+def plan_build(
+    bundle: Path | str, output: Path | str, settings: BuildSettings | None = None, *, force: bool = False
+) -> BuildJob:
+    """Check everything that can be checked before a build. Arguments are those of `build`."""
+    from iwp_export.bundle.store import Bundle
+    from iwp_export.engine.build import choose_machine, plan_for_bundle
+    from iwp_export.engine.files import EngineWriter
+
+    output, settings = Path(output), settings or BuildSettings()
+    EngineWriter(output, force)
+    machine = choose_machine(settings)
+    opened = Bundle.open(bundle)
+    return BuildJob(opened, plan_for_bundle(opened, machine, settings), output, force)
+
+
+def calibrate(
+    model: Path | str,
+    output: Path | str,
+    data: Path | str | None = None,
+    *,
+    prompts: Path | str | None = None,
+    keep: Sequence[float] | None = None,
+    speedup: float | None = None,
+    max_drop: float | None = None,
+    objective: Objective = CalibrationSettings.objective,
+    layers: Sequence[int] = CalibrationSettings.layers,
+    samples: int = CalibrationSettings.samples,
+    seed: int = CalibrationSettings.seed,
+    max_new_tokens: int = CalibrationSettings.max_new_tokens,
+    device: Device = CalibrationSettings.device,
+    dtype: Dtype = CalibrationSettings.dtype,
+    threads: int | None = None,
+    revision: str | None = None,
+    force: bool = False,
+) -> Recipe:
     """Choose the pruning settings that keep a model's answers; writes a recipe and its page.
 
     Args:
         model: an alias, a Hub id or a folder.
         output: the recipe's file; the page is beside it, with the suffix .html.
-        data: a folder of images, or a file of questions (JSON lines); left out, what ships for tiny-llava.
-        **options: `prompts`: for a folder, a file with a prompt a line. One of `keep` (a list of ratios; [0.3] if none
-            is given), `speedup` (of the prefill, by operations) and `max_drop` (share of answers that may change).
-            `objective`: kl, agreement or accuracy. `layers`: those to try. `samples`: at most. `seed`: of their draw
-            and order. `max_new_tokens`: of an answer. `device`: cpu or cuda. `dtype`: of weights and activations.
-            `threads`: of the CPU. `revision`: of a Hub id. `force`: replace a recipe that is there.
+        data: a folder of images, or a file of questions (JSON lines); None for what ships for tiny-llava.
+        prompts: for a folder of images: a file with a prompt a line.
+        keep, speedup, max_drop: the budget, one of them: keep ratios ([0.3] if none is given); how much faster the
+            prefill is to be, by operations; the share that may be lost of the unpruned score, or of the answers where
+            the data have none to score.
+        objective: what settings are ranked by: `kl`, `agreement` or `accuracy`.
+        layers: those to try; empty for those up to the middle.
+        samples: at most. `seed`: of their draw and order.
+        max_new_tokens: of an answer.
+        device, dtype, threads: where torch runs the model, its element type and threads.
+        revision: branch, tag or commit of a Hub id.
+        force: replace a recipe that is there.
+
+    Returns:
+        The recipe that was written.
 
     Raises:
         OutputError, CheckpointError, DataError, SettingsError, RequestError, BackendError: see `Calibration`.
     """
-    return plan_calibration(model, output, data, **options).run()
+    settings = _settings(CalibrationSettings, locals())
+    from iwp_export.calibrator.calibration import calibrate as run
+
+    plan = plan_calibration(model, output, settings, force=force)
+    return run(plan, Path(output), force=force, threads=threads)
+
+
+def plan_calibration(
+    model: Path | str, output: Path | str, settings: CalibrationSettings, *, force: bool = False
+) -> CalibrationPlan:
+    """Check everything that can be checked before a calibration; no weights are read. See `calibrate`."""
+    from iwp_export.calibrator.plan import plan_calibration as plan
+
+    return plan(
+        str(model),
+        settings.data,
+        prompts=settings.prompts,
+        budgets={"keep": settings.keep, "speedup": settings.speedup, "max_drop": settings.max_drop},
+        objective=settings.objective,
+        layers=tuple(settings.layers),
+        samples=settings.samples,
+        seed=settings.seed,
+        max_new_tokens=settings.max_new_tokens,
+        device=settings.device,
+        dtype=settings.dtype,
+        revision=settings.revision,
+        output=Path(output),
+        force=force,
+    )
 
 
 def estimate(
-    model: str,
+    model: Path | str,
     device: str,
     pruning: PruningSettings | Mapping[str, Any] | None = None,
     *,
@@ -137,7 +309,7 @@ def estimate(
     from iwp_export.estimator.model import estimate_model
 
     return estimate_model(
-        model,
+        str(model),
         device,
         pruning,
         recipe=recipe,
@@ -152,34 +324,62 @@ def estimate(
 def validate(
     artefact: Path | str,
     *,
-    provider: str = "cpu",
+    against: Path | str = ValidationSettings.against,
+    checkpoint: Path | str | None = None,
+    record: Path | str | None = None,
+    hidden_states: bool = False,
+    parity_samples: int = ValidationSettings.parity_samples,
+    parity_tokens: int | None = None,
+    data: Path | str | None = None,
+    limit: int | None = None,
+    keep: Sequence[float] = ValidationSettings.keep,
+    score: Rule = ValidationSettings.score,
+    max_new_tokens: int = ValidationSettings.max_new_tokens,
+    max_drop: float | None = None,
+    min_agreement: float | None = None,
+    monitors: bool = False,
+    provider: str = ValidationSettings.provider,
     threads: int | None = None,
-    command: str = "iwp_export.api.validate",
+    device: Device = ValidationSettings.device,
+    checkpoint_dtype: CheckpointDtype = ValidationSettings.checkpoint_dtype,
+    strict: bool = False,
     force: bool = False,
-    **settings: Any,
 ) -> Report:
     """Compare an artefact with its reference, and its answers with the unpruned model's.
 
     Args:
         artefact: a bundle's folder, or NAME.plan.
-        provider, threads: see `load`.
-        command: the command line, for the report.
+        against: `checkpoint`, a bundle's folder, an engine, a recording NAME.npz, or `none`.
+        checkpoint: where the checkpoint is; None is where the artefact says.
+        record: a file to write what the reference does to, for a machine without torch.
+        hidden_states: also compare the states between layers.
+        parity_samples: questions whose stages are compared.
+        parity_tokens: tokens of their answers; None is 8, or a recording's own number.
+        data: a file of questions; None for what ships for the model. `limit`: only the first so many.
+        keep: ratios of accuracy beside 1; the artefact's own if empty.
+        score: how answers are scored, see `iwp_export.accuracy.scoring`.
+        max_new_tokens: of an answer, for accuracy.
+        max_drop: gate: share of the unpruned score that may be lost, by the interval's lower end.
+        min_agreement: gate: share of answers that must be the unpruned model's, by the interval's lower end.
+        monitors: also look where the model reads the image, which needs the checkpoint.
+        provider: see `load`.
+        threads: of the CPU, in torch too; None is the libraries' choice.
+        device, checkpoint_dtype: where torch runs the checkpoint, and its element type there: float32 is nearest to
+            what every artefact should compute.
+        strict: warnings fail.
         force: replace a recording that is there already.
-        **settings: fields of `iwp_export.reports.validation.ValidationSettings`, such as against, data and max_drop.
 
     Returns:
         The report; its `passed` says whether every gate holds.
 
     Raises:
         SettingsError, DataError, BundleError, CheckpointError, BackendError, RequestError, RecordingError, OutputError:
-            see `Validation`.
+            see `iwp_export.reports.validation`.
     """
-    from iwp_export.reports.validation import Validation, ValidationSettings
+    settings = _settings(ValidationSettings, locals())
+    from iwp_export.reports import validation
 
-    chosen = ValidationSettings(threads=threads, **settings)
-    chosen.check()
-    pipeline = load(artefact, provider=provider, threads=threads)
-    return Validation(pipeline, Path(artefact), chosen).run(command, force)
+    return validation.validate(Path(artefact), settings, "iwp_export.validate", force)
 
 
 def bench(
@@ -188,15 +388,17 @@ def bench(
     images: Sequence[ImageSource] = (),
     prompt: str | None = None,
     data: Path | str | None = None,
-    limit: int | None = None,
-    provider: str = "cpu",
+    limit: int = BenchSettings.limit,
+    new_tokens: int = BenchSettings.new_tokens,
+    keep: float | None = None,
+    pairs: int | None = None,
+    warmup: int = BenchSettings.warmup,
+    provider: str = BenchSettings.provider,
     threads: int | None = None,
     fail_if_slower: Faster | None = None,
     max_ttft_ms: float | None = None,
     max_p99_ms: float | None = None,
     strict: bool = False,
-    command: str = "iwp_export.api.bench",
-    **settings: Any,
 ) -> Report:
     """Measure how long an artefact takes to answer, pruned and unpruned in turn. Needs no torch.
 
@@ -204,25 +406,28 @@ def bench(
         artefact: a bundle's folder, or NAME.plan.
         images, prompt: what is asked; samples that ship with the model or a synthetic image if left out.
         data: a file of questions in their place, see `iwp_export.questions`; `limit`: the first so many.
+        new_tokens: length of every answer.
+        keep: share of the visual tokens that stays in the pruned runs; None is the artefact's own.
+        pairs: of a pruned and an unpruned run; None is as many as take 30 s, 40 to 200.
+        warmup: runs of each side before those that count.
         provider, threads: see `load`.
-        fail_if_slower, max_ttft_ms, max_p99_ms: gates, see `iwp_export.latency.gates.LatencyLimits`.
+        fail_if_slower: gate: pruning must be shown to be faster, `end-to-end` or in the `prefill`.
+        max_ttft_ms, max_p99_ms: gates: milliseconds of the pruned runs, the 90th percentile of the time to first token
+            and the 99th end to end.
         strict: warnings fail, such as clocks that are not locked.
-        command: the command line, for the report.
-        **settings: fields of `iwp_export.latency.bench.BenchSettings`, such as keep, new_tokens and pairs.
 
     Returns:
         The report: its `latency` has the figures, its `passed` says whether every gate holds.
 
     Raises:
-        SettingsError, DataError, RequestError, BundleError, BackendError: see `benchmark`.
+        SettingsError, DataError, RequestError, BundleError, BackendError: see `iwp_export.reports.benchmark`.
     """
-    from iwp_export.latency.bench import BenchSettings
-    from iwp_export.latency.gates import LatencyLimits
-    from iwp_export.latency.workload import QUESTIONS, choose_asks
-    from iwp_export.reports.benchmark import benchmark
+    settings = _settings(BenchSettings, locals())
+    from iwp_export.reports import benchmark
 
-    limits = LatencyLimits(fail_if_slower, max_ttft_ms, max_p99_ms)
-    chosen = BenchSettings(threads=threads, needs_p99=max_p99_ms is not None, **settings)
-    pipeline = load(artefact, provider=provider, threads=threads)
-    asks = choose_asks(pipeline.manifest, images, prompt, data, QUESTIONS if limit is None else limit)
-    return benchmark(pipeline, Path(artefact), asks, chosen, limits, command, strict)
+    return benchmark.benchmark(Path(artefact), settings, images, "iwp_export.bench")
+
+
+def _settings(kind: type[T], arguments: Mapping[str, Any]) -> T:
+    """The settings among a function's arguments."""
+    return kind(**{each.name: arguments[each.name] for each in fields(kind)})

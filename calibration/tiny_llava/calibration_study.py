@@ -30,7 +30,7 @@ from calibration.studies.rivals import methods
 from calibration.studies.seen import RivalSession
 from calibration.tiny_llava import HELDOUT
 from calibration.tiny_llava.scenes import build_pools
-from iwp_export import jobs
+from iwp_export import api
 from iwp_export.bundle.recipe import Recipe
 from iwp_export.calibrator.calibration import Calibration
 from iwp_export.calibrator.candidates import controls_of
@@ -41,6 +41,7 @@ from iwp_export.questions import Question, read_questions
 from iwp_export.runtime.model import LoadedModel
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.scorer import Scorer
+from iwp_export.settings import CalibrationSettings
 
 KEEPS = (0.222, 0.111)
 SAMPLES = Path("iwp_export/assets/tiny_llava_samples/questions.jsonl")
@@ -51,10 +52,11 @@ class Reader:
     """A checkpoint in torch, and how it answers held-out questions with settings or another method."""
 
     def __init__(self, folder: str, questions: Sequence[Question]) -> None:
-        job = jobs.plan_calibration(folder, Path(tempfile.gettempdir()) / "none.json", SAMPLES, force=True)
+        output = Path(tempfile.gettempdir()) / "none.json"
+        plan = api.plan_calibration(folder, output, CalibrationSettings(SAMPLES), force=True)
         self.name, self.folder, self.questions = Path(folder).name, folder, questions
-        self.session, self.manifest, self.processor = open_live(job.plan.export, "float32")
-        self.scorer = Scorer(self.session, self.manifest, self.processor, job.plan.candidate_layers)
+        self.session, self.manifest, self.processor = open_live(plan.export, "float32")
+        self.scorer = Scorer(self.session, self.manifest, self.processor, plan.candidate_layers)
 
     def accuracies(self, settings: Sequence[PruningSettings]) -> dict[PruningSettings, float]:
         """Share of right answers of each setting, in per cent.
@@ -79,8 +81,9 @@ class Reader:
 def calibrated(folder: str, keep: float, data: Path = SAMPLES) -> tuple[Recipe, Calibration, float]:
     """A calibration on `data`; nothing is written."""
     start = time.perf_counter()
-    job = jobs.plan_calibration(folder, Path(tempfile.gettempdir()) / "none.json", data, keep=[keep], force=True)
-    calibration = Calibration(job.plan)
+    output = Path(tempfile.gettempdir()) / "none.json"
+    plan = api.plan_calibration(folder, output, CalibrationSettings(data, keep=[keep]), force=True)
+    calibration = Calibration(plan)
     return calibration.run(), calibration, time.perf_counter() - start
 
 

@@ -68,12 +68,12 @@ class Rule:
                 raise DataError(
                     f"question {number} has {len(question.accepted)} of the {self.least} annotators' answers that the "
                     f"rule {self.name} needs at least: give them as `answers`, or take the rule exact",
-                    options=("rule",),
+                    options=("score",),
                 )
             if self.f1 and question.accepted[0].strip().lower() not in (YES, NO):
                 raise DataError(
                     f"question {number} has the answer {question.accepted[0]!r}: the rule {self.name} needs yes or no",
-                    options=("rule",),
+                    options=("score",),
                 )
         return True
 
@@ -85,7 +85,7 @@ def find_rule(name: str) -> Rule:
         SettingsError: there is none of that name.
     """
     if name not in RULES:
-        raise SettingsError(f"no scoring rule {name!r}; there are: {', '.join(RULES)}", options=("rule",))
+        raise SettingsError(f"no scoring rule {name!r}; there are: {', '.join(RULES)}", options=("score",))
     return RULES[name]
 
 

@@ -12,9 +12,9 @@ from iwp_export.bundle.document import Document, read_file, write_file
 from iwp_export.bundle.schema import Count, Form, Number, Rule, above_zero
 from iwp_export.errors import RecipeError
 from iwp_export.pruning.settings import PruningSettings
+from iwp_export.settings import Objective as Objective
 
 SourceKind = Literal["paper", "recipe", "shipped recipe", "options"]
-Objective = Literal["kl", "agreement", "accuracy"]
 Role = Literal["candidate", "default", "control"]
 
 Settings = Annotated[PruningSettings, Form(PruningSettings.from_dict, PruningSettings.to_dict)]

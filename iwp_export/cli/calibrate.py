@@ -8,10 +8,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from iwp_export import jobs
+from iwp_export import api
+from iwp_export.cli import flags
 from iwp_export.cli.export import default_name
-from iwp_export.errors import BackendError
 from iwp_export.models import ALIASES
+from iwp_export.settings import CalibrationSettings
 from iwp_export.tables import table
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ EXAMPLES = """\
   iwp-export calibrate ./my-llava --data questions.jsonl --max-drop 1%   the fastest that keeps the answers
   iwp-export ./my-llava --recipe my-llava.recipe.json                    export with it
 """
-OBJECTIVES = ("kl", "agreement", "accuracy")
+NEEDS = ("calibrating", "export,report")
 SHOWN = 8
 """Candidates in the table on the terminal; the page has all."""
 
@@ -40,72 +41,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("-o", "--output", metavar="FILE", type=Path, help="the recipe (default: MODEL.recipe.json); its page beside it")
     add("--force", action="store_true", help="replace a recipe that is there already")
     add("--json", action="store_true", help="print the recipe")
-    data = parser.add_argument_group("data")
-    data.add_argument(
-        "--data", metavar="PATH", type=Path, help="folder of images, or JSON lines with image, prompt and maybe answer"
-    )
-    data.add_argument("--prompts", metavar="FILE", type=Path, help="for a folder of images: a prompt a line")
-    data.add_argument("--samples", metavar="N", type=int, default=96, help="samples at most (default: 96)")
-    data.add_argument("--seed", metavar="N", type=int, default=0, help="of the samples' draw and order (default: 0)")
-    data.add_argument("--max-new-tokens", metavar="N", type=int, default=16, help="of an answer (default: 16)")
-    search = parser.add_argument_group("search")
-    budget = search.add_mutually_exclusive_group()
-    budget.add_argument("--keep", metavar="RATIO", type=float, nargs="+", help="keep ratios (default: 0.3)")
-    budget.add_argument("--speedup", metavar="X", type=float, help="of the prefill, by operations")
-    budget.add_argument("--max-drop", metavar="SHARE", type=share, help="share of answers that may change: 1%% or 0.01")
-    search.add_argument(
-        "--objective", choices=OBJECTIVES, default="kl", help="what settings are ranked by (default: kl)"
-    )
-    search.add_argument("--layers", metavar="N", type=int, nargs="+", help="layers to try (default: up to the middle)")
-    where = parser.add_argument_group("where it runs")
-    where.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
-    where.add_argument(
-        "--dtype",
-        choices=("auto", "float32", "float16", "bfloat16"),
-        default="auto",
-        help="auto: the checkpoint's own on a GPU; on a CPU float32 if memory allows, else bfloat16 (default: auto)",
-    )
-    where.add_argument("--threads", metavar="N", type=int, help="CPU threads (default: torch's choice)")
-    where.add_argument("--revision", metavar="REV", help="branch, tag or commit of a Hub id")
+    flags.add(parser, CalibrationSettings)
 
 
 def execute(args: argparse.Namespace) -> None:
     """Calibrate, and print what was found."""
-    try:
-        _calibrate(args)
-    except ModuleNotFoundError as error:
-        if str(error.name).startswith("iwp_export"):
-            raise
-        raise BackendError(
-            f"calibrating needs {error.name}; to get it: pip install 'iwp-export[export,report]'"
-        ) from error
-
-
-def _calibrate(args: argparse.Namespace) -> None:
     output = args.output or Path(f"{default_name(args.model)}.recipe.json")
-    job = jobs.plan_calibration(
-        args.model,
-        output,
-        args.data,
-        prompts=args.prompts,
-        keep=args.keep,
-        speedup=args.speedup,
-        max_drop=args.max_drop,
-        objective=args.objective,
-        layers=args.layers or (),
-        samples=args.samples,
-        seed=args.seed,
-        max_new_tokens=args.max_new_tokens,
-        device=args.device,
-        dtype=args.dtype,
-        threads=args.threads,
-        revision=args.revision,
-        force=args.force,
-    )
-    if job.plan.samples.warning:
-        print(f"iwp-export: warning: {job.plan.samples.warning}", file=sys.stderr)
+    settings = flags.read(args, CalibrationSettings)
+    plan = api.plan_calibration(args.model, output, settings, force=args.force)
+    if plan.samples.warning:
+        print(f"iwp-export: warning: {plan.samples.warning}", file=sys.stderr)
+    from iwp_export.calibrator.calibration import calibrate
+
     try:
-        recipe = job.run(announce)
+        recipe = calibrate(plan, output, force=args.force, threads=settings.threads, announce=announce)
     except KeyboardInterrupt:
         print("\niwp-export: stopped; the same command goes on from here", file=sys.stderr)
         raise
@@ -149,11 +98,3 @@ def _cells(figures: CandidateFigures) -> list[str]:
         f"{figures.prefill_speedup:.2f}",
         str(figures.samples),
     ]
-
-
-def share(text: str) -> float:
-    """A share as 1% or 0.01, as argparse takes it."""
-    try:
-        return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"must be a share such as 1% or 0.01, got {text!r}") from error

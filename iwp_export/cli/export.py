@@ -6,15 +6,16 @@ import argparse
 import json
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
-from iwp_export import jobs
+from iwp_export import api
 from iwp_export.bundle.manifest import option_words
 from iwp_export.bundle.schema import to_json
-from iwp_export.cli.build import announce, build_settings, configure_build
-from iwp_export.errors import BackendError
+from iwp_export.cli import flags
+from iwp_export.cli.build import announce
 from iwp_export.models import ALIASES
 from iwp_export.pruning.settings import DESCRIPTIONS, PruningSettings, choices, names_of_settings
+from iwp_export.settings import BuildSettings, Dtype
 from iwp_export.tables import human_bytes, pairs
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ EXAMPLES = """\
 TEXT_TOKENS = 64
 """Text of the request whose cache a dry run measures: a template and a sentence or two."""
 RECIPE_HELP = "settings that calibrate found; or paper (default: a recipe that ships for the model, else paper)"
-DTYPES = ("auto", "float32", "float16", "bfloat16")
+NEEDS = ("exporting", "export")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +55,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     out.add_argument("--force", action="store_true", help=force)
     out.add_argument(
         "--dtype",
-        choices=DTYPES,
+        choices=get_args(Dtype),
         default="auto",
         help="bfloat16 needs a GPU; auto is float16 for a 16-bit checkpoint, else float32 (default: auto)",
     )
@@ -65,7 +66,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     prune = parser.add_argument_group("pruning", recipes)
     prune.add_argument("--recipe", metavar="FILE", help=RECIPE_HELP)
     configure_pruning(prune)
-    configure_build(parser, "engine (with -o NAME.plan)")
+    flags.add(parser, BuildSettings, skip=("keep",), title="engine (with -o NAME.plan)")
 
 
 def configure_pruning(group: argparse._ArgumentGroup) -> None:
@@ -91,17 +92,8 @@ def pruning_changes(args: argparse.Namespace) -> dict[str, Any]:
 
 def execute(args: argparse.Namespace) -> None:
     """Export, or with `--dry-run` say what an export would write."""
-    try:
-        _execute(args)
-    except ModuleNotFoundError as error:
-        if str(error.name).startswith("iwp_export"):
-            raise
-        raise BackendError(f"exporting needs {error.name}; to get it: pip install 'iwp-export[export]'") from error
-
-
-def _execute(args: argparse.Namespace) -> None:
     output = args.output or Path(f"{default_name(args.model)}.bundle")
-    job = jobs.plan_export(
+    job = api.plan_export(
         args.model,
         output,
         pruning_changes(args),
@@ -109,7 +101,7 @@ def _execute(args: argparse.Namespace) -> None:
         dtype=args.dtype,
         revision=args.revision,
         force=args.force,
-        engine=build_settings(args),
+        engine=flags.read(args, BuildSettings),
         check_output=not args.dry_run,
     )
     if args.dry_run:

@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments and not named:
         parser.print_help(sys.stderr)
         return 2
-    return _guarded(module, parser.parse_args(arguments))
+    return _guarded(module, parser, parser.parse_args(arguments))
 
 
 def build_parser(verb: Verb, prog: str) -> argparse.ArgumentParser:
@@ -93,7 +93,7 @@ def build_parser(verb: Verb, prog: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _guarded(verb: Verb, args: argparse.Namespace) -> int:
+def _guarded(verb: Verb, parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, _terminate)
     _silence()
     if isinstance(sys.stdout, io.TextIOWrapper):  # an answer or a name may have what the terminal's encoding has not
@@ -112,7 +112,7 @@ def _guarded(verb: Verb, args: argparse.Namespace) -> int:
         # An ImportError from inside this package is a bug, and shows where.
         if os.environ.get("IWP_EXPORT_DEBUG") or str(getattr(error, "name", "")).startswith("iwp_export"):
             raise
-        print(f"iwp-export: error: {_one_line(error)}", file=sys.stderr)
+        print(f"iwp-export: error: {_one_line(error, verb, parser)}", file=sys.stderr)
         return getattr(verb, "EXIT_ERROR", EXIT_ERROR)
     except Exception:
         if not hasattr(verb, "EXIT_ERROR"):
@@ -139,23 +139,17 @@ def _silence() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-FLAGS = {
-    "sms": "--sm",
-    "output": "-o",
-    "rule": "--score",
-    "check_memory": "--skip-memory-check",
-    "plugin_library": "--plugin",
-}
-"""Options whose names are not those of the library's parameters."""
-
-
-def _one_line(error: Exception) -> str:
+def _one_line(error: Exception, verb: Verb, parser: argparse.ArgumentParser) -> str:
+    """What was wrong, and the verb's own names of the parameters that the error is about."""
     text = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, OSError) and error.strerror:
         text = error.strerror if error.filename is None else f"{error.strerror}: {error.filename}"
     text = CONTROL.sub("\ufffd", text)  # a file's name could steer the terminal
-    if options := getattr(error, "options", ()):
-        text += f" ({', '.join(FLAGS.get(name, '--' + name.replace('_', '-')) for name in options)})"
+    flags = {action.dest: action.option_strings[0] for action in parser._actions if action.option_strings}
+    if options := [flags[name] for name in getattr(error, "options", ()) if name in flags]:
+        text += f" ({', '.join(options)})"
+    if isinstance(error, ModuleNotFoundError) and hasattr(verb, "NEEDS"):
+        return f"{verb.NEEDS[0]} needs {error.name}; to get it: pip install 'iwp-export[{verb.NEEDS[1]}]'"
     if isinstance(error, ImportError):
         return f"a package cannot be imported ({text}); iwp-export doctor shows what to install"
     return text

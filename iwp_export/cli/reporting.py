@@ -9,14 +9,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from iwp_export.cli import flags
+
 if TYPE_CHECKING:
     from iwp_export.reports.report import Report
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare `-o`, `--force`, `--json` and `--strict`."""
-    add = parser.add_argument_group("report").add_argument
-    add("--strict", action="store_true", help="warnings fail, such as clocks that are not locked")
+    """Declare `-o`, `--force` and `--json`."""
+    add = flags.group(parser, "report").add_argument
     text = "the report: NAME.json, NAME.html or both"
     add("-o", "--output", metavar="FILE", type=Path, nargs="+", default=[], help=text)
     add("--force", action="store_true", help="replace files that are there already")

@@ -29,48 +29,13 @@ from iwp_export.engine.profiles import EngineLimits, choose_limits, profiles_for
 from iwp_export.errors import BackendError, OutputError, SettingsError, os_reason
 from iwp_export.pruning.onnx_function import VERSION
 from iwp_export.pruning.settings import check_keep
+from iwp_export.settings import BuildSettings as BuildSettings
 
 GRAPH_TITLES = {"decoder": "language model", "vision": "vision tower"}
 """What messages call a bundle's graphs."""
 
 DEFAULT_RTX_SMS = ("86", "89", "120")
 """RTX 30, 40 and 50 desktop cards."""
-
-
-@dataclass(frozen=True)
-class BuildSettings:
-    """What a build may choose; None is the default that the bundle or the machine gives.
-
-    Attributes:
-        target: `rtx` or `tensorrt`.
-        sms: architectures for `rtx`, such as `86`.
-        max_context, max_prompt, max_images: see `iwp_export.engine.profiles.EngineLimits`.
-        profiles: 1 serves prompts and decode steps with the same kernels; 2 chooses kernels for each, and TensorRT-RTX
-            then holds the weights twice. None is 1 for `rtx` and 2 for `tensorrt`.
-        keep: keep ratio that kernels are chosen for; requests may use another.
-        timing_cache: file of measured kernels that makes the next build on the same machine fast; for `tensorrt`.
-        plugin_library: the C++ plugin, taken instead of the one in Python.
-        check_memory: refuse a build whose estimate exceeds the free memory.
-    """
-
-    target: FlavourName | None = None
-    sms: Sequence[str] | None = None
-    max_context: int | None = None
-    max_prompt: int | None = None
-    max_images: int = 1
-    profiles: int | None = None
-    keep: float | None = None
-    timing_cache: Path | None = None
-    plugin_library: Path | None = None
-    check_memory: bool = True
-
-    def limits(self, decoder: DecoderInfo, vision: VisionInfo) -> EngineLimits:
-        """The limits for a model.
-
-        Raises:
-            SettingsError: they contradict each other or the model.
-        """
-        return choose_limits(decoder, vision, self.max_context, self.max_prompt, self.max_images)
 
 
 @dataclass(frozen=True)
@@ -119,7 +84,7 @@ class BuildPlan:
         Raises:
             BuildMemoryError: the estimate exceeds what is available.
         """
-        if self.settings.check_memory:
+        if not self.settings.skip_memory_check:
             require_memory("engine", self.weight_bytes, self.profiles)
 
     def to_dict(self) -> dict[str, Any]:
@@ -167,7 +132,7 @@ def choose_machine(settings: BuildSettings) -> Machine:
     flavour = load_flavour(name)
     target = target_for(name, flavour.version)
     gpu = find_gpu() if name == "tensorrt" else None
-    sms = _architectures(name, settings.sms, gpu)
+    sms = _architectures(name, settings.sm, gpu)
     if name == "rtx":
         check_architectures(flavour, sms)
         if settings.timing_cache is not None:
@@ -176,7 +141,7 @@ def choose_machine(settings: BuildSettings) -> Machine:
                 "it compiles them where the engine runs, and iwp-export keeps them there",
                 options=("timing_cache", "target"),
             )
-    if gpu is not None and settings.plugin_library is None:
+    if gpu is not None and settings.plugin is None:
         check_kernels(gpu)
     return Machine(flavour, target, sms, gpu)
 
@@ -201,7 +166,7 @@ def plan_build(
     Raises:
         SettingsError: limits contradict each other or the model.
     """
-    limits = settings.limits(decoder, vision)
+    limits = choose_limits(decoder, vision, settings.max_context, settings.max_prompt, settings.max_images)
     keep = keep if settings.keep is None else settings.keep
     check_keep(keep)
     return BuildPlan(machine, settings, limits, choose_profiles(machine, settings), keep, weight_bytes)
@@ -250,9 +215,7 @@ def build_engine(
     plan.require_memory()
     flavour, sms = plan.machine.flavour, plan.machine.sms
     ahead = sms if flavour.name == "rtx" else ()
-    builder = EngineBuilder(
-        flavour, ahead, _kernels(plan.machine, settings), settings.plugin_library, settings.timing_cache
-    )
+    builder = EngineBuilder(flavour, ahead, _kernels(plan.machine, settings), settings.plugin, settings.timing_cache)
     with writer:
         try:
             for role in manifest.graphs:
@@ -280,7 +243,7 @@ def _build_graph(builder: Any, bundle: Bundle, plan: BuildPlan, role: str, outpu
 
 def _kernels(machine: Machine, settings: BuildSettings) -> KernelLibrary:
     """What the plugin in Python calls: on a GPU TensorRT may run it while it builds; without one it asks for sizes."""
-    if machine.gpu is None or settings.plugin_library is not None:
+    if machine.gpu is None or settings.plugin is not None:
         return NoKernels()
     return find_kernels(machine.gpu)
 
@@ -296,12 +259,12 @@ def _architectures(name: FlavourName, wanted: Sequence[str] | None, gpu: Gpu | N
         if wanted:
             raise BackendError(
                 f"architectures are chosen for target rtx: a {TITLES[name]} engine is for this machine's SM {gpu.sm}",
-                options=("sms", "target"),
+                options=("sm", "target"),
             )
         return (gpu.sm,)
     sms = tuple(dict.fromkeys(wanted or DEFAULT_RTX_SMS))
     if unknown := [sm for sm in sms if not sm.isdigit()]:
         raise BackendError(
-            f"architectures are numbers such as {','.join(DEFAULT_RTX_SMS)}, got {unknown[0]!r}", options=("sms",)
+            f"architectures are numbers such as {','.join(DEFAULT_RTX_SMS)}, got {unknown[0]!r}", options=("sm",)
         )
     return sms

@@ -13,10 +13,11 @@ import tempfile
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from iwp_export.device.machine import reads_arrays
 from iwp_export.errors import BackendError
+from iwp_export.settings import FlavourName as FlavourName
 
 MODULES: dict[FlavourName, str] = {"rtx": "tensorrt_rtx", "tensorrt": "tensorrt"}
 TITLES: dict[FlavourName, str] = {"rtx": "TensorRT-RTX", "tensorrt": "TensorRT"}
@@ -106,8 +107,6 @@ def _preload_rtx() -> None:
         for library in links.glob(f"{stem}.so.*"):
             ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)
 
-
-FlavourName = Literal["rtx", "tensorrt"]
 
 FUSED_OPS = frozenset({"Attention", "RotaryEmbedding", "RMSNormalization"})
 """The operators of a bundle's graphs that are newer than opset 20."""

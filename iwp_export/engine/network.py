@@ -44,7 +44,7 @@ def require_memory(what: str, weight_bytes: int, profiles: int = 1) -> None:
         raise BuildMemoryError(
             f"building the {what} needs about {needed / 2**30:.1f} GiB of memory, {available / 2**30:.1f} GiB are "
             "available: close other programs, add swap, build on a larger machine, or skip this check",
-            options=("check_memory",),
+            options=("skip_memory_check",),
         )
 
 
@@ -276,5 +276,5 @@ def _wrong_architecture(trt: Any, title: str, sm: str) -> BackendError:
     return BackendError(
         f"{title} cannot build for SM {sm}; it accepts {', '.join(accepted)}. "
         "For Jetson and data-centre GPUs build with target tensorrt on that machine",
-        options=("sms", "target"),
+        options=("sm", "target"),
     )

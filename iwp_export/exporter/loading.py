@@ -7,7 +7,7 @@ import copy
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from iwp_export.exporter.config_schema import shortened
 from iwp_export.exporter.plan import ExportPlan
 from iwp_export.exporter.weights import FLOATS, StoredTensor
 from iwp_export.runtime.processor import Processor
+from iwp_export.settings import Device as Device
 
 
 @contextlib.contextmanager
@@ -124,9 +125,6 @@ def _equal(one: StoredTensor, other: StoredTensor) -> bool:
     return all(
         np.array_equal(mine, theirs) for (_, mine), (_, theirs) in zip(one.blocks(), other.blocks(), strict=True)
     )
-
-
-Device = Literal["cpu", "cuda"]
 
 
 def open_live(plan: ExportPlan, dtype: str, device: Device = "cpu") -> tuple[TorchSession, Manifest, Processor]:

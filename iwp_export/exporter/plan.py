@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from iwp_export.bundle.manifest import DecoderInfo, GenerationInfo, ModelInfo, VisionInfo
 from iwp_export.errors import CheckpointError
@@ -14,9 +14,7 @@ from iwp_export.exporter.generation import read_generation
 from iwp_export.exporter.settings_source import Choice, check_request, resolve
 from iwp_export.models.common.family import Family
 from iwp_export.pruning.settings import PruningSettings
-
-Dtype = Literal["auto", "float32", "float16", "bfloat16"]
-"""Element type of weights and activations; `auto` is float16 for a 16-bit checkpoint, else float32."""
+from iwp_export.settings import Dtype as Dtype
 
 ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 

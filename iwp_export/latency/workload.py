@@ -60,7 +60,7 @@ def choose_asks(
     if limit < 1:
         raise SettingsError(f"limit must be 1 or more, got {limit}", options=("limit",))
     if data is not None and (images or prompt is not None):
-        raise DataError("questions come from a file or are images and a prompt, not both", options=("data", "image"))
+        raise DataError("questions come from a file or are images and a prompt, not both", options=("data", "images"))
     shipped = SHIPPED.get(manifest.model.name)
     if data is None and not images and prompt is None and shipped is not None:
         asked = _read(shipped, limit)

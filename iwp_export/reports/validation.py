@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from iwp_export.accuracy import gates as accuracy_gates
 from iwp_export.accuracy import words as accuracy_words
@@ -21,85 +19,36 @@ from iwp_export.parity import check as parity_check
 from iwp_export.parity import gates as parity_gates
 from iwp_export.parity import words as parity_words
 from iwp_export.parity.figures import Parity
-from iwp_export.parity.opening import CHECKPOINT, open_reference
+from iwp_export.parity.opening import open_reference
 from iwp_export.parity.recording import RECORDING, check_recording, record
 from iwp_export.parity.reference import ParityReference
-from iwp_export.pruning.settings import check_keep
-from iwp_export.questions import MAX_NEW_TOKENS, OWN, DataSet, open_data
+from iwp_export.questions import OWN, DataSet, open_data
 from iwp_export.reports.report import Report, ReportArtefact, headline, now
 from iwp_export.runtime.pipeline import Pipeline
+from iwp_export.settings import CHECKPOINT, NOTHING, ValidationSettings
 from iwp_export.view.figures import Gate, strict_gate
 
-if TYPE_CHECKING:
-    from iwp_export.exporter.loading import Device
-    from iwp_export.exporter.plan import Dtype
 
-NOTHING = "none"
-"""In the place of a reference: no parity is checked."""
-PARITY_SAMPLES = 8
+def validate(path: Path, settings: ValidationSettings, command: str, force: bool = False) -> Report:
+    """Open an artefact and validate it.
 
+    Args:
+        path: a bundle's folder, or NAME.plan.
+        settings: what to do.
+        command: the command line, for the report.
+        force: replace a recording that is there already.
 
-@dataclass(frozen=True)
-class ValidationSettings:
-    """What to validate.
-
-    Attributes:
-        against: `checkpoint`, a bundle's folder, an engine, a recording NAME.npz, or `none`.
-        checkpoint: where the checkpoint is; None is where the artefact says.
-        device, dtype: where torch runs the checkpoint, and its element type there: float32 is nearest to what every
-            artefact should compute.
-        record: a file to write what the reference does to, for a machine without torch.
-        hidden_states: also compare the states between layers.
-        parity_samples: questions whose stages are compared.
-        parity_tokens: tokens of their answers; None is a recording's own number, else `parity.check.NEW_TOKENS`.
-        data: a file of questions; None for what ships for the model.
-        limit: only the first so many.
-        keeps: ratios of accuracy beside 1; the artefact's own if empty.
-        score: a name of `accuracy.scoring.RULES`.
-        max_new_tokens: of an answer, for accuracy.
-        max_drop, min_agreement: gates of accuracy, see `accuracy.gates.gates`; None sets none.
-        monitors: also look where the model reads the image, which needs the checkpoint.
-        strict: warnings fail.
-        threads: of the CPU; None is the libraries' choice.
+    Raises:
+        SettingsError, BundleError, BackendError: also see `Pipeline.open`, `Validation` and `Validation.run`.
     """
+    find_rule(settings.score)
+    accuracy_gates.check_limits(settings.max_drop, settings.min_agreement)
+    if settings.threads is not None and (settings.against == CHECKPOINT or settings.monitors):
+        from iwp_export.exporter.loading import limit_threads
 
-    against: str = CHECKPOINT
-    checkpoint: str | None = None
-    device: Device = "cpu"
-    dtype: Dtype = "float32"
-    record: Path | None = None
-    hidden_states: bool = False
-    parity_samples: int = PARITY_SAMPLES
-    parity_tokens: int | None = None
-    data: Path | None = None
-    limit: int | None = None
-    keeps: tuple[float, ...] = ()
-    score: str = "exact"
-    max_new_tokens: int = MAX_NEW_TOKENS
-    max_drop: float | None = None
-    min_agreement: float | None = None
-    monitors: bool = False
-    strict: bool = False
-    threads: int | None = None
-
-    def check(self) -> None:
-        """Refuse, before anything is loaded, what cannot be validated.
-
-        Raises:
-            SettingsError: a number out of range, or options that exclude each other.
-        """
-        for name in ("parity_samples", "parity_tokens", "limit", "max_new_tokens"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise SettingsError(f"{name} must be 1 or more, got {value}", options=(name,))
-        for keep in self.keeps:
-            check_keep(keep)
-        find_rule(self.score)
-        accuracy_gates.check_limits(self.max_drop, self.min_agreement)
-        if self.record is not None and self.against != CHECKPOINT:
-            raise SettingsError(
-                f"a recording is of the checkpoint, not of {self.against}", options=("record", "against")
-            )
+        limit_threads(settings.threads)
+    pipeline = Pipeline.open(path, provider=settings.provider, threads=settings.threads)
+    return Validation(pipeline, path, settings).run(command, force)
 
 
 class Validation:
@@ -111,12 +60,11 @@ class Validation:
         settings: what to do.
 
     Raises:
-        SettingsError: see `ValidationSettings.check`; or the artefact would be compared with itself.
+        SettingsError: the artefact would be compared with itself.
         DataError: there are no questions, or they lack the answers that the scoring rule or a gate needs.
     """
 
     def __init__(self, pipeline: Pipeline, path: Path, settings: ValidationSettings) -> None:
-        settings.check()
         _refuse_itself(pipeline, path, settings.against)
         self._pipeline, self._path, self._settings = pipeline, path, settings
         self._data = self._open_data()
@@ -146,7 +94,7 @@ class Validation:
                 settings.against,
                 checkpoint=settings.checkpoint,
                 device=settings.device,
-                dtype=settings.dtype,
+                dtype=settings.checkpoint_dtype,
                 threads=settings.threads,
             )
             parity = self._parity(reference, force)
@@ -155,7 +103,7 @@ class Validation:
             verdict += parity_words.verdict(parity)
         if data is not None:
             accuracy = measure_accuracy(
-                pipeline, data.questions, settings.keeps, settings.score, settings.max_new_tokens, data.name
+                pipeline, data.questions, settings.keep, settings.score, settings.max_new_tokens, data.name
             )
             found = accuracy_gates.gates(accuracy, settings.max_drop, settings.min_agreement)
             gates += found

@@ -72,7 +72,7 @@ import json, resource, time
 from iwp_export import api
 from iwp_export.engine.build import BuildSettings
 start, cpu = time.perf_counter(), time.process_time()
-settings = BuildSettings(target="rtx", sms={sms!r}, profiles={profiles})
+settings = BuildSettings(target="rtx", sm={sms!r}, profiles={profiles})
 api.build({str(bundle)!r}, {str(folder / "engine.plan")!r}, settings, force=True)
 usage = resource.getrusage(resource.RUSAGE_SELF)
 print(json.dumps([time.perf_counter() - start, time.process_time() - cpu, usage.ru_maxrss * 1024]))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from iwp_export import api, jobs
+from iwp_export import api
 from iwp_export.bundle.recipe import RECIPE_JSON, Recipe, read_recipe
 from iwp_export.calibrator.calibration import ONE_TOKEN, Calibration
 from iwp_export.calibrator.candidates import VARIANTS
@@ -20,6 +20,7 @@ from iwp_export.errors import RequestError
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.questions import SHIPPED
 from iwp_export.scorer import Scorer
+from iwp_export.settings import CalibrationSettings
 
 SAMPLES = SHIPPED["tiny-llava"].parent
 
@@ -103,7 +104,9 @@ def test_one_token_is_left_where_a_sample_has_two_images(tmp_path):
     noise = np.random.default_rng(0).integers(0, 255, (300, 40, 3)).astype(np.uint8)
     Image.fromarray(noise).save(tmp_path / "noise.png")
     (tmp_path / "asked.jsonl").write_text("\n".join(lines))
-    plan = jobs.plan_calibration("tiny-llava", tmp_path / "o.json", tmp_path / "asked.jsonl", layers=[4]).plan
+    plan = api.plan_calibration(
+        "tiny-llava", tmp_path / "o.json", CalibrationSettings(tmp_path / "asked.jsonl", layers=[4])
+    )
     calibration = Calibration(plan)
     scorer = calibration._scorer
     blind = PruningSettings(layer=plan.legal_layers[0], keep=ONE_TOKEN).with_changes(importance="random")

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from iwp_export import jobs
+from iwp_export import api
 from iwp_export.calibrator import plan as plans
 from iwp_export.errors import DataError, IwpError, OutputError, SettingsError
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.questions import SHIPPED
+from iwp_export.settings import CalibrationSettings
 from tests.exporter.tiny import write_llava
 
 
@@ -23,7 +24,8 @@ def other(tmp_path_factory) -> str:
 
 
 def plan(tmp_path, model="tiny-llava", output="out.json", **options):
-    return jobs.plan_calibration(model, tmp_path / output, **options).plan
+    force = options.pop("force", False)
+    return api.plan_calibration(model, tmp_path / output, CalibrationSettings(**options), force=force)
 
 
 def test_what_is_left_out(tmp_path):

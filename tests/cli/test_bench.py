@@ -15,11 +15,11 @@ SMALL = ["--pairs", "14", "--warmup", "1", "--new-tokens", "3", "--threads", "1"
 def test_a_small_run(tiny_bundle, tmp_path, capsys):
     """What is true on any machine, however slow: a tight limit fails, all tokens are accounted for."""
     output = tmp_path / "bench.json"
-    limits = ["--max-ttft-ms", "0.001", "--hz", "1000"]
+    limits = ["--max-ttft-ms", "0.001"]
     assert main(["bench", str(tiny_bundle), *SMALL, *limits, "-o", str(output)]) == 1
     shown = capsys.readouterr().out
     assert shown.startswith("FAILED: max-ttft (1 of 3 gates).\nprefill ") and "promised" in shown
-    assert "tokens were dropped: layers " in shown and "at 1000 Hz, pruned: 14 of 14 deadlines missed" in shown
+    assert "tokens were dropped: layers " in shown
     report = read_report(output)
     found = {gate.name: gate.passed for gate in report.gates}
     assert found == {"tokens-dropped": True, "tokens-kept": True, "max-ttft": False}
@@ -52,7 +52,6 @@ def test_json(tiny_bundle, capsys):
         (["--pairs", "50", "--max-p99-ms", "5"], "(--pairs)"),
         (["--new-tokens", "0"], "(--new-tokens)"),
         (["--new-tokens", "300"], "256 positions"),
-        (["--hz", "0"], "(--hz)"),
         (["--limit", "0"], "(--limit)"),
         (["--limit", "90"], "14 pairs do not ask all of 90 questions"),
         (["--prompt", "half \udc80"], "not valid UTF-8"),

@@ -6,14 +6,15 @@ import errno
 import json
 import os
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from calibration.tiny_llava import HELDOUT
 from iwp_export.accuracy import scoring
-from iwp_export.cli import validate
 from iwp_export.cli.main import main
 from iwp_export.reports.report import read_report
+from iwp_export.settings import Rule
 
 SMALL = ["--limit", "3", "--parity-samples", "1", "--threads", "1"]
 
@@ -117,9 +118,9 @@ def test_mistakes_cost_one_line_and_exit_code_2(
     assert named in line
 
 
-def test_the_command_line_has_every_rule() -> None:
-    """It names them itself, so that --help loads nothing."""
-    assert tuple(scoring.RULES) == validate.RULES
+def test_the_settings_have_every_rule() -> None:
+    """They name them themselves, so that --help loads nothing."""
+    assert tuple(scoring.RULES) == get_args(Rule)
 
 
 @pytest.mark.parametrize("content", ["", "{}", '{"format": "iwp-recipe"}'])

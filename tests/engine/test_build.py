@@ -10,7 +10,7 @@ from typing import Any
 import onnx_ir as ir
 import pytest
 
-from iwp_export import api, jobs
+from iwp_export import api
 from iwp_export.backends.trt.runner import deserialize
 from iwp_export.bundle.store import Bundle
 from iwp_export.device.gpu import Gpu, find_gpu
@@ -23,13 +23,13 @@ from iwp_export.engine.kernels import NoKernels
 from iwp_export.engine.log import make_logger
 from iwp_export.engine.lowering.lower import write_lowered
 from iwp_export.engine.network import BuildMemoryError, EngineBuilder, check_plugin_layers, register_plugin
-from iwp_export.engine.profiles import Profile, decoder_profiles, vision_profile
+from iwp_export.engine.profiles import Profile, choose_limits, decoder_profiles, vision_profile
 from iwp_export.errors import BackendError, OutputError, SettingsError
 from iwp_export.pruning.onnx_function import VERSION
 
 SMS = ["86", "89", "120"]
 ORIN = Gpu("Orin", "87", 12)
-SMALL = BuildSettings(target="rtx", sms=SMS, max_context=160, max_prompt=128)
+SMALL = BuildSettings(target="rtx", sm=SMS, max_context=160, max_prompt=128)
 
 
 def count_layers(network: Any, kind: Any) -> int:
@@ -44,7 +44,8 @@ def build_decoder(rtx: Flavour, folder: Path, bundle_path: Path, target: Target)
     bundle = Bundle.open(bundle_path)
     graph, plugins = write_lowered(bundle.path("decoder.onnx"), bundle.path("decoder.weights"), folder, target)
     assert plugins == 1
-    limits = SMALL.limits(bundle.manifest.decoder, bundle.manifest.vision)
+    manifest = bundle.manifest
+    limits = choose_limits(manifest.decoder, manifest.vision, SMALL.max_context, SMALL.max_prompt, SMALL.max_images)
     builder = EngineBuilder(rtx, SMS, NoKernels())
     return builder.build(graph, plugins, decoder_profiles(bundle.manifest, limits), "language model")
 
@@ -110,7 +111,7 @@ def test_the_function_body_is_not_what_is_built(rtx: Flavour, half_bundle: Path,
 
 def test_a_wrong_architecture_is_refused_before_any_work(rtx: Flavour, half_bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(BackendError, match=r"cannot build for SM 87; it accepts 75, 80, 86, 89, 120, 121"):
-        api.build(half_bundle, tmp_path / "x.plan", BuildSettings(target="rtx", sms=["87"]))
+        api.build(half_bundle, tmp_path / "x.plan", BuildSettings(target="rtx", sm=["87"]))
     assert not list(tmp_path.iterdir())
 
 
@@ -124,7 +125,7 @@ def test_a_missing_plugin_is_named(rtx: Flavour, half_bundle: Path, tmp_path: Pa
 
 
 def test_a_plugin_library_that_is_none_is_refused(rtx: Flavour, half_bundle: Path, tmp_path: Path) -> None:
-    settings = BuildSettings(target="rtx", sms=SMS, plugin_library=tmp_path / "none.so")
+    settings = BuildSettings(target="rtx", sm=SMS, plugin=tmp_path / "none.so")
     with pytest.raises(BackendError, match="does not exist"):
         api.build(half_bundle, tmp_path / "x.plan", settings)
 
@@ -158,16 +159,16 @@ def test_memory_that_runs_out_during_a_build_is_named(
 
 
 def test_a_plan_says_what_it_loads_on(rtx: Flavour, half_bundle: Path, tmp_path: Path) -> None:
-    plan = jobs.plan_build(half_bundle, tmp_path / "x.plan", SMALL).plan
+    plan = api.plan_build(half_bundle, tmp_path / "x.plan", SMALL).plan
     assert plan.machine.loads_on == f"TensorRT-RTX {rtx.version} and a GPU of SM 86, 89, 120"
     assert plan.to_dict()["max_context"] == 160
     assert plan.profiles == 1  # TensorRT-RTX holds the weights once a profile
 
 
 def test_two_profiles_are_a_choice(rtx: Flavour, half_bundle: Path, tmp_path: Path) -> None:
-    assert jobs.plan_build(half_bundle, tmp_path / "x.plan", replace(SMALL, profiles=2)).plan.profiles == 2
+    assert api.plan_build(half_bundle, tmp_path / "x.plan", replace(SMALL, profiles=2)).plan.profiles == 2
     with pytest.raises(SettingsError, match=r"^profiles must be 1 or 2, got 3"):
-        jobs.plan_build(half_bundle, tmp_path / "x.plan", replace(SMALL, profiles=3))
+        api.plan_build(half_bundle, tmp_path / "x.plan", replace(SMALL, profiles=3))
 
 
 @pytest.mark.parametrize(
@@ -221,7 +222,7 @@ def test_full_tensorrt_needs_the_kernels_before_any_work(board: list[Gpu]) -> No
 
 
 def test_a_plugin_library_brings_its_own_kernels(board: list[Gpu], monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = BuildSettings(target="tensorrt", plugin_library=Path("libiwp_plugin.so"))
+    settings = BuildSettings(target="tensorrt", plugin=Path("libiwp_plugin.so"))
     machine = choose_machine(settings)
     assert board == []
     monkeypatch.setattr(engine_build, "find_kernels", lambda sm: pytest.fail("kernels were loaded"))

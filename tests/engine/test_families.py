@@ -25,7 +25,7 @@ def test_llava_next(rtx: Flavour, tmp_path: Path) -> None:
         "pixel_values": ((3, 3, 56, 56), (5, 3, 56, 56), (5, 3, 56, 56)),
         "pack_index": ((16,), (70,), (88,)),
     }
-    settings = BuildSettings(target="rtx", sms=["89"], max_images=2)
+    settings = BuildSettings(target="rtx", sm=["89"], max_images=2)
     limits = choose_limits(manifest.decoder, manifest.vision, max_images=2)
     assert (limits.max_prompt, limits.max_images) == (2 * 88 + 512, 2)
     _, info = read_engine(api.build(bundle, tmp_path / "next.plan", settings), "full")
