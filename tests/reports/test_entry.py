@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -72,15 +71,3 @@ sys.exit(entry.run(entry.make_parser("x", needs_data=False), execute, "test", ["
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (143, "") and list(tmp_path.iterdir()) == []
-
-
-def test_help_needs_no_torch() -> None:
-    code = """
-import sys
-sys.modules["torch"] = None
-from calibration.studies.compare import main
-main(["--help"])
-"""
-    environment = {**os.environ, "COLUMNS": "80"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0 and "--methods" in done.stdout, done.stderr
