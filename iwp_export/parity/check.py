@@ -1,35 +1,130 @@
-"""The comparison of an artefact with a reference."""
+"""The comparison of an artefact with a reference, stage by stage."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
+
+from iwp_export.backends.session import Floats, Ints
 from iwp_export.bundle.schema import Flaw
 from iwp_export.bundle.store import Bundle
 from iwp_export.engine.files import SUFFIX, read_engine
-from iwp_export.errors import BundleError, DataError, RecordingError, RequestError
-from iwp_export.parity import compare
-from iwp_export.parity.compare import Comparison
-from iwp_export.parity.figures import Integrity, Parity
-from iwp_export.parity.identity import Identity
-from iwp_export.parity.limits import limits_of
-from iwp_export.parity.observation import Choice, Observation, observe
-from iwp_export.parity.reference import ParityReference
-from iwp_export.parity.sample import Sample, read_prompt, samples_of
+from iwp_export.errors import BackendError, BundleError, DataError, RecordingError, RequestError
+from iwp_export.parity.figures import (
+    CACHES,
+    FEATURES,
+    HIDDEN,
+    LIMITS,
+    LOGITS,
+    PIXELS,
+    PROMPT,
+    Gap,
+    Identity,
+    Integrity,
+    KeepFigures,
+    KeptFigures,
+    Parity,
+    StageFigures,
+    TokenFigures,
+)
+from iwp_export.parity.observation import (
+    ArtefactReference,
+    Choice,
+    Observation,
+    ParityReference,
+    Rows,
+    Sample,
+    observe,
+    samples_of,
+)
+from iwp_export.parity.recording import RECORDING, read_recording
 from iwp_export.progress import progress
-from iwp_export.pruning.settings import check_keep
+from iwp_export.pruning.reference import normalised, selection_gap_of_pairs
+from iwp_export.pruning.settings import PruningSettings, check_keep
 from iwp_export.questions import Question
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.runtime.processor import Prompt
 
+if TYPE_CHECKING:
+    from iwp_export.exporter.loading import Device
+    from iwp_export.exporter.plan import Dtype
+
+CHECKPOINT = "checkpoint"
 KEEPS = (1.0, 0.3, 0.111)
 """Ratios to compare at, unless the caller says otherwise: unpruned, the usual one, and nearly nothing."""
 NEW_TOKENS = 8
 """Of each answer: enough decode steps for what goes wrong with every step to show."""
-ONCE = (compare.PROMPT, compare.PIXELS, compare.FEATURES)
-ALWAYS = (compare.CACHES, compare.LOGITS)
+
+
+def open_reference(
+    pipeline: Pipeline,
+    against: str = CHECKPOINT,
+    *,
+    checkpoint: str | None = None,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    provider: str = "cpu",
+    threads: int | None = None,
+) -> ParityReference:
+    """Open what an artefact is to be compared with.
+
+    Args:
+        pipeline: the artefact.
+        against: `checkpoint`; a bundle's folder; an engine, NAME.plan; or a recording, NAME.npz.
+        checkpoint: where the checkpoint is; None is where the artefact was exported from.
+        device, dtype: where and in which element type torch runs it; see `CheckpointReference`.
+        provider, threads: of a bundle, see `Pipeline.open`.
+
+    Raises:
+        CheckpointError, BundleError, BackendError, RecordingError: it cannot be opened, or torch is missing.
+        DataError: `against` is none of these.
+    """
+    path = Path(against)
+    if against == CHECKPOINT:
+        try:
+            from iwp_export.parity.checkpoint import CheckpointReference
+        except ImportError as error:
+            if str(error.name).startswith("iwp_export"):
+                raise  # a bug
+            raise BackendError(
+                f"comparing with a checkpoint needs torch ({error}); install with: pip install 'iwp-export[export]', "
+                "or record the checkpoint where torch is and compare with the recording",
+                options=("record", "against"),
+            ) from error
+        return CheckpointReference(pipeline.manifest, checkpoint, device, dtype)
+    if path.suffix == RECORDING:
+        return read_recording(path)
+    if path.suffix == SUFFIX:
+        return ArtefactReference(Pipeline.open(path), path.name)
+    if path.is_dir():
+        return ArtefactReference(Pipeline.open(path, provider=provider, threads=threads), path.absolute().name)
+    raise DataError(
+        f"nothing to compare with at {against}: give `{CHECKPOINT}`, a bundle's folder, an engine (NAME{SUFFIX}) or a "
+        f"recording (NAME{RECORDING})",
+        options=("against",),
+    )
+
+
+def check_integrity(path: Path | str) -> Integrity:
+    """Read every file of an artefact and compare it with the hash that its description holds.
+
+    Raises:
+        BundleError: there is no artefact, or its description cannot be read.
+    """
+    engine = Path(path).suffix == SUFFIX
+    try:
+        files = read_engine(path, "full")[1].files if engine else Bundle.open(path, "full").manifest.files
+    except BundleError as error:
+        if not isinstance(error.__cause__, Flaw):
+            raise
+        return Integrity(0, 0, " ".join(str(error).split()))
+    return Integrity(len(files), sum(entry.bytes for entry in files.values()), "")
 
 
 def check_parity(
@@ -61,13 +156,13 @@ def check_parity(
         BackendError: a backend failed.
     """
     identity = Identity.of(pipeline.manifest)
-    if reference.samples is not None and identity.of_another_model(reference.identity):
+    if reference.samples is not None and identity.other_model(reference.identity):
         raise RecordingError(f"the {reference.name} is of {reference.identity}, the artefact of {identity}")
     samples = reference.samples if questions is None else samples_of(questions)
+    keeps = tuple(reference.keeps or KEEPS) if keeps is None else tuple(keeps)
+    new_tokens = max_new_tokens or reference.new_tokens or NEW_TOKENS
     if not samples:
         raise DataError("there is nothing to compare: give questions, or a recording, which has its own")
-    max_new_tokens = max_new_tokens or reference.new_tokens or NEW_TOKENS
-    keeps = tuple(reference.keeps or KEEPS) if keeps is None else tuple(keeps)
     if not keeps:
         raise DataError("there is nothing to compare: give a keep ratio", options=("keep",))
     for keep in keeps:
@@ -77,96 +172,284 @@ def check_parity(
         if hidden_states and reason:
             notes.append(f"Hidden states were not compared: {who} has none to show ({reason}).")
             inside = False
-    comparisons = [Comparison(keep, pipeline.manifest.pruning) for keep in keeps]
+    always = (CACHES, LOGITS, HIDDEN) if inside else (CACHES, LOGITS)
+    comparisons = [
+        Comparison(keep, pipeline.manifest.pruning, always if number else (PROMPT, PIXELS, FEATURES, *always))
+        for number, keep in enumerate(keeps)
+    ]
     with progress(f"Comparing with {reference.name}", len(samples) * len(keeps)) as advance:
         for sample in samples:
-            asked = _Asked(pipeline, reference, sample, max_new_tokens, inside)
-            for number, comparison in enumerate(comparisons):
-                asked.compare(comparison, first=number == 0)
+            for comparison in comparisons:
+                _compare(pipeline, reference, sample, new_tokens, comparison)
                 advance(1)
-    stages = (*ALWAYS, *((compare.HIDDEN,) if inside else ()))
     return Parity(
         reference=f"{reference.name}: {reference.identity}",
-        dtype=limits_of(pipeline.manifest.decoder.dtype, reference.dtype)[0],
+        dtype=max(pipeline.manifest.decoder.dtype, reference.dtype, key=list(LIMITS).index),
         samples=len(samples),
-        new_tokens=max_new_tokens,
+        new_tokens=new_tokens,
         differences=tuple(identity.differences(reference.identity)),
         integrity=None if path is None else check_integrity(path),
-        keeps=tuple(
-            comparison.figures((*ONCE, *stages) if number == 0 else stages)
-            for number, comparison in enumerate(comparisons)
-        ),
+        keeps=tuple(comparison.figures for comparison in comparisons),
         notes=tuple(notes),
     )
 
 
-def check_integrity(path: Path | str) -> Integrity:
-    """Read every file of an artefact and compare it with the hash that its description holds.
-
-    Raises:
-        BundleError: there is no artefact, or its description cannot be read.
-    """
-    engine = Path(path).suffix == SUFFIX
+def _compare(
+    pipeline: Pipeline, reference: ParityReference, sample: Sample, new_tokens: int, comparison: Comparison
+) -> None:
+    """Ask both sides one sample at the comparison's keep ratio."""
+    name, keep, stages = sample.name, comparison.figures.keep, comparison.stages
+    inside, first = HIDDEN in stages, PROMPT in stages
+    theirs = reference.observe(sample, keep, new_tokens, inside)
+    forced = theirs.forced.tolist()
     try:
-        files = read_engine(path, "full")[1].files if engine else Bundle.open(path, "full").manifest.files
-    except BundleError as error:
-        if not isinstance(error.__cause__, Flaw):
-            raise
-        return Integrity(0, 0, " ".join(str(error).split()))
-    return Integrity(len(files), sum(entry.bytes for entry in files.values()), "")
-
-
-class _Asked:
-    """One sample, asked of both sides."""
-
-    def __init__(
-        self, pipeline: Pipeline, reference: ParityReference, sample: Sample, new_tokens: int, inside: bool
-    ) -> None:
-        self._pipeline, self._reference, self._sample = pipeline, reference, sample
-        self._new_tokens, self._inside = new_tokens, inside
-        self._prompt: Prompt | None = None
-        self._refusal = ""
-        try:
-            self._prompt = read_prompt(pipeline, sample)
-        except RequestError as error:
-            self._refusal = f"{sample.name}: the artefact cannot be asked: {error}"
-
-    def compare(self, comparison: Comparison, first: bool) -> None:
-        """Ask at the comparison's keep ratio; `first` is the ratio at which what does not depend on it is compared."""
-        name, keep = self._sample.name, comparison.keep
-        theirs = self._reference.observe(self._sample, keep, self._new_tokens, self._inside)
-        if first and self._prompt is not None:
-            comparison.tally(compare.PROMPT).add_whole(self._prompt.token_ids, theirs.token_ids, name)
-        try:
-            if self._prompt is None:
-                raise RequestError(self._refusal)
-            ours = self._observe(Prompt(theirs.token_ids, self._prompt.pictures), keep, theirs)
-        except RequestError as error:
-            comparison.tally(compare.PROMPT if first else compare.CACHES).fail(f"{name}: {error}")
-            return
+        prompt = pipeline.processor.ask_once(sample.prompt, sample.images)
         if first:
-            comparison.add_inputs(name, ours, theirs)
-        same = comparison.add_choice(name, ours, theirs, lambda: self._choice(theirs, keep))
-        if not same and len(ours.kept) == len(theirs.kept):
-            followed = self._reference.observe_choosing(
-                self._sample, keep, theirs.forced.tolist(), ours.kept, self._inside
-            )
-            if followed is not None:
-                comparison.followed += 1
-                theirs, same = followed, True
-        comparison.add_rest(name, ours, theirs, same)
+            compare_equal(stages[PROMPT], prompt.token_ids, theirs.token_ids, name)
+        prompt = Prompt(theirs.token_ids, prompt.pictures)
+        ours = observe(pipeline, prompt, keep, new_tokens, forced)
+        if inside:  # from a run of its own: to look may take another decoder than the one that is compared
+            ours = replace(ours, hidden=observe(pipeline, prompt, keep, new_tokens, forced, "layers").hidden)
+    except RequestError as error:
+        stages[PROMPT if first else CACHES].fail(f"{name}: the artefact cannot be asked: {error}")
+        return
 
-    def _choice(self, theirs: Observation, keep: float) -> Choice | None:
-        """What the artefact chose from, if it can tell."""
-        if self._prompt is None or self._pipeline.session.no_look:
+    def choice() -> Choice | None:
+        if pipeline.session.no_look:
             return None
-        prompt = Prompt(theirs.token_ids, self._prompt.pictures)
-        return observe(self._pipeline, prompt, keep, 1, theirs.forced[:1].tolist(), "choice").choice
+        return observe(pipeline, prompt, keep, 1, forced[:1], "choice").choice
 
-    def _observe(self, prompt: Prompt, keep: float, theirs: Observation) -> Observation:
-        """The artefact along the reference's answer; the states between layers come from a run of their own."""
-        forced = theirs.forced.tolist()
-        ours = observe(self._pipeline, prompt, keep, len(forced), forced)
-        if not self._inside:
-            return ours
-        return replace(ours, hidden=observe(self._pipeline, prompt, keep, len(forced), forced, "layers").hidden)
+    if first:
+        comparison.add_inputs(name, ours, theirs)
+    same = comparison.add_choice(name, ours, theirs, choice)
+    if not same and len(ours.kept) == len(theirs.kept):
+        followed = reference.observe_choosing(sample, keep, forced, ours.kept, inside)
+        if followed is not None:
+            comparison.figures.kept.followed += 1
+            theirs, same = followed, True
+    comparison.add_rest(name, ours, theirs, same)
+
+
+class Comparison:
+    """Runs of two sides at one keep ratio, gathered in figures.
+
+    Args:
+        keep: the ratio.
+        settings: how is pruned.
+        stages: what is compared.
+    """
+
+    def __init__(self, keep: float, settings: PruningSettings, stages: Sequence[str]) -> None:
+        self._settings = settings
+        self.figures = KeepFigures(keep, tuple(map(StageFigures, stages)), KeptFigures(), TokenFigures())
+        self.stages = {stage.stage: stage for stage in self.figures.stages}
+
+    def add_inputs(self, sample: str, ours: Observation, theirs: Observation) -> None:
+        """Pixels and features, which are the same at every keep ratio."""
+        pixels, features = self.stages[PIXELS], self.stages[FEATURES]
+        mine, other = ours.features.tensors(), theirs.features.tensors()
+        if len(mine) != len(other):
+            features.fail(f"{sample}: {len(mine)} images, not {len(other)}")
+        for image, (each, expected) in enumerate(zip(mine, other, strict=False), 1):
+            compare_rows(features, each, expected, f"{sample}, image {image}", "visual token {}".format)
+        for key, wanted in theirs.inputs.items():
+            number, _, name = key.partition(".")
+            where, found = f"{sample}, image {int(number) + 1}, {name}", ours.inputs.get(key)
+            if isinstance(wanted, Rows) and isinstance(found, Rows):
+                compare_rows(pixels, found, wanted, where, "row {}".format)
+            elif isinstance(wanted, np.ndarray) and isinstance(found, np.ndarray):
+                compare_equal(pixels, found, wanted, where)
+            else:
+                pixels.fail(f"{where}: not there, or of another kind")
+
+    def add_choice(
+        self, sample: str, ours: Observation, theirs: Observation, look: Callable[[], Choice | None] = lambda: None
+    ) -> bool:
+        """Which tokens went on.
+
+        Args:
+            sample: its name.
+            ours, theirs: with the same prompt.
+            look: what the artefact chose from, as far as it can tell; asked where the sets differ.
+
+        Returns:
+            Whether they are the same.
+        """
+        figures, where = self.figures.kept, f"{sample}, keep {self.figures.keep:g}"
+        kept, expected, visual = ours.kept, theirs.kept, theirs.visual
+        figures.choices += 1
+        figures.differing += not np.array_equal(kept, expected)
+        if len(kept) != len(expected):
+            figures.fail(f"{where}: {len(kept)} tokens went on, not {len(expected)}")
+            return False
+        if np.any(np.diff(kept) <= 0) or len(kept) == 0 or kept[0] < 0 or kept[-1] >= len(visual):
+            figures.fail(f"{where}: kept_index does not rise within the prompt")
+            return False
+        if np.array_equal(kept, expected):
+            return True
+        mine, right = (each[visual[each]] for each in (kept, expected))
+        figures.agreement = min(figures.agreement, len(np.intersect1d(mine, right)) / max(len(right), 1))
+        if len(mine) != len(right):
+            figures.fail(f"{where}: tokens of the text were dropped")
+        else:
+            self._add_gap(where, np.searchsorted(np.flatnonzero(visual), mine), theirs.choice, look())
+        return False
+
+    def _add_gap(self, where: str, chosen: npt.NDArray[np.intp], theirs: Choice | None, ours: Choice | None) -> None:
+        def gap_of(choice: Choice | None) -> float | None:
+            if choice is None:
+                return None
+            selection = self._settings.selection()
+            return float(np.maximum(selection_gap_of_pairs(chosen, choice.importance, choice.alike, **selection), 0))
+
+        scores = None
+        if theirs is not None and ours is not None:
+            scores = float(np.abs(normalised(ours.importance) - normalised(theirs.importance)).max())
+        found = gap_of(theirs), gap_of(ours), scores
+        if all(number is None or np.isfinite(number) for number in found):
+            self.figures.kept.gaps += (Gap(*found, where),)
+        else:
+            self.figures.kept.fail(f"{where}: what tokens were chosen from is not finite")
+
+    def add_rest(self, sample: str, ours: Observation, theirs: Observation, same: bool = True) -> None:
+        """What comes after the choice.
+
+        Args:
+            sample: its name.
+            ours, theirs: along the same answer.
+            same: whether both kept the same tokens. Else what lies below the pruning layer is compared, which is the
+                same whatever was kept.
+        """
+        below, where = self._settings.layer, f"{sample}, keep {self.figures.keep:g}"
+        caches, mine, other = self.stages[CACHES], ours.cache.tensors(), theirs.cache.tensors()
+        if len(mine) != len(other):
+            caches.fail(f"{where}: {len(mine) // 2} layers, the reference has {len(other) // 2}")
+        for number, (each, expected) in enumerate(zip(mine, other, strict=False)):
+            layer, name = number // 2, ("key", "value")[number % 2]
+            if same or layer < below:
+                token = _token_names(theirs, pruned=layer >= below)
+                compare_rows(caches, each, expected, f"{where}, layer {layer}, {name}", token)
+        for layer, (each, expected) in enumerate(zip(ours.hidden.tensors(), theirs.hidden.tensors(), strict=False)):
+            if same or layer <= below:
+                token = _token_names(theirs, pruned=layer > below)
+                compare_rows(self.stages[HIDDEN], each, expected, f"{where}, input of layer {layer}", token)
+        if same:
+            compare_logits(self.stages[LOGITS], ours.logits, theirs.logits, where)
+            self._add_tokens(where, ours, theirs)
+
+    def _add_tokens(self, where: str, ours: Observation, theirs: Observation) -> None:
+        figures = self.figures.tokens
+        figures.tokens += min(len(ours.tokens), len(theirs.tokens))
+        for place, (token, expected) in enumerate(zip(ours.tokens, theirs.tokens, strict=False)):
+            if token == expected:
+                continue
+            figures.differing += 1
+            logits = theirs.logits[place]
+            apart = float(np.abs(ours.logits[place] - logits).max())
+            if abs(float(logits[expected] - logits[token])) <= 2 * apart:
+                figures.ties += 1
+            else:
+                figures.where = figures.where or f"{where}, generated token {place}: {token}, not {expected}"
+
+
+Names = Callable[[int], str]
+"""What to call a row by its number."""
+
+
+def _token_names(theirs: Observation, pruned: bool) -> Names:
+    """Tokens count in the unpruned prompt; those of the answer from 0."""
+    prompt = theirs.kept if pruned else np.arange(len(theirs.token_ids))
+    return lambda row: f"token {prompt[row]}" if row < len(prompt) else f"generated token {row - len(prompt)}"
+
+
+def compare_equal(stage: StageFigures, ours: Ints, theirs: Ints, where: str) -> None:
+    """Compare whole numbers, which must be equal."""
+    stage.rows += 1
+    if stage.relative is None:
+        stage.absolute, stage.relative, stage.cosine = 0.0, 0.0, 1.0
+    if ours.shape != theirs.shape:
+        stage.fail(f"{where}: shape {list(ours.shape)}, the reference has {list(theirs.shape)}")
+    elif (differ := np.flatnonzero(ours != theirs)).size:
+        mine, other = ours.flat[differ[0]], theirs.flat[differ[0]]
+        stage.fail(f"{where}: {mine} at {differ[0]}, the reference has {other}")
+
+
+def compare_rows(stage: StageFigures, ours: Rows, theirs: Rows, where: str, names: Names) -> None:
+    """Compare the rows of one tensor; what cannot be compared is a flaw."""
+    if len(ours.norm) != len(theirs.norm):
+        stage.fail(f"{where}: {len(ours.norm)} rows, the reference has {len(theirs.norm)}")
+    elif _finite(stage, np.c_[ours.norm, ours.sketch], np.c_[theirs.norm, theirs.sketch], where, names):
+        _add(stage, *distances(ours, theirs), where, names)
+
+
+def compare_logits(stage: StageFigures, ours: Floats, theirs: Floats, where: str) -> None:
+    """Compare logits [T, V]."""
+    names: Names = "generated token {}".format
+    if ours.shape != theirs.shape:
+        stage.fail(f"{where}: {list(ours.shape)} logits, the reference has {list(theirs.shape)}")
+    elif _finite(stage, ours, theirs, where, names):
+        a, b = ours.astype(np.float64), theirs.astype(np.float64)
+        norms, others, apart = (np.linalg.norm(each, axis=1) for each in (a, b, a - b))
+        relative = apart / np.maximum(others, np.finfo(np.float64).tiny)
+        _add(stage, np.abs(a - b).max(1), relative, _cosine(norms, others, apart), where, names)
+        kl = divergences(a, b)
+        if kl.max() >= (stage.kl or 0.0):
+            stage.kl, stage.kl_where = float(kl.max()), f"{where}, {names(int(kl.argmax()))}"
+
+
+def _finite(stage: StageFigures, ours: Floats, theirs: Floats, where: str, names: Names) -> bool:
+    """Whether all numbers [n, w] are finite; a flaw if not."""
+    for array, whose in ((ours, ""), (theirs, " of the reference")):
+        if (bad := np.flatnonzero(~np.isfinite(array).all(1))).size:
+            stage.fail(f"{where}, {names(int(bad[0]))}: a number{whose} is not finite")
+            return False
+    return True
+
+
+def _add(stage: StageFigures, absolute: Any, relative: Any, cosine: float, where: str, names: Names) -> None:
+    """Distances [n] of the rows of one tensor."""
+    stage.rows += len(relative)
+    if not len(relative):
+        return
+    worst = int(np.argmax(relative))
+    if not np.isfinite(relative[worst]):
+        stage.fail(f"{where}, {names(worst)}: the reference is nothing but zeros")
+    elif stage.relative is None or relative[worst] > stage.relative:
+        stage.relative, stage.where = float(relative[worst]), f"{where}, {names(worst)}"
+    stage.absolute = max(stage.absolute or 0.0, float(absolute.max()))
+    stage.cosine = 1.0 if stage.cosine is None else stage.cosine
+    if cosine < stage.cosine:
+        stage.cosine, stage.cosine_where = cosine, where
+
+
+def distances(ours: Rows, theirs: Rows) -> tuple[Any, Any, float]:
+    """Row by row; both have the same number n of rows, and finite numbers.
+
+    Returns:
+        Lengths of the differences, float64 [n]; the same relative to the reference's length, or to its median row's
+        where that is longer, since a row of almost nothing is not measured by itself; and the cosine of the angle
+        between all rows, taken as one vector, and the reference's: 1 where both are nothing.
+    """
+    a, b = ours.norm.astype(np.float64), theirs.norm.astype(np.float64)
+    apart = np.linalg.norm(ours.sketch.astype(np.float64) - theirs.sketch, axis=1)
+    # Rows of other lengths are at least so far apart, whatever their projections say.
+    apart = np.maximum(apart, np.abs(a - b))
+    base = np.maximum(b, np.median(b)) if len(b) else b
+    relative = np.divide(apart, base, out=np.where(apart > 0, np.inf, 0.0), where=base > 0)
+    return apart, relative, _cosine(a, b, apart)
+
+
+def _cosine(ours: Any, theirs: Any, apart: Any) -> float:
+    """Of the angle between vectors, from the lengths [n] of their rows and of the rows' differences."""
+    a, b, d = (float(np.square(each).sum()) for each in (ours, theirs, apart))
+    if a * b == 0:
+        return float(a == b)
+    return max(-1.0, min(1.0, (a + b - d) / (2 * math.sqrt(a * b))))
+
+
+def divergences(ours: npt.NDArray[np.float64], theirs: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """KL of the distributions of logits [T, V], of ours from theirs, nats [T]."""
+    shifted = (logits - logits.max(1, keepdims=True) for logits in (ours, theirs))
+    mine, right = (logits - np.log(np.exp(logits).sum(1, keepdims=True)) for logits in shifted)
+    found: npt.NDArray[np.float64] = (np.exp(right) * (right - mine)).sum(1)
+    return np.maximum(found, 0)

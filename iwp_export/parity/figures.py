@@ -1,59 +1,160 @@
-"""What a comparison found: numbers and places, as a report keeps them. Needs no torch."""
+"""What a comparison found, as a report keeps it, and how far an artefact may be from its reference. Needs no torch."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from types import MappingProxyType
 from typing import Annotated
 
-from iwp_export.bundle.recipe import Name, Share
-from iwp_export.bundle.schema import Count, FileSize, Number, one_of
-from iwp_export.parity.limits import LIMITS
+from iwp_export.bundle.manifest import DecoderInfo, GenerationInfo, Manifest, ModelInfo, VisionInfo
+from iwp_export.bundle.recipe import SHOWN_DIGITS, Name, Settings, Share
+from iwp_export.bundle.schema import Count, FileSize, Number, one_of, to_json
+
+PROMPT, PIXELS, FEATURES, HIDDEN, CACHES, LOGITS = STAGES = (
+    "prompt",
+    "pixels",
+    "features",
+    "hidden states",
+    "caches",
+    "logits",
+)
+PIXELS_LIMIT = 1e-5
+"""Relative, of a row of pixels. Both sides resize by the same code and differ, if at all, in the last bit of a float32
+normalisation (6e-8); leaving it out, or another mean, changes percents."""
+OWN_GAP = 1e-4
+"""Of priorities, by what an artefact itself chose from. The selection computes in float32 whatever the model's type."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Of one element type. Each is at least twice what right artefacts reach, and every deliberate fault of
+    `tests/benchmarks/faults.py` is beyond one. Measured on tiny-llava, 8 layers deep, on a CPU, against its checkpoint
+    in float32, in 50 runs (docs/benchmarks/faults.json). Deeper models gather more rounding, and a GPU adds in another
+    order; neither was measured.
+
+    Attributes:
+        rows: relative distance of a token's row of features, states, keys or values: the worst of thousands.
+        cosine: of all rows of a tensor with the reference's, at least.
+        logits: relative distance of a token's logits.
+        kl: divergence of the next token's distribution from the reference's, nats.
+        scores: of importance brought to 0 to 1, by which an artefact's may differ from the reference's where it keeps
+            other tokens.
+        gap: of priorities, by which its choice may then miss the reference's where it does not tell what it chose
+            from, as an engine does not.
+        flips: share of choices that may miss by more: one early choice that flips changes all later penalties.
+    """
+
+    rows: float
+    cosine: float
+    logits: float
+    kl: float
+    scores: float
+    gap: float
+    flips: float
+
+
+LIMITS: Mapping[str, Limits] = MappingProxyType(
+    {
+        # 24 bits, 6e-8 a rounding. Measured: rows 1.2e-5, cosine 1 - 2.3e-12, logits 2.8e-6, KL 2e-11, and each of 480
+        # sets the same. A gap of 1e-4 is what float32 sums of a few thousand terms leave open.
+        "float32": Limits(rows=1e-4, cosine=1 - 1e-10, logits=2e-5, kl=1e-8, scores=1e-3, gap=1e-4, flips=0.0),
+        # 11 bits, 5e-4 a rounding. Measured with ONNX Runtime, whose CPU computes in float32 between float16 tensors:
+        # rows 9e-3, cosine 1 - 1e-6, logits 1.1e-3, KL 5e-5, scores 2.4e-3, one of 480 gaps above 1e-3; with torch,
+        # which rounds after every operator as a GPU does: rows 1.4e-2, logits 2.4e-3, scores 4e-3, no gap above 1e-3.
+        "float16": Limits(rows=3e-2, cosine=0.99995, logits=1e-2, kl=5e-4, scores=2e-2, gap=5e-3, flips=0.1),
+        # 8 bits, 4e-3 a rounding. Measured with torch: rows 6.7e-2, cosine 1 - 9e-5, logits 1.9e-2, KL 3.6e-3, scores
+        # 5.8e-2, 18 % of gaps above 1e-2. Field practice asks a cosine of 0.999 of a bfloat16 backbone.
+        "bfloat16": Limits(rows=1.5e-1, cosine=0.999, logits=5e-2, kl=2e-2, scores=1e-1, gap=1e-2, flips=0.5),
+    }
+)
+"""From the finest element type to the coarsest. The coarsest that takes part in a comparison gives its limits."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What of a manifest must be the same for two artefacts to give the same answers."""
+
+    model: ModelInfo
+    pruning: Settings
+    decoder: DecoderInfo
+    vision: VisionInfo
+    generation: GenerationInfo
+
+    @classmethod
+    def of(cls, manifest: Manifest, digest: str | None = None) -> Identity:
+        """Of an artefact, or of a checkpoint: its digest and the manifest that an export of it would have."""
+        model = manifest.model if digest is None else replace(manifest.model, digest=digest)
+        return cls(model, manifest.pruning, manifest.decoder, manifest.vision, manifest.generation)
+
+    def __str__(self) -> str:
+        digest = f", digest {self.model.digest[:SHOWN_DIGITS]}" if self.model.digest else ""
+        return f"{self.model.name} ({self.model.model_type}{digest})"
+
+    def other_model(self, other: Identity) -> list[str]:
+        """What shows that this is not of the other's checkpoint, as `field: ours, not theirs`."""
+        ours, theirs, found = self.model, other.model, []
+        if ours.digest and theirs.digest and ours.digest != theirs.digest:
+            found.append(f"checkpoint: digest {ours.digest[:SHOWN_DIGITS]}, not {theirs.digest[:SHOWN_DIGITS]}")
+        if ours.model_type != theirs.model_type:
+            found.append(f"model_type: {ours.model_type}, not {theirs.model_type}")
+        return found
+
+    def differences(self, other: Identity) -> list[str]:
+        """All that differs. The keep ratio of the settings is only a default, an engine bounds the positions, and
+        element types are compared by their rounding."""
+        found = self.other_model(other)
+        for part in ("pruning", "decoder", "vision", "generation"):
+            ours, theirs = getattr(self, part), getattr(other, part)
+            for name in (field.name for field in fields(ours)):
+                a, b = getattr(ours, name), getattr(theirs, name)
+                if name not in ("keep", "max_positions", "dtype") and to_json(a) != to_json(b):
+                    found.append(f"{part}.{name}: {a!s:.40}, not {b!s:.40}")
+        return found
 
 
 @dataclass(frozen=True)
 class Integrity:
-    """An artefact's files against the hashes that its manifest holds, all of them read.
-
-    Attributes:
-        files: how many are listed.
-        bytes: in all of them.
-        flaw: what is wrong; empty if nothing is.
-    """
+    """An artefact's files, all of them read, against the hashes in its manifest; `flaw` is empty if they match."""
 
     files: Number
     bytes: FileSize
     flaw: str
 
 
-@dataclass(frozen=True)
+@dataclass
 class StageFigures:
     """The distance of one stage from the reference's, at one keep ratio, over all samples.
 
     Attributes:
-        stage: prompt, pixels, features, hidden states, caches or logits.
+        stage: one of `STAGES`.
         rows: how many rows (a token's numbers at one layer, a line of pixels) were compared.
         absolute: the largest difference: of a logit; elsewhere the length of a row's difference. None if nothing was
             compared, as for the next three.
-        relative: the largest distance of a row, of the reference's length (`sketch.Distances.relative`).
+        relative: the largest distance of a row, of the reference's length (`compare.distances`).
         cosine: the smallest, of a tensor of such rows with the reference's: of one layer's keys, say.
         kl: the largest divergence of the next token's distribution from the reference's, nats; None but for logits.
         where: the place of the largest relative distance.
         cosine_where: the tensor with the smallest cosine.
         kl_where: the place of the largest divergence.
-        flaw: the first thing that cannot be compared: a number that is not finite, a row that is missing; with its
-            place. Empty if there is none.
+        flaw: the first thing that cannot be compared, with its place: a number that is not finite, a row that is
+            missing. Empty if there is none.
     """
 
     stage: Name
-    rows: Number
-    absolute: float | None
-    relative: float | None
-    cosine: float | None
-    kl: float | None
-    where: str
-    cosine_where: str
-    kl_where: str
-    flaw: str
+    rows: Number = 0
+    absolute: float | None = None
+    relative: float | None = None
+    cosine: float | None = None
+    kl: float | None = None
+    where: str = ""
+    cosine_where: str = ""
+    kl_where: str = ""
+    flaw: str = ""
+
+    def fail(self, flaw: str) -> None:
+        """Note a flaw; the first one stays."""
+        self.flaw = self.flaw or flaw
 
 
 @dataclass(frozen=True)
@@ -75,7 +176,7 @@ class Gap:
     where: str
 
 
-@dataclass(frozen=True)
+@dataclass
 class KeptFigures:
     """Which visual tokens went on, against the reference's choice.
 
@@ -88,15 +189,19 @@ class KeptFigures:
         flaw: see `StageFigures.flaw`: another number of tokens, say.
     """
 
-    choices: Number
-    differing: Number
-    agreement: Share
-    gaps: tuple[Gap, ...]
-    followed: Number
-    flaw: str
+    choices: Number = 0
+    differing: Number = 0
+    agreement: Share = 1.0
+    gaps: tuple[Gap, ...] = ()
+    followed: Number = 0
+    flaw: str = ""
+
+    def fail(self, flaw: str) -> None:
+        """Note a flaw; the first one stays."""
+        self.flaw = self.flaw or flaw
 
 
-@dataclass(frozen=True)
+@dataclass
 class TokenFigures:
     """Greedy tokens along the reference's answers, each after the reference's tokens before it.
 
@@ -107,10 +212,10 @@ class TokenFigures:
         where: the first that differs and is no tie.
     """
 
-    tokens: Number
-    differing: Number
-    ties: Number
-    where: str
+    tokens: Number = 0
+    differing: Number = 0
+    ties: Number = 0
+    where: str = ""
 
 
 @dataclass(frozen=True)

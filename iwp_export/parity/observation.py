@@ -1,35 +1,78 @@
-"""What a session makes of a prompt, stage by stage."""
+"""What a run shows of a sample, stage by stage and small enough for a file, and the interface of what shows it.
+
+A stage is compared by its rows: what one token has somewhere, its feature, its state at a layer's input, its key or its
+value of all heads. A row is kept as eight projections on fixed random signs, so that the distance of two sketches is
+the distance of the rows, but for a factor whose square has mean 1 (Johnson and Lindenstrauss): between 0.4 and 1.6 for
+98 % of rows. A full cache of a 7B model has hundreds of MB, its sketch about one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from iwp_export.backends.session import (
-    Array,
-    Cache,
-    CallLimits,
-    Features,
-    Floats,
-    Inside,
-    Ints,
-    Session,
-    StepInputs,
-    StepOutput,
-)
+from iwp_export.backends.session import Array, Cache, Features, Floats, Inside, Ints, Session, StepInputs, StepOutput
+from iwp_export.bundle.schema import CONTROL
+from iwp_export.errors import DataError, RequestError, os_reason
 from iwp_export.models.common.family import Picture
-from iwp_export.parity.sketch import Rows, sketched
+from iwp_export.parity.figures import Identity
 from iwp_export.pruning.reference import pair_likeness
+from iwp_export.questions import Question
+from iwp_export.runtime.images import load_image
 from iwp_export.runtime.model import LoadedModel
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.runtime.processor import Prompt
 
+PROJECTIONS = 8
+SEED = b"iwp-export parity, version 1"
+"""Recordings hold what it leads to: another seed is another format."""
 Look = Literal["nothing", "choice", "layers"]
 """Whether to look inside of calls: at what visual tokens are chosen by, or also at the states between layers."""
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Sketches of the n rows of one tensor, or of several one after the other.
+
+    Attributes:
+        sketch: float32 [n, 8].
+        norm: float32 [n], the rows' lengths.
+        lengths: int64, how many rows each tensor has.
+    """
+
+    sketch: Floats
+    norm: Floats
+    lengths: Ints
+
+    @classmethod
+    def of(cls, tensors: Iterable[Array]) -> Rows:
+        """Sketch the last dimension of arrays [..., w]."""
+        flat = [each.reshape(-1, each.shape[-1]).astype(np.float64) for each in tensors]
+        with np.errstate(all="ignore"):  # numbers that are not finite stay so, and are found later
+            sketch = [np.zeros((0, PROJECTIONS)), *(rows @ _signs(rows.shape[1]) for rows in flat)]
+            norm = [np.zeros(0), *(np.sqrt(np.square(rows).sum(1)) for rows in flat)]
+            lengths = np.array([len(rows) for rows in flat], np.int64)
+            return cls(np.concatenate(sketch).astype(np.float32), np.concatenate(norm).astype(np.float32), lengths)
+
+    def tensors(self) -> list[Rows]:
+        """Those of each tensor."""
+        ends = np.cumsum(self.lengths)[:-1]
+        parts = zip(np.split(self.sketch, ends), np.split(self.norm, ends), strict=True)
+        return [Rows(sketch, norm, np.array([len(norm)])) for sketch, norm in parts] if len(self.lengths) else []
+
+
+@cache
+def _signs(width: int) -> npt.NDArray[np.float64]:
+    """Signs [width, 8] over the root of 8; from a hash, so that every release of every library has the same."""
+    stream = np.frombuffer(hashlib.shake_256(SEED).digest(width), np.uint8)
+    return (1 - 2.0 * np.unpackbits(stream).reshape(width, PROJECTIONS)) / np.sqrt(PROJECTIONS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,13 +90,13 @@ class Observation:
     Attributes:
         token_ids: int64 [S], the prompt.
         visual: bool [S], true at its visual tokens.
-        inputs: of each image, the vision graph's inputs by name: rows of numbers, or whole numbers.
+        inputs: the vision graph's inputs, rows of numbers or whole numbers, by `IMAGE.NAME`; images count from 0.
         features: of each image, its visual tokens.
         kept: int64 [K], the tokens of the prompt that went on past the pruning layer.
         tokens: int64 [T], the likeliest token at each place, after `forced`, the ones before.
         forced: int64 [T], the answer along which it ran.
         logits: float32 [T, V].
-        cache: of each layer, keys and values: of the prompt's tokens that are left, then of the answer's.
+        cache: of each layer, keys, then values: of the prompt's tokens that are left, then of the answer's.
         hidden: of each layer, its input, with rows as above but that the pruning layer still has the whole prompt;
             empty where it was not looked at.
         choice: what was chosen from; None where it was not looked at, or nothing was to be chosen.
@@ -61,14 +104,14 @@ class Observation:
 
     token_ids: Ints
     visual: npt.NDArray[np.bool_]
-    inputs: tuple[Mapping[str, Rows | Ints], ...]
-    features: tuple[Rows, ...]
+    inputs: Mapping[str, Rows | Ints]
+    features: Rows
     kept: Ints
     tokens: Ints
     forced: Ints
     logits: Floats
-    cache: tuple[tuple[Rows, Rows], ...]
-    hidden: tuple[Rows, ...] = ()
+    cache: Rows
+    hidden: Rows
     choice: Choice | None = None
 
 
@@ -94,15 +137,14 @@ def observe(
         RequestError: the prompt does not fit the model.
         BackendError: the backend failed, or cannot look.
     """
-    watched = WatchedSession(pipeline.session, look)
-    model = LoadedModel(pipeline.manifest, pipeline.processor, watched)
+    watched: Any = _Watched(pipeline.session, look)
     best: list[int] = []
 
     def choose(logits: Floats) -> int:
         best.append(int(np.argmax(np.where(np.isnan(logits), -np.inf, logits))))
         return best[-1] if forced is None else int(forced[len(best) - 1])
 
-    result = Pipeline(model).generate_ids(
+    result = Pipeline(LoadedModel(pipeline.manifest, pipeline.processor, watched)).generate_ids(
         prompt.token_ids,
         prompt.pictures,
         max_new_tokens=max_new_tokens if forced is None else len(forced),
@@ -111,101 +153,151 @@ def observe(
         stop_at_eos=False,  # every sample then has as many tokens to compare
         return_logits=True,
     )
-    layers = range(pipeline.manifest.decoder.layers)
+    visual = prompt.token_ids == pipeline.manifest.vision.image_token_id
+    layers = zip(*(inside.hidden for inside in watched.inside), strict=True) if look == "layers" else ()
+    choice = None
+    if watched.inside and visual.any():
+        seen, selection = watched.inside[0], pipeline.manifest.pruning.selection()
+        alike = pair_likeness(seen.key[:, visual], seen.value[:, visual], **selection)
+        choice = Choice(seen.importance[visual], alike)
+    caches = (pipeline.session.read_cache(watched.cache, i) for i in range(pipeline.manifest.decoder.layers))
     return Observation(
         token_ids=prompt.token_ids,
-        visual=prompt.token_ids == pipeline.manifest.vision.image_token_id,
-        inputs=tuple(map(picture_inputs, prompt.pictures)),
-        features=tuple(sketched(pipeline.session.read_features(each)) for each in watched.features),
+        visual=visual,
+        inputs=picture_inputs(prompt.pictures),
+        features=Rows.of(map(pipeline.session.read_features, watched.features)),
         kept=watched.kept,
         tokens=np.array(best, np.int64),
         forced=np.array(result.token_ids, np.int64),
         logits=np.stack(result.logits or []),
-        cache=tuple(tuple(map(heads_rows, pipeline.session.read_cache(watched.cache, i))) for i in layers),  # type: ignore[misc]
-        hidden=watched.hidden(),
-        choice=watched.choice(pipeline.manifest.pruning.selection()),
+        cache=Rows.of(by_token(part) for layer in caches for part in layer),
+        hidden=Rows.of(map(np.concatenate, layers)),
+        choice=choice,
     )
 
 
-def picture_inputs(picture: Picture) -> dict[str, Rows | Ints]:
-    """The vision graph's inputs for one image, by name: numbers as rows, whole numbers as they are."""
-    return {
-        name: sketched(array) if np.issubdtype(array.dtype, np.floating) else array.astype(np.int64)
-        for name, array in picture.inputs.items()
-    }
-
-
-def heads_rows(part: Floats) -> Rows:
-    """Keys or values [Hkv, P, d] as a row for each token."""
-    return sketched(part.transpose(1, 0, 2).reshape(part.shape[1], part.shape[0] * part.shape[2]))
-
-
-class WatchedSession:
-    """A session that remembers what a conversation of one prompt made of it.
-
-    Attributes:
-        features: of the prompt's images, as the decoder got them.
-        kept: tokens of the prompt that went on past the pruning layer.
-    """
+class _Watched:
+    """A session that remembers what a prompt and its answer made of it: features, kept tokens, cache and insides."""
 
     def __init__(self, session: Session, look: Look) -> None:
         self._session, self._look = session, look
-        self._inside: list[Inside] = []
-        self._visual: npt.NDArray[np.bool_] = np.zeros(0, np.bool_)
-        self.features: tuple[Features, ...] = ()
-        self.kept: Ints = np.zeros(0, np.int64)
+        self.inside: list[Inside] = []
+        self.kept: Ints | None = None
 
-    @property
-    def provider(self) -> str:
-        return self._session.provider
-
-    @property
-    def call_limits(self) -> CallLimits | None:
-        return self._session.call_limits
-
-    @property
-    def no_look(self) -> str:
-        return self._session.no_look
-
-    def encode(self, inputs: Mapping[str, Array]) -> Features:
-        return self._session.encode(inputs)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
 
     def new_cache(self) -> Cache:
         self.cache = self._session.new_cache()
         return self.cache
 
     def step(self, inputs: StepInputs, features: Sequence[Features], cache: Cache) -> StepOutput:
-        prompt = not self.kept.size
+        prompt = self.kept is None
         if self._look == "layers" or (self._look == "choice" and prompt):
             output, inside = self._session.look(inputs, features, cache)
-            self._inside.append(inside)
+            self.inside.append(inside)
         else:
             output = self._session.step(inputs, features, cache)
         if prompt:
             self.features, self.kept = tuple(features), output.kept_index
-            self._visual = inputs.feature_index[0] >= 0
         return output
 
-    def look(self, inputs: StepInputs, features: Sequence[Features], cache: Cache) -> tuple[StepOutput, Inside]:
-        return self._session.look(inputs, features, cache)
 
-    def read_features(self, features: Features) -> Floats:
-        return self._session.read_features(features)
+def picture_inputs(pictures: Sequence[Picture]) -> dict[str, Rows | Ints]:
+    """See `Observation.inputs`."""
+    return {
+        f"{number}.{name}": Rows.of([array]) if np.issubdtype(array.dtype, np.floating) else array.astype(np.int64)
+        for number, picture in enumerate(pictures)
+        for name, array in picture.inputs.items()
+    }
 
-    def read_cache(self, cache: Cache, layer: int) -> tuple[Floats, Floats]:
-        return self._session.read_cache(cache, layer)
 
-    def hidden(self) -> tuple[Rows, ...]:
-        """Of each layer, its input at every token that is left there; empty if it was not looked at."""
-        if self._look != "layers":
-            return ()
-        layers = range(len(self._inside[0].hidden))
-        return tuple(sketched(np.concatenate([inside.hidden[layer] for inside in self._inside])) for layer in layers)
+def by_token(part: Floats) -> Floats:
+    """Keys or values [Hkv, P, d] as a row for each token, [P, Hkv * d]."""
+    return part.transpose(1, 0, 2).reshape(part.shape[1], -1)
 
-    def choice(self, selection: Mapping[str, Any]) -> Choice | None:
-        """What the prompt's visual tokens were chosen from; None if it was not looked at or there are none."""
-        if not self._inside or not self._visual.any():
-            return None
-        inside, visual = self._inside[0], self._visual
-        alike = pair_likeness(inside.key[:, visual], inside.value[:, visual], **selection)
-        return Choice(inside.importance[visual], alike)
+
+@dataclass(frozen=True)
+class Sample:
+    """A question that travels: its name in reports (number and image files), its text, the content of its images."""
+
+    name: str
+    prompt: str
+    images: tuple[bytes, ...]
+
+
+def samples_of(questions: Sequence[Question]) -> list[Sample]:
+    """Questions with the content of their images.
+
+    Raises:
+        DataError: a file cannot be read.
+        RequestError: one is no image.
+    """
+    found = []
+    for number, question in enumerate(questions, 1):
+        name = f"{number} ({CONTROL.sub('?', ', '.join(path.name for path in question.images))})"
+        try:
+            found.append(Sample(name, question.prompt, tuple(path.read_bytes() for path in question.images)))
+        except OSError as error:
+            raise DataError(f"cannot read {error.filename}: {os_reason(error)}") from error
+        for place, content in enumerate(found[-1].images, 1):
+            try:
+                load_image(content)
+            except RequestError as error:
+                raise RequestError(f"image {place} of sample {name}: {error}") from error
+    return found
+
+
+@dataclass(eq=False)
+class ParityReference(ABC):
+    """What is right.
+
+    Attributes:
+        name: what to call it in a report.
+        identity: of which checkpoint it is, and how it prunes.
+        dtype: element type in which it computes.
+        no_hidden_states: why it has no states between layers; empty if it has.
+        samples, keeps, new_tokens: the only samples and keep ratios and the longest answers that it knows; None if it
+            can be asked any.
+    """
+
+    name: str
+    identity: Identity
+    dtype: str
+    no_hidden_states: str = ""
+    samples: Sequence[Sample] | None = None
+    keeps: Sequence[float] | None = None
+    new_tokens: int | None = None
+
+    @abstractmethod
+    def observe(self, sample: Sample, keep: float, max_new_tokens: int, hidden_states: bool = False) -> Observation:
+        """Its answer, as many tokens as asked, and what it was made of.
+
+        Raises:
+            RequestError: the sample cannot be asked.
+            BackendError: the backend failed.
+            RecordingError: a recording does not have it.
+        """
+
+    def observe_choosing(
+        self, sample: Sample, keep: float, forced: Sequence[int], kept: Ints, hidden_states: bool = False
+    ) -> Observation | None:
+        """The same along an answer and with the prompt's tokens that an artefact kept; None if that is not possible.
+
+        It tells an artefact that broke a tie otherwise from one that went wrong after it.
+        """
+        return None
+
+
+class ArtefactReference(ParityReference):
+    """Another bundle or engine; `name` is its file's."""
+
+    def __init__(self, pipeline: Pipeline, name: str) -> None:
+        manifest, self._pipeline = pipeline.manifest, pipeline
+        name = f"{name}, {pipeline.provider}, {manifest.decoder.dtype}"
+        super().__init__(name, Identity.of(manifest), manifest.decoder.dtype, pipeline.session.no_look)
+
+    def observe(self, sample: Sample, keep: float, max_new_tokens: int, hidden_states: bool = False) -> Observation:
+        prompt = self._pipeline.processor.ask_once(sample.prompt, sample.images)
+        look: Look = "nothing" if self.no_hidden_states else "layers" if hidden_states else "choice"
+        return observe(self._pipeline, prompt, keep, max_new_tokens, look=look)

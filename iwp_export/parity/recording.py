@@ -2,7 +2,9 @@
 
 The file is a numpy archive (NPZ) without Python objects. Its entry `recording` is a sealed JSON document, which lists
 the SHA-256 of every other entry. It holds the images themselves, a few hundred kB each, so that a device needs no data
-and its own preprocessing is compared too. Rows of features, states and caches are sketches.
+and its own preprocessing is compared too. What does not depend on the keep ratio (prompt, pixels, features, what tokens
+are chosen from) is there once for a sample, under its number; the rest is under the numbers of the sample and of the
+ratio. Rows of features, states and caches are sketches.
 """
 
 from __future__ import annotations
@@ -17,20 +19,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import numpy.typing as npt
 
-from iwp_export.backends.session import Array, Ints
+from iwp_export.backends.session import Array
 from iwp_export.bundle.document import Document, check_output, plain_name
 from iwp_export.bundle.recipe import Digest, Name
 from iwp_export.bundle.schema import Count, Flaw, Number, above_zero, one_of
 from iwp_export.errors import DataError, OutputError, RecordingError, os_reason
 from iwp_export.files import whole_file
-from iwp_export.parity.identity import Identity
-from iwp_export.parity.limits import LIMITS
-from iwp_export.parity.observation import Observation
-from iwp_export.parity.packing import pack, unpack
-from iwp_export.parity.reference import ParityReference
-from iwp_export.parity.sample import Sample, samples_of
+from iwp_export.parity.figures import LIMITS, Identity
+from iwp_export.parity.observation import PROJECTIONS, Choice, Observation, ParityReference, Rows, Sample, samples_of
 from iwp_export.progress import progress
 from iwp_export.pruning.settings import check_keep
 from iwp_export.questions import Question
@@ -91,16 +88,11 @@ RECORDING_JSON = Document(
 )
 
 
-class Recording:
+class Recording(ParityReference):
     """A reference that was recorded; make it with `read_recording`."""
 
     def __init__(self, info: RecordingInfo, arrays: Mapping[str, Array]) -> None:
-        self._info, self._arrays = info, arrays
-        self.identity, self.dtype, self.keeps = info.identity, info.dtype, info.keeps
-        self.name = f"recording of {info.reference}"
-        self.no_hidden_states = info.hidden_states
-        self.new_tokens = info.new_tokens
-        self.samples = [
+        samples = [
             Sample(
                 entry.name,
                 arrays[f"{i}.prompt"].tobytes().decode(),
@@ -108,27 +100,24 @@ class Recording:
             )
             for i, entry in enumerate(info.samples)
         ]
+        name, limits = f"recording of {info.reference}", (samples, info.keeps, info.new_tokens)
+        super().__init__(name, info.identity, info.dtype, info.hidden_states, *limits)
+        self._info, self._arrays = info, arrays
+        self._numbers = {(sample.prompt, sample.images): number for number, sample in enumerate(samples)}
 
     def observe(self, sample: Sample, keep: float, max_new_tokens: int, hidden_states: bool = False) -> Observation:
-        """See `ParityReference.observe`."""
-        if keep not in self.keeps:
+        keeps, tokens = self._info.keeps, self._info.new_tokens
+        if keep not in keeps:
+            known = ", ".join(f"{each:g}" for each in keeps)
+            raise RecordingError(f"the recording has keep {known}, not {keep:g}", options=("keep",))
+        if max_new_tokens > tokens:
             raise RecordingError(
-                f"the recording has keep {', '.join(f'{k:g}' for k in self.keeps)}, not {keep:g}", options=("keep",)
+                f"the recording has answers of {tokens} tokens, not {max_new_tokens}", options=("max_new_tokens",)
             )
-        if max_new_tokens > self.new_tokens:
-            raise RecordingError(
-                f"the recording has answers of {self.new_tokens} tokens, not {max_new_tokens}",
-                options=("max_new_tokens",),
-            )
-        for number, known in enumerate(self.samples):
-            if (known.prompt, known.images) == (sample.prompt, sample.images):
-                return unpack(self._arrays, number, self.keeps.index(keep), max_new_tokens)
-        raise RecordingError(f"the recording has no sample {sample.name}")
-
-    def observe_choosing(
-        self, sample: Sample, keep: float, forced: Sequence[int], kept: Ints, hidden_states: bool = False
-    ) -> None:
-        """A recording cannot be asked what it was not asked then."""
+        number = self._numbers.get((sample.prompt, sample.images))
+        if number is None:
+            raise RecordingError(f"the recording has no sample {sample.name}")
+        return unpack(self._arrays, number, keeps.index(keep), max_new_tokens)
 
 
 def record(
@@ -174,8 +163,7 @@ def record(
             for place, content in enumerate(sample.images):
                 arrays[f"{number}.image.{place}"] = np.frombuffer(content, np.uint8)
             for index, keep in enumerate(keeps):
-                found = reference.observe(sample, keep, max_new_tokens, hidden_states)
-                arrays.update(pack(found, number, index))
+                arrays |= pack(reference.observe(sample, keep, max_new_tokens, hidden_states), number, index)
                 advance(1)
             arrays[f"{number}.prompt"] = np.frombuffer(sample.prompt.encode(), np.uint8)  # observed, so it is a text
     info = RecordingInfo(
@@ -233,11 +221,10 @@ def read_recording(path: Path | str) -> Recording:
         with np.load(path, allow_pickle=False) as archive:
             if DOCUMENT not in archive.files:
                 raise RecordingError(f"{where} is not a recording: it has no entry {DOCUMENT!r}")
-            entries = {name: archive[name] for name in archive.files}
-        if not all(isinstance(entry, np.ndarray) for entry in entries.values()):
+            arrays = {name: archive[name] for name in archive.files}
+        if not all(isinstance(array, np.ndarray) for array in arrays.values()):
             raise ValueError("an entry is no array")
-        info = RECORDING_JSON.from_dict(json.loads(entries[DOCUMENT].tobytes()), where)
-        arrays = {name: entry for name, entry in entries.items() if name != DOCUMENT}
+        info = RECORDING_JSON.from_dict(json.loads(arrays.pop(DOCUMENT).tobytes()), where)
     except (
         zipfile.BadZipFile,
         zlib.error,
@@ -248,7 +235,8 @@ def read_recording(path: Path | str) -> Recording:
         RecursionError,
         MemoryError,  # an array's head may claim any size
     ) as error:
-        raise RecordingError(f"{where} is damaged or is no recording ({_short(error)}): {REMEDY}") from error
+        reason = " ".join(str(error).split())[:80] or type(error).__name__
+        raise RecordingError(f"{where} is damaged or is no recording ({reason}): {REMEDY}") from error
     except OSError as error:
         raise RecordingError(f"cannot read the recording {where}: {os_reason(error)}") from error
     for name in info.arrays.keys() ^ arrays.keys():
@@ -264,11 +252,92 @@ def read_recording(path: Path | str) -> Recording:
         raise RecordingError(f"{where} is damaged: a prompt is no text: {REMEDY}") from error
 
 
-def _digest(array: npt.NDArray[Any]) -> str:
+def _digest(array: Array) -> str:
     digest = hashlib.sha256(f"{array.dtype.str} {array.shape}".encode())
     digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
 
 
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:80] or type(error).__name__
+ONCE = ("token_ids", "visual", "features")
+"""What does not depend on the keep ratio, beside inputs and choice."""
+STEPS = ("tokens", "forced", "logits")
+"""What each token of an answer has."""
+KINDS = {"token_ids": "i", "visual": "b", "kept": "i", "tokens": "i", "forced": "i", "logits": "f"}
+"""The numpy kind of arrays of an observation."""
+
+
+def pack(found: Observation, sample: int, ratio: int) -> dict[str, Array]:
+    """An observation as arrays by name."""
+    once: dict[str, Any] = {name: getattr(found, name) for name in ONCE}
+    once |= {
+        "images": np.array(len(found.features.lengths), np.int64),
+        **{f"input.{k}": v for k, v in found.inputs.items()},
+    }
+    if found.choice is not None:
+        alike = found.choice.alike  # symmetric: half of it will do
+        once |= {"importance": found.choice.importance, "alike": alike[np.triu_indices(len(alike))]}
+    here = {name: getattr(found, name) for name in ("kept", *STEPS, "cache", "hidden")}
+    named = {f"{sample}.{name}": value for name, value in once.items()}
+    named |= {f"{sample}.{ratio}.{name}": value for name, value in here.items()}
+    arrays: dict[str, Array] = {}
+    for name, value in named.items():
+        arrays |= (
+            {f"{name}.{part}": each for part, each in vars(value).items()} if isinstance(value, Rows) else {name: value}
+        )
+    return arrays
+
+
+def unpack(arrays: Mapping[str, Array], sample: int, ratio: int, new_tokens: int) -> Observation:
+    """The observation, cut to `new_tokens` tokens of the answer.
+
+    Raises:
+        RecordingError: an array is missing, or does not fit the others.
+    """
+    once, here = f"{sample}.", f"{sample}.{ratio}."
+    try:
+        found: dict[str, Any] = {}
+        for name, kind in KINDS.items():
+            found[name] = array = arrays[(once if name in ONCE else here) + name]
+            if array.dtype.kind != kind or array.ndim != (2 if kind == "f" else 1) or 0 in array.shape:
+                raise ValueError(f"{name} is {array.dtype} {list(array.shape)}")
+        kept, size, total = found["kept"], len(found["token_ids"]), len(found["tokens"])
+        if size != len(found["visual"]) or any(len(found[name]) != total for name in STEPS):
+            raise ValueError("arrays of tokens differ in length")
+        if np.any(np.diff(kept) <= 0) or kept[0] < 0 or kept[-1] >= size:
+            raise ValueError("kept does not rise within the prompt")
+        found |= {name: found[name][:new_tokens] for name in STEPS}
+        found |= {name: _rows(arrays, here + name, max(0, total - new_tokens)) for name in ("cache", "hidden")}
+        found["features"] = _rows(arrays, f"{once}features")
+        if int(arrays[f"{once}images"]) != len(found["features"].lengths) or len(found["cache"].lengths) % 2:
+            raise ValueError("it has not the features of each image, or keys without values")
+        inputs = [name.removeprefix(f"{once}input.") for name in arrays if name.startswith(f"{once}input.")]
+        found["inputs"] = {
+            name: arrays[f"{once}input.{name}"] if name in inputs else _rows(arrays, f"{once}input.{name}")
+            for name in dict.fromkeys(
+                ".".join(name.split(".")[:2]) for name in inputs if name.split(".")[0].isdecimal()
+            )
+        }
+        if f"{once}importance" in arrays:
+            importance, half = arrays[f"{once}importance"], arrays[f"{once}alike"]
+            upper = np.zeros((len(importance), len(importance)), np.float32)
+            upper[np.triu_indices(len(importance))] = half
+            found["choice"] = Choice(importance, upper + np.triu(upper, 1).T)
+        return Observation(**found)
+    except (KeyError, ValueError, IndexError, TypeError) as error:
+        raise RecordingError(f"the recording is damaged: sample {sample}, {error}: record again") from error
+
+
+def _rows(arrays: Mapping[str, Array], name: str, without_last: int = 0) -> Rows:
+    """Rows, but for so many at each tensor's end.
+
+    Raises:
+        ValueError: they are none.
+    """
+    sketch, norm, lengths = (arrays[f"{name}.{part}"] for part in ("sketch", "norm", "lengths"))
+    shapes = sketch.shape[1:] == (PROJECTIONS,) or not len(sketch)
+    if (sketch.dtype.kind, norm.dtype.kind, lengths.dtype.kind) != ("f", "f", "i") or not shapes or norm.ndim != 1:
+        raise ValueError(f"{name} is no sketch")
+    if np.any(lengths < without_last) or {len(sketch), len(norm)} != {int(lengths.sum())}:
+        raise ValueError(f"{name} has other rows than it says")
+    left = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(norm)) > without_last
+    return Rows(sketch[left], norm[left], lengths - without_last)

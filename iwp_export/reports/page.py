@@ -11,7 +11,7 @@ from iwp_export.accuracy import page as accuracy_page
 from iwp_export.device.state import facts
 from iwp_export.latency import page as latency_page
 from iwp_export.monitors import page as monitors_page
-from iwp_export.parity import page as parity_page
+from iwp_export.parity import verdict as parity_verdict
 from iwp_export.reports.report import Report
 from iwp_export.view import page as html
 from iwp_export.view.figures import Gate
@@ -26,10 +26,21 @@ class Part:
     blocks: Callable[[Any], Sequence[html.Block]]
 
 
+def _parity(parity: Any) -> list[html.Block]:
+    shown = parity_verdict.view(parity)
+    [table] = shown.tables
+    rows = [["" if cell is None else cell for cell in row] for row in table.rows]
+    columns = [
+        html.Column(each) if isinstance(each, str) else html.Column(each.title, each.number) for each in table.columns
+    ]
+    shown_table = html.Table(columns, rows, table.caption)
+    return [html.Verdict(shown.sentences), html.Pairs(shown.facts), shown_table, *map(html.Paragraph, shown.notes)]
+
+
 PARTS = (
     Part("accuracy", "Accuracy against budget", accuracy_page.blocks),
     Part("latency", "Latency", latency_page.blocks),
-    Part("parity", "Parity", parity_page.blocks),
+    Part("parity", "Parity", _parity),
     Part("monitors", "Where the model reads the image", monitors_page.blocks),
 )
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from iwp_export.accuracy import words as accuracy_words
 from iwp_export.latency import words as latency_words
 from iwp_export.monitors import words as monitors_words
-from iwp_export.parity import words as parity_words
+from iwp_export.parity import verdict as parity_verdict
 from iwp_export.reports.report import Report
 from iwp_export.view import terminal
 from iwp_export.view.figures import gates_view
@@ -16,7 +17,7 @@ from iwp_export.view.figures import gates_view
 WORDS: Mapping[str, Callable[[Any], str]] = {
     "accuracy": accuracy_words.figures,
     "latency": latency_words.figures,
-    "parity": parity_words.figures,
+    "parity": lambda parity: terminal.render([replace(parity_verdict.view(parity), sentences=())]),
     "monitors": monitors_words.figures,
 }
 """What makes text of each field of a report."""

@@ -16,12 +16,11 @@ from iwp_export.monitors import knee
 from iwp_export.monitors import words as monitors_words
 from iwp_export.monitors.figures import Monitors
 from iwp_export.parity import check as parity_check
-from iwp_export.parity import gates as parity_gates
-from iwp_export.parity import words as parity_words
+from iwp_export.parity import verdict as parity_verdict
+from iwp_export.parity.check import open_reference
 from iwp_export.parity.figures import Parity
-from iwp_export.parity.opening import open_reference
+from iwp_export.parity.observation import ParityReference
 from iwp_export.parity.recording import RECORDING, check_recording, record
-from iwp_export.parity.reference import ParityReference
 from iwp_export.questions import OWN, DataSet, open_data
 from iwp_export.reports.report import Report, ReportArtefact, headline, now
 from iwp_export.runtime.pipeline import Pipeline
@@ -98,9 +97,9 @@ class Validation:
                 threads=settings.threads,
             )
             parity = self._parity(reference, force)
-            doubts += parity.notes
-            gates += parity_gates.gates(parity)
-            verdict += parity_words.verdict(parity)
+            doubts += parity_verdict.warnings(parity)
+            gates += parity_verdict.gates(parity)
+            verdict += parity_verdict.view(parity).sentences
         if data is not None:
             accuracy = measure_accuracy(
                 pipeline, data.questions, settings.keep, settings.score, settings.max_new_tokens, data.name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from iwp_export.bundle.manifest import VisionInfo
 from iwp_export.errors import BundleError, RequestError
@@ -99,8 +100,8 @@ def _numbers(value: Any, name: str = "settings") -> Iterator[tuple[str, float]]:
         yield name, value
 
 
-ImageSource: TypeAlias = str | Path | Image.Image | npt.NDArray[np.uint8]
-"""A file's path, a PIL image, or an array uint8 [H, W, 3] in RGB."""
+ImageSource: TypeAlias = str | Path | bytes | Image.Image | npt.NDArray[np.uint8]
+"""A file's path or its content, a PIL image, or an array uint8 [H, W, 3] in RGB."""
 
 
 def load_image(source: ImageSource) -> Image.Image:
@@ -115,6 +116,9 @@ def load_image(source: ImageSource) -> Image.Image:
         return Image.fromarray(np.ascontiguousarray(source))
     if isinstance(source, str | Path):
         with _readable(str(source)), Image.open(source) as image:
+            return _upright(image)
+    if isinstance(source, bytes):
+        with _readable(f"of {len(source):,} bytes"), Image.open(io.BytesIO(source)) as image:
             return _upright(image)
     if isinstance(source, Image.Image):
         with _readable(f"{source.mode} {source.width} x {source.height}"):
@@ -141,4 +145,6 @@ def _readable(name: str) -> Iterator[None]:
         raise RequestError(f"cannot read the image {name}: it does not fit into memory") from error
     except (OSError, SyntaxError, ValueError, TypeError, EOFError, struct.error, Image.DecompressionBombError) as error:
         reason = "there is no such file" if isinstance(error, FileNotFoundError) else " ".join(str(error).split())
+        if isinstance(error, UnidentifiedImageError):  # its own text has the address of a stream
+            reason = "cannot identify image file"
         raise RequestError(f"cannot read the image {name}: {reason or type(error).__name__}") from error

@@ -1,0 +1,210 @@
+"""What a comparison must hold, and how it is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from iwp_export.parity.figures import (
+    CACHES,
+    FEATURES,
+    HIDDEN,
+    LIMITS,
+    LOGITS,
+    OWN_GAP,
+    PIXELS,
+    PIXELS_LIMIT,
+    PROMPT,
+    Gap,
+    Integrity,
+    Limits,
+    Parity,
+    StageFigures,
+)
+from iwp_export.tables import human_bytes
+from iwp_export.view.figures import Gate, percent
+from iwp_export.view.view import Column, Table, View
+
+PRECISION = "export again, or build with a higher precision"
+FIRST_LAYER = "the first layer that differs is named; export again, or build with a higher precision"
+REMEDIES = {
+    PROMPT: "export again: the processor's files or the chat template are not the checkpoint's",
+    PIXELS: "export again: the image processor's configuration is not the checkpoint's",
+    FEATURES: "export again; if it fails again in float16, values overflow: try float32 or bfloat16",
+    HIDDEN: FIRST_LAYER,
+    CACHES: FIRST_LAYER,
+    LOGITS: PRECISION,
+}
+NOTHING = "nothing was compared"
+HOW_TO_READ = (
+    "Both sides run along the reference's greedy answers, so that one wrong token does not hide what comes after it. A "
+    "row is what one token has at one place: its feature, its state, its key or its value. Relative is the length of "
+    "a row's difference over that of the reference's row, or of its median row where that is longer."
+)
+
+
+def gates(parity: Parity, limits: Limits | None = None) -> list[Gate]:
+    """One for each stage, over all keep ratios, by the limits of the figures' element type unless others are given."""
+    return list(_gates(parity, LIMITS[parity.dtype] if limits is None else limits))
+
+
+def integrity_gate(found: Integrity) -> Gate:
+    """The gate of an artefact's files alone: where it fails, nothing else can be asked."""
+    measured = "damaged" if found.flaw else f"{found.files} files, {human_bytes(found.bytes)}"
+    remedy = "copy it again, or export it again"
+    return _gate("integrity", not found.flaw, measured, "every SHA-256", found.flaw, remedy)
+
+
+def _gates(parity: Parity, limits: Limits) -> Iterator[Gate]:
+    if parity.integrity is not None:
+        yield integrity_gate(parity.integrity)
+    differences = parity.differences
+    measured = f"{len(differences)} differences" if differences else "the reference's"
+    remedy = "compare with what it was exported from, or export and build again"
+    yield _gate("same checkpoint", not differences, measured, "the reference's", "; ".join(differences), remedy)
+    every = [figures for keep in parity.keeps for figures in keep.stages]
+    for stage, relative, cosine in (
+        (PROMPT, 0.0, 1.0),
+        (PIXELS, PIXELS_LIMIT, -1.0),
+        (FEATURES, limits.rows, limits.cosine),
+        (HIDDEN, limits.rows, limits.cosine),
+        (CACHES, limits.rows, limits.cosine),
+        (LOGITS, limits.logits, limits.cosine),
+    ):
+        if stages := [figures for figures in every if figures.stage == stage]:
+            yield _stage_gate(stage, stages, relative, cosine)
+    worst = max((figures for figures in every if figures.kl is not None), key=lambda each: each.kl or 0.0, default=None)
+    kl, limit = 0.0 if worst is None else worst.kl or 0.0, f"{limits.kl:g} nats"
+    measured, where = (NOTHING, "") if worst is None else (f"KL {kl:.1e} nats", worst.kl_where)
+    yield _gate("next token", worst is not None and kl <= limits.kl, measured, limit, where, PRECISION)
+    yield _kept_gate(parity, limits)
+    yield _token_gate(parity)
+
+
+def _stage_gate(name: str, stages: Sequence[StageFigures], relative: float, cosine: float) -> Gate:
+    limit = "the same tokens" if name == PROMPT else f"{relative:g} of its length"
+    limit += f", cosine {_cosine_text(cosine)}" if -1 < cosine < 1 else ""
+    flaw = next((figures.flaw for figures in stages if figures.flaw), "")
+    found = [figures for figures in stages if figures.relative is not None]
+    if flaw or not found:
+        return _gate(name, False, "not comparable" if flaw else NOTHING, limit, flaw, REMEDIES[name])
+    if name == PROMPT:
+        return Gate(name, True, f"the same in {found[0].rows}", limit)
+    far = max(found, key=lambda figures: figures.relative or 0.0)
+    turned = min(found, key=lambda figures: 1.0 if figures.cosine is None else figures.cosine)
+    distance, least = far.relative or 0.0, 1.0 if turned.cosine is None else turned.cosine
+    measured = f"{distance:.1e}" + (f", cosine {_cosine_text(least)}" if cosine > -1 else "")
+    where = turned.cosine_where if distance <= relative and least < cosine else far.where
+    return _gate(name, distance <= relative and least >= cosine, measured, limit, where, REMEDIES[name])
+
+
+def _cosine_text(cosine: float) -> str:
+    """A cosine, or what it lacks of 1 where that is little."""
+    return f"{cosine:.4f}" if 1 - cosine > 1e-4 else f"1 - {1 - cosine:.0e}"
+
+
+def _kept_gate(parity: Parity, limits: Limits) -> Gate:
+    kept = [keep.kept for keep in parity.keeps]
+    differing, choices = sum(each.differing for each in kept), sum(each.choices for each in kept)
+    pruned = sum(keep.kept.choices for keep in parity.keeps if keep.keep < 1)
+    flaw = next((each.flaw for each in kept if each.flaw), "")
+    gaps = [gap for each in kept for gap in each.gaps]
+    wrong = _wrong(gaps, limits, pruned)
+    shown = max(wrong or gaps, key=lambda gap: max(gap.gap or 0.0, gap.own_gap or 0.0), default=None)
+    measured, limit = f"{differing} of {choices} differ" if choices else NOTHING, "the same"
+    remedy = "check the version of the pruning op, and export again"
+    if shown is None:
+        pass
+    elif shown.gap is None:
+        measured += "; whether by ties the reference cannot tell"
+        remedy = "compare with the checkpoint, or with a recording of it"
+    elif shown.own_gap is None or shown.scores is None:
+        beyond = sum((gap.gap or 0.0) > limits.gap for gap in gaps)
+        measured += f", {beyond} of them by more than {limits.gap:g}, at most {shown.gap:.1e}"
+        limit += f", or {percent(limits.flips)} of {pruned} by more than {limits.gap:g}"
+    else:
+        measured += f", by {shown.own_gap:.1e} of its own scores, which are off by {shown.scores:.1e}"
+        limit += f", or right within {OWN_GAP:g} by scores that are off by {limits.scores:g}"
+    passed = choices > 0 and not flaw and not wrong
+    return _gate("kept tokens", passed, measured, limit, flaw or ("" if shown is None else shown.where), remedy)
+
+
+def _wrong(gaps: Sequence[Gap], limits: Limits, pruned: int) -> list[Gap]:
+    """The sets that are not right by what they were chosen from, or from other scores than the reference's.
+
+    Where an artefact does not tell what it chose from, the reference's scores must do: by those a few sets may miss,
+    since one early choice that flips changes all later penalties, but not most of `pruned`.
+    """
+    wrong, missed, unknown = [], [], False
+    for gap in gaps:
+        if gap.own_gap is None or gap.scores is None:
+            unknown |= gap.gap is None
+            missed += [gap] if gap.gap is None or gap.gap > limits.gap else []
+        elif gap.own_gap > OWN_GAP or gap.scores > limits.scores:
+            wrong.append(gap)
+    return wrong + (missed if unknown or len(missed) > limits.flips * pruned else [])
+
+
+def _token_gate(parity: Parity) -> Gate:
+    tokens = [keep.tokens for keep in parity.keeps]
+    compared, ties = sum(each.tokens for each in tokens), sum(each.ties for each in tokens)
+    wrong = sum(each.differing for each in tokens) - ties
+    measured = f"{wrong} of {compared} differ" + (f", and {ties} ties" if ties else "") if compared else NOTHING
+    where = next((each.where for each in tokens if each.where), "")
+    return _gate("greedy tokens", compared > 0 and not wrong, measured, "the reference's", where, PRECISION)
+
+
+def _gate(name: str, passed: bool, measured: str, limit: str, where: str, remedy: str) -> Gate:
+    return Gate(name, passed, measured, limit, where, "" if passed else remedy)
+
+
+def warnings(parity: Parity) -> list[str]:
+    """What was not compared."""
+    return list(parity.notes)
+
+
+def view(parity: Parity) -> View:
+    """The verdict, and every stage at every keep ratio."""
+    failed = [gate for gate in gates(parity) if not gate.passed]
+    keeps = ", ".join(f"{keep.keep:g}" for keep in parity.keeps)
+    asked = f"({parity.samples} samples at keep {keeps}, {parity.new_tokens} tokens each)"
+    sentences = [f"The artefact matches its reference within {parity.dtype} rounding {asked}."]
+    if failed:
+        first = failed[0]
+        where = f" at {first.where}" if first.where else ""
+        sentences = [
+            f"The artefact does not match its reference: {', '.join(gate.name for gate in failed)} {asked}.",
+            f"The first stage that fails is {first.name}: {first.measured}, allowed is {first.limit}{where}.",
+        ]
+    differing, followed = (sum(getattr(keep.kept, name) for keep in parity.keeps) for name in ("differing", "followed"))
+    if differing:
+        rest = f"; what comes after {differing - followed} of them was not compared" if followed < differing else ""
+        sentences.append(f"{differing} choices of tokens are not the reference's{rest}.")
+    if ties := sum(keep.tokens.ties for keep in parity.keeps):
+        sentences.append(f"{ties} greedy tokens differ where two were as likely.")
+    files = parity.integrity
+    shown = "not read" if files is None else files.flaw or f"{files.files}, {human_bytes(files.bytes)}"
+    facts = (("reference", parity.reference), ("limits for", parity.dtype), ("files", shown))
+    numbers = (Column(name, number=True) for name in ("rows", "relative", "cosine", "absolute", "KL, nats"))
+    table = Table(("keep", "stage", *numbers, "worst place"), list(_rows(parity)), "Largest distances at each stage")
+    return View("Parity", sentences, facts, tables=(table,), notes=(*parity.notes, HOW_TO_READ))
+
+
+def _rows(parity: Parity) -> Iterator[Sequence[object]]:
+    for figures in parity.keeps:
+        keep, kept, tokens = f"{figures.keep:g}", figures.kept, figures.tokens
+        for stage in figures.stages:
+            cosine = None if stage.cosine is None else _cosine_text(stage.cosine)
+            relative, absolute, kl = (
+                None if each is None else f"{each:.1e}" for each in (stage.relative, stage.absolute, stage.kl)
+            )
+            yield keep, stage.stage, f"{stage.rows:,}", relative, cosine, absolute, kl, stage.flaw or stage.where
+        known = [gap.gap for gap in kept.gaps if gap.gap is not None]
+        gap = f"gap {max(known):.1e}" if known else "gap unknown" if kept.gaps else None
+        where = kept.flaw or next((each.where for each in kept.gaps), "")
+        same = f"{kept.choices - kept.differing} of {kept.choices} the same"
+        yield keep, "kept tokens", same, gap, None, None, None, where
+        ties, same = (
+            f"{tokens.ties} ties" if tokens.ties else None,
+            f"{tokens.tokens - tokens.differing} of {tokens.tokens} the same",
+        )
+        yield keep, "greedy tokens", same, ties, None, None, None, tokens.where
