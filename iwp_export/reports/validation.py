@@ -85,7 +85,7 @@ class Validation:
         settings, pipeline, data = self._settings, self._pipeline, self._data
         if settings.record is not None:
             check_recording(settings.record, force)
-        verdict, gates, doubts = [], list[Gate](), list[str]()
+        verdict, gates, doubts = list[str](), list[Gate](), list[str]()
         parity = accuracy = monitors = None
         if settings.against != NOTHING:
             reference = open_reference(

@@ -14,7 +14,8 @@ import numpy as np
 from iwp_export import api
 from iwp_export.bundle.store import Bundle
 from iwp_export.models import ALIASES
-from iwp_export.parity.sample import Sample, read_prompt
+from iwp_export.models.common.family import Picture
+from iwp_export.runtime.images import ImageSource
 from iwp_export.runtime.model import LoadedModel
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.runtime.processor import Prompt
@@ -125,11 +126,13 @@ def _template(folder: Path) -> None:
 def _swapped_pictures(shop: Workshop) -> Outcome:
     """The host hands the pictures over in the wrong order."""
 
-    def swapped(pipeline: Pipeline, sample: Sample) -> Prompt:
-        prompt = read_prompt(pipeline, sample)
+    ask_once = shop.right.processor.ask_once
+
+    def swapped(text: str, media: Sequence[ImageSource | Picture]) -> Prompt:
+        prompt = ask_once(text, media)
         return replace(prompt, pictures=prompt.pictures[::-1])
 
-    with mock.patch("iwp_export.parity.check.read_prompt", swapped):
+    with mock.patch.object(shop.right.processor, "ask_once", swapped):
         return shop.judge(shop.right, pairs=True)
 
 

@@ -13,14 +13,12 @@ from iwp_export.bundle.store import Bundle
 from iwp_export.engine.files import SUFFIX
 from iwp_export.errors import IwpError
 from iwp_export.models import ALIASES
-from iwp_export.parity.check import check_parity
+from iwp_export.parity.check import check_parity, open_reference
 from iwp_export.parity.checkpoint import CheckpointReference
-from iwp_export.parity.figures import Parity
-from iwp_export.parity.gates import gates
-from iwp_export.parity.limits import OWN_GAP, limits_of
-from iwp_export.parity.opening import open_reference
+from iwp_export.parity.figures import LIMITS, OWN_GAP, Parity
+from iwp_export.parity.observation import ParityReference
 from iwp_export.parity.recording import record
-from iwp_export.parity.reference import ParityReference
+from iwp_export.parity.verdict import gates
 from iwp_export.questions import Question
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.view.figures import Gate
@@ -122,7 +120,7 @@ class Outcome:
         found: dict[str, list[float]] = {name: [0.0] for name in MARGINS}
         if self.parity is None:
             return dict.fromkeys(MARGINS, 0.0)
-        limits = limits_of(self.parity.dtype)[1]
+        limits = LIMITS[self.parity.dtype]
         for keep in self.parity.keeps:
             for stage in keep.stages:
                 if stage.stage not in ("features", "caches", "logits") or stage.relative is None:

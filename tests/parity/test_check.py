@@ -16,20 +16,27 @@ from iwp_export import api
 from iwp_export.bundle.schema import from_json, to_json
 from iwp_export.errors import CheckpointError, DataError, RequestError, SettingsError
 from iwp_export.models import ALIASES
-from iwp_export.parity.check import check_parity
+from iwp_export.parity import check
+from iwp_export.parity.check import Comparison, check_parity, open_reference
 from iwp_export.parity.checkpoint import CheckpointReference
-from iwp_export.parity.figures import Parity
-from iwp_export.parity.gates import gates
-from iwp_export.parity.opening import open_reference
-from iwp_export.parity.page import blocks
-from iwp_export.parity.words import describe
+from iwp_export.parity.figures import STAGES, Parity
+from iwp_export.parity.observation import ArtefactReference, Observation, Rows, samples_of
+from iwp_export.parity.verdict import gates, view
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.questions import Question
 from iwp_export.runtime.pipeline import Pipeline
-from iwp_export.view.page import Page
+from iwp_export.view import terminal
 from tests.backends.trt.fake_trt import make_session
 from tests.exporter.tiny import write_llava_next
+from tests.parity.made_up import K, S, T, observation, stacked
 from tests.parity.tampered import tampered
+
+SETTINGS = PruningSettings(layer=1)
+
+
+def describe(parity: Parity) -> str:
+    return terminal.render([view(parity)])
+
 
 SIZES = ((48, 64), (37, 300), (90, 41))
 
@@ -52,29 +59,19 @@ def test_a_bundle_is_its_checkpoint(
     assert (parity.samples, parity.dtype, parity.differences, parity.notes) == (3, "float32", (), ())
     rows = {stage.stage: stage.rows for stage in parity.keeps[1].stages}
     text = 3 * 4 - 3  # the last token of an answer is not run
-    prompt = sum(len(checkpoint.observe(sample, 1, 1).token_ids) for sample in _samples(questions))
+    prompt = sum(len(checkpoint.observe(sample, 1, 1).token_ids) for sample in samples_of(questions))
     kept = prompt - 3 * 64 + 3 * 13
     assert rows["logits"] == 12
     assert rows["caches"] == 2 * (4 * (prompt + text) + 4 * (kept + text))
     assert rows["hidden states"] == 5 * (prompt + text) + 3 * (kept + text)
-    assert "is its reference but for float32 rounding (3 samples at keep 1, 0.2, 4 tokens each)" in describe(parity)
+    assert "matches its reference within float32 rounding (3 samples at keep 1, 0.2, 4 tokens each)" in describe(parity)
 
 
-def _samples(questions: list[Question]) -> list[Any]:
-    from iwp_export.parity.sample import samples_of
-
-    return samples_of(questions)
-
-
-def test_figures_survive_json_and_make_a_page(
-    pipeline: Pipeline, checkpoint: CheckpointReference, questions: list[Question]
-) -> None:
+def test_figures_survive_json(pipeline: Pipeline, checkpoint: CheckpointReference, questions: list[Question]) -> None:
     broken = tampered(pipeline, logits=lambda logits: logits * np.float32(np.nan))
     for parity in (check_parity(each, checkpoint, questions[:1], (0.3,), 2) for each in (pipeline, broken)):
         again = from_json(Parity, json.loads(json.dumps(to_json(parity), allow_nan=False)), "")
         assert again == parity and gates(again) == gates(parity)
-        page = Page("Parity", "of a test", blocks(parity)).html()
-        assert "caches" in page and ("FAILED" in page) == (failed(parity) != [])
 
 
 def test_several_images_of_another_family(tmp_path: Path) -> None:
@@ -101,9 +98,7 @@ def test_an_engine_and_a_bundle(pipeline: Pipeline, tiny_bundle: Path, questions
         mine, reference = engine, open_reference(engine, str(tiny_bundle), threads=1)
         who = "artefact"
     else:
-        from iwp_export.parity.reference import SessionReference
-
-        mine, reference = pipeline, SessionReference(engine, "x.plan")
+        mine, reference = pipeline, ArtefactReference(engine, "x.plan")
         who = "reference"
     parity = check_parity(mine, reference, questions[:1], (1, 0.3), 2, hidden_states=True)
     assert failed(parity) == [], describe(parity)
@@ -145,7 +140,7 @@ def test_numbers_that_are_not_finite_fail_and_are_placed(
 
     parity = check_parity(tampered(pipeline, cache=poison), checkpoint, questions[:1], (0.3,), 2)
     assert failed(parity) == ["caches"]
-    token = checkpoint.observe(_samples(questions)[0], 0.3, 1).kept[7]
+    token = checkpoint.observe(samples_of(questions)[0], 0.3, 1).kept[7]
     where = {gate.name: gate.where for gate in gates(parity)}["caches"]
     assert where == f"1 (000.png), keep 0.3, layer 5, key, token {token}: a number is not finite"
 
@@ -158,8 +153,6 @@ def test_a_tie_broken_otherwise_is_followed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Another choice, and everything after it right: kept tokens alone say so, and a tie would pass."""
-    from iwp_export.parity import compare
-
     settings = replace(pipeline.manifest.pruning, importance="random", penalty=0.0)
     manifest = replace(pipeline.manifest, pruning=settings)
     other = CheckpointReference(manifest)
@@ -167,8 +160,8 @@ def test_a_tie_broken_otherwise_is_followed(
     parity = check_parity(choosing, checkpoint, questions[:1], (0.3,), 3)
     assert failed(parity) == ["kept tokens"]
     assert parity.keeps[0].kept.followed == 1
-    monkeypatch.setattr(compare, "selection_gap_of_pairs", lambda *args, **options: 1e-6)
-    monkeypatch.setattr(compare, "normalised", np.zeros_like)
+    monkeypatch.setattr(check, "selection_gap_of_pairs", lambda *args, **options: 1e-6)
+    monkeypatch.setattr(check, "normalised", np.zeros_like)
     parity = check_parity(choosing, checkpoint, questions[:1], (0.3,), 3)
     assert failed(parity) == [] and "1 choices of tokens are not the reference's." in describe(parity)
 
@@ -177,8 +170,6 @@ def test_without_what_was_chosen_from_a_tie_cannot_be_told(
     pipeline: Pipeline, questions: list[Question], tiny_bundle: Path
 ) -> None:
     """Then layers below the choice are compared, and nothing after it."""
-    from iwp_export.parity.reference import SessionReference
-
     engine = Pipeline.of(pipeline.manifest, tiny_bundle / "processor", make_session(tiny_bundle)[0])
 
     def other(kept: Any) -> Any:
@@ -186,7 +177,7 @@ def test_without_what_was_chosen_from_a_tie_cannot_be_told(
             kept if len(kept) == 1 else np.concatenate([kept[:5], np.arange(kept[4] + 1, kept[4] + 1 + 12), kept[17:]])
         )
 
-    parity = check_parity(tampered(pipeline, kept=other), SessionReference(engine, "x.plan"), questions[:1], (0.3,), 2)
+    parity = check_parity(tampered(pipeline, kept=other), ArtefactReference(engine, "x.plan"), questions[:1], (0.3,), 2)
     found = {gate.name: gate for gate in gates(parity)}
     assert not found["kept tokens"].passed and "the reference cannot tell" in found["kept tokens"].measured
     assert found["caches"].passed
@@ -212,3 +203,58 @@ def test_what_cannot_be_compared(
         open_reference(pipeline, "nowhere")
     with pytest.raises(CheckpointError, match=r"has no config\.json"):
         open_reference(pipeline, checkpoint=str(tmp_path))
+
+
+def flaws(ours: Observation, theirs: Observation) -> dict[str, str]:
+    comparison = Comparison(0.5, SETTINGS, STAGES)
+    comparison.add_inputs("one", ours, theirs)
+    comparison.add_rest("one", ours, theirs)
+    return {name: stage.flaw for name, stage in comparison.stages.items() if stage.flaw}
+
+
+def changed(rows: Rows, number: int, row: int) -> Rows:
+    """Rows of several tensors with another row in one of them."""
+    sketch = rows.sketch.copy()
+    sketch[np.cumsum([0, *rows.lengths])[number] + row] += 9
+    return Rows(sketch, rows.norm, rows.lengths)
+
+
+def test_what_cannot_be_compared_is_placed() -> None:
+    right = observation()
+    assert flaws(right, right) == {}
+    shorter, half = stacked(S + T - 1, S + T - 2, K + T - 1, K + T - 1), stacked(S + T - 1, S + T - 1)
+    less, moved = {"0.pixel_values": stacked(3)}, {"0.pack_index": np.array([0, 1, 2, 4, 3])}
+    for changes, stage, says in (
+        ({"cache": shorter}, "caches", "one, keep 0.5, layer 0, value: 11 rows, the reference has 12"),
+        ({"cache": half}, "caches", "one, keep 0.5: 1 layers, the reference has 2"),
+        ({"features": stacked(3)}, "features", "one: 1 images, not 2"),
+        ({"inputs": right.inputs | less}, "pixels", "one, image 1, pixel_values: 3 rows, the reference has 12"),
+        ({"inputs": right.inputs | moved}, "pixels", "one, image 1, pack_index: 4 at 3, the reference has 3"),
+        ({"inputs": {}}, "pixels", "one, image 1, pixel_values: not there"),
+        ({"logits": right.logits[:, :19]}, "logits", "one, keep 0.5: [4, 19] logits, the reference has [4, 20]"),
+    ):
+        found = flaws(replace(right, **changes), right)
+        assert list(found) == [stage] and says in found[stage]
+
+
+def test_the_worst_row_is_named_by_its_token_in_the_unpruned_prompt() -> None:
+    right = observation()
+    for row, name in ((3, "token 5"), (K + 1, "generated token 1")):
+        comparison = Comparison(0.5, SETTINGS, STAGES)
+        comparison.add_rest("one", replace(right, cache=changed(right.cache, 2, row)), right)
+        caches = comparison.stages["caches"]
+        assert caches.where == f"one, keep 0.5, layer 1, key, {name}"
+        assert caches.cosine_where == "one, keep 0.5, layer 1, key"
+
+
+def test_tokens_of_the_text_must_stay() -> None:
+    right = observation()
+    for kept, says in (
+        ([0, 2, 3, 5, 7, 8], "tokens of the text were dropped"),
+        ([0, 1, 3, 5, 7], "5 tokens went on, not 6"),
+        ([0, 1, 5, 3, 7, 8], "kept_index does not rise"),
+        ([0, 1, 3, 5, 7, 9], "kept_index does not rise within the prompt"),
+    ):
+        comparison = Comparison(0.5, SETTINGS, STAGES)
+        assert not comparison.add_choice("one", replace(right, kept=np.array(kept)), right)
+        assert says in comparison.figures.kept.flaw

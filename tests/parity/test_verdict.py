@@ -11,10 +11,11 @@ import pytest
 
 from iwp_export.bundle.store import Bundle
 from iwp_export.errors import BundleError
-from iwp_export.parity.check import check_integrity
-from iwp_export.parity.compare import Comparison, divergences
+from iwp_export.parity.check import Comparison, check_integrity, divergences
 from iwp_export.parity.figures import (
+    LIMITS,
     Gap,
+    Identity,
     Integrity,
     KeepFigures,
     KeptFigures,
@@ -22,10 +23,7 @@ from iwp_export.parity.figures import (
     StageFigures,
     TokenFigures,
 )
-from iwp_export.parity.gates import gates, integrity_gate
-from iwp_export.parity.identity import Identity
-from iwp_export.parity.limits import LIMITS, limits_of
-from iwp_export.parity.words import describe
+from iwp_export.parity.verdict import gates, integrity_gate, view
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.view.figures import Gate
 from tests.runtime.toy import toy_manifest, write_plan
@@ -77,8 +75,8 @@ def test_a_flaw_fails_whatever_the_distance() -> None:
 
 
 def test_what_was_not_compared_does_not_pass() -> None:
-    stages = tuple(StageFigures(each, 0, None, None, None, None, "", "", "", "") for each in STAGES)
-    nothing = figures(stages=stages, kept=KeptFigures(0, 0, 1.0, (), 0, ""), tokens=TokenFigures(0, 0, 0, ""))
+    stages = tuple(StageFigures(each) for each in STAGES)
+    nothing = figures(stages=stages, kept=KeptFigures(), tokens=TokenFigures())
     found = failed(nothing)
     assert [gate.name for gate in found] == [*STAGES, "next token", "kept tokens", "greedy tokens"]
     assert {gate.measured for gate in found} == {"nothing was compared"}
@@ -112,31 +110,28 @@ def test_an_engine_may_flip_a_few_choices_and_not_most() -> None:
     assert [flipped("bfloat16", 4), flipped("bfloat16", 5)] == [True, False]
     [gate] = failed(figures("bfloat16", (Gap(0.2, None, None, "there"),) * 5))
     assert gate.measured == "5 of 9 differ, 5 of them by more than 0.01, at most 2.0e-01"
-    assert gate.limit == "the same, or 50 % of 9 by more than 0.01"
+    assert gate.limit == "the same, or 50.0 % of 9 by more than 0.01"
 
 
-def test_words_name_the_first_stage_that_fails() -> None:
+def test_the_view_names_the_first_stage_that_fails() -> None:
     stages = tuple(stage(each, 0.5 if each in ("caches", "logits") else 0.0) for each in STAGES)
-    text = describe(figures(stages=stages, notes=("Hidden states were not compared.",)))
-    assert text.startswith(
-        "The artefact is not its reference: caches, logits (9 samples at keep 0.3, 8 tokens each).\n"
-    )
-    assert "The first stage that fails is caches: 5.0e-01" in text and "at the worst of caches" in text
-    assert "Hidden states were not compared." in text
-
-
-def test_the_coarsest_type_decides() -> None:
-    assert limits_of("float32", "bfloat16", "float16")[0] == "bfloat16"
-    assert limits_of("float16", "float32") == ("float16", LIMITS["float16"])
+    shown = view(figures(stages=stages, notes=("Hidden states were not compared.",)))
+    first, second = shown.sentences
+    assert first == "The artefact does not match its reference: caches, logits (9 samples at keep 0.3, 8 tokens each)."
+    assert second.startswith("The first stage that fails is caches: 5.0e-01") and "at the worst of caches" in second
+    assert "Hidden states were not compared." in shown.notes
+    [table] = shown.tables
+    assert [row[1] for row in table.rows] == [*STAGES, "kept tokens", "greedy tokens"]
+    assert {len(row) for row in table.rows} == {len(table.columns)}
 
 
 def test_identities() -> None:
     manifest = toy_manifest()
     one = Identity.of(manifest, "1" * 64)
-    assert one.differences(one) == [] and not one.of_another_model(one)
+    assert one.differences(one) == [] and one.other_model(one) == []
     other = Identity.of(manifest, "2" * 64)
     assert one.differences(other) == ["checkpoint: digest 111111111111, not 222222222222"]
-    assert one.of_another_model(other) and not one.of_another_model(Identity.of(manifest))
+    assert one.other_model(other) and not one.other_model(Identity.of(manifest))
     penalty = replace(one, pruning=replace(one.pruning, penalty=0.0, keep=0.7))
     assert one.differences(penalty) == ["pruning.penalty: 5.0, not 0.0"]  # keep is only a default
     engine = replace(one, decoder=replace(one.decoder, max_positions=100, dtype="float16"))
@@ -173,12 +168,13 @@ def test_a_greedy_token_that_is_as_likely_is_a_tie() -> None:
             self.logits = np.array(logits, np.float32)
             self.tokens = self.logits.argmax(1)
 
-    comparison = Comparison(1.0, PruningSettings())
+    comparison = Comparison(1.0, PruningSettings(), ())
+    found = comparison.figures.tokens
     theirs = Seen([[2.0, 1.9999, 0], [5, 1, 0], [1, 2, 3]])
     comparison._add_tokens("here", Seen([[1.9999, 2.0, 0], [5, 1, 0], [1, 2, 3]]), theirs)  # type: ignore[arg-type]
-    assert (comparison.tokens, comparison.tokens_differing, comparison.ties, comparison.token_where) == (3, 1, 1, "")
+    assert (found.tokens, found.differing, found.ties, found.where) == (3, 1, 1, "")
     worse = Seen([[2.0, 1.9999, 0], [5, 1, 0], [1, 2, 3]])
     worse.tokens = np.array([0, 1, 2])
     comparison._add_tokens("there", worse, theirs)  # type: ignore[arg-type]
-    assert (comparison.tokens_differing, comparison.ties) == (2, 1)
-    assert comparison.token_where == "there, generated token 1: 1, not 0"
+    assert (found.differing, found.ties) == (2, 1)
+    assert found.where == "there, generated token 1: 1, not 0"
