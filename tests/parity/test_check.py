@@ -228,8 +228,8 @@ def test_what_cannot_be_compared_is_placed() -> None:
         ({"cache": shorter}, "caches", "one, keep 0.5, layer 0, value: 11 rows, the reference has 12"),
         ({"cache": half}, "caches", "one, keep 0.5: 1 layers, the reference has 2"),
         ({"features": stacked(3)}, "features", "one: 1 images, not 2"),
-        ({"inputs": right.inputs | less}, "pixels", "one, image 1, pixel_values: 3 rows, the reference has 12"),
-        ({"inputs": right.inputs | moved}, "pixels", "one, image 1, pack_index: 4 at 3, the reference has 3"),
+        ({"inputs": {**right.inputs, **less}}, "pixels", "one, image 1, pixel_values: 3 rows, the reference has 12"),
+        ({"inputs": {**right.inputs, **moved}}, "pixels", "one, image 1, pack_index: 4 at 3, the reference has 3"),
         ({"inputs": {}}, "pixels", "one, image 1, pixel_values: not there"),
         ({"logits": right.logits[:, :19]}, "logits", "one, keep 0.5: [4, 19] logits, the reference has [4, 20]"),
     ):
