@@ -160,7 +160,7 @@ def _points(axes: Any, chart: Chart, series: Series, number: int, scheme: Scheme
     """Points with names are few and stand out; of many without, those below show through."""
     colour, front = scheme.series[number % len(scheme.series)], 3 + number
     if series.low:
-        reach = [np.subtract(series.y, series.low), np.subtract(series.high, series.y)]
+        reach = np.maximum(0, [np.subtract(series.y, series.low), np.subtract(series.high, series.y)])
         axes.errorbar(series.x, series.y, reach, fmt="none", ecolor=colour, capsize=3, lw=1.2, zorder=front)
     look = {"s": 80, "alpha": 1.0} if series.labels else {"s": 40, "alpha": 0.65}
     marker, name = MARKERS[number % len(MARKERS)], _legend_name(series.name)
