@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from iwp_export.errors import BackendError, OutputError, os_reason
-from iwp_export.files import whole_file
+from iwp_export.errors import BackendError
 from iwp_export.view.view import Axis, Chart, Series, one_line
 
 WIDTH = 400
 """Units of a chart's width. It scales to its box: text of 13 units has 10 pixels on a phone and 15 on a desktop."""
 FONT_SIZE = 13
-LINES_HEIGHT, BAR_HEIGHT, BARS_ROOM, TITLE_HEIGHT = 300, 24, 80, 30
-"""Units: of a chart's height, of a bar with the room around it, of the axis and legend of bars, and of a title."""
+LINES_HEIGHT, BAR_HEIGHT, BARS_ROOM = 300, 24, 80
+"""Units: of a chart's height, of a bar with the room around it, and of the axis and legend of bars."""
 LETTER, LEGEND_MARK = 7, 42
 """Units of a letter's width, and of a legend's marker with the room around it; the browser's font is not known."""
 NAME_LENGTH = 28
@@ -89,49 +85,18 @@ def svg(chart: Chart, scheme: Literal["light", "dark"]) -> bytes:
     Raises:
         BackendError: matplotlib is missing.
     """
-    with _figure(SCHEMES[scheme], height(chart)) as figure:
-        _draw(figure, chart, SCHEMES[scheme])
-        return _saved(figure, transparent=True)
-
-
-def write_picture(path: Path, charts: Sequence[Chart]) -> None:
-    """Write charts below each other, with their titles, as an SVG file of their own; one that is there is replaced.
-
-    Raises:
-        BackendError: matplotlib is missing.
-        OutputError: the file cannot be written.
-    """
-    heights = [units for chart in charts for units in (TITLE_HEIGHT, height(chart))]
-    with _figure(SCHEMES["light"], sum(heights)) as figure:
-        parts = figure.subfigures(len(heights), squeeze=False, height_ratios=heights)[:, 0]
-        for above, part, chart in zip(parts[::2], parts[1::2], charts, strict=True):
-            above.text(0.01, 0.5, one_line(chart.title, 2 * NAME_LENGTH), va="center", fontweight="bold")
-            _draw(part, chart, SCHEMES["light"])
-        picture = _saved(figure, transparent=False)
-    try:
-        with whole_file(path) as file:
-            file.write_bytes(picture)
-    except OSError as error:
-        raise OutputError(f"Cannot write {path}: {os_reason(error)}", options=("picture",)) from error
-
-
-@contextmanager
-def _figure(scheme: Scheme, units: int) -> Iterator[Any]:
-    """A figure, with settings of our own in place of the user's matplotlibrc."""
     check_installed()
     import matplotlib
     from matplotlib.figure import Figure
 
+    colours, buffer = SCHEMES[scheme], BytesIO()
     with matplotlib.rc_context(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # the browser has fonts of its own
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_style(scheme))
-        yield Figure(figsize=(WIDTH / 72, units / 72), dpi=72, layout="constrained")
-
-
-def _saved(figure: Any, transparent: bool) -> bytes:
-    buffer = BytesIO()
-    figure.savefig(buffer, format="svg", transparent=transparent, metadata={"Date": None})
+        matplotlib.rcdefaults()  # whatever the user's matplotlibrc says
+        matplotlib.rcParams.update(_style(colours))
+        figure = Figure(figsize=(WIDTH / 72, height(chart) / 72), dpi=72, layout="constrained")
+        _draw(figure, chart, colours)
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     return buffer.getvalue()
 
 
@@ -142,8 +107,6 @@ def _style(scheme: Scheme) -> dict[str, Any]:
         **dict.fromkeys(sizes, FONT_SIZE),
         **dict.fromkeys(inks, scheme.ink),
         **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), scheme.quiet),
-        "figure.facecolor": scheme.paper,
-        "axes.facecolor": scheme.paper,
         "grid.color": scheme.line,
         "axes.grid": True,
         "axes.axisbelow": True,
@@ -161,7 +124,6 @@ def _style(scheme: Scheme) -> dict[str, Any]:
 
 
 def _draw(figure: Any, chart: Chart, scheme: Scheme) -> None:
-    """A chart into a figure, or a part of one."""
     axes = figure.add_subplot()
     if chart.kind == "bars":
         _bars(axes, chart, scheme)
@@ -198,7 +160,7 @@ def _points(axes: Any, chart: Chart, series: Series, number: int, scheme: Scheme
     """Points with names are few and stand out; of many without, those below show through."""
     colour, front = scheme.series[number % len(scheme.series)], 3 + number
     if series.low:
-        reach = [np.subtract(series.y, series.low), np.subtract(series.high, series.y)]
+        reach = np.maximum(0, [np.subtract(series.y, series.low), np.subtract(series.high, series.y)])
         axes.errorbar(series.x, series.y, reach, fmt="none", ecolor=colour, capsize=3, lw=1.2, zorder=front)
     look = {"s": 80, "alpha": 1.0} if series.labels else {"s": 40, "alpha": 0.65}
     marker, name = MARKERS[number % len(MARKERS)], _legend_name(series.name)

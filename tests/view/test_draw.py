@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from iwp_export.errors import BackendError, OutputError
+from iwp_export.errors import BackendError
 from iwp_export.view import draw
 from iwp_export.view.view import Axis, Chart, Series, one_line
 from tests.view.shown import NASTY, charts
@@ -106,14 +106,6 @@ def test_nothing_of_matplotlib_is_changed_for_the_program_around_it() -> None:
     before = dict(matplotlib.rcParams)
     drawn(charts()[BARS])
     assert dict(matplotlib.rcParams) == before
-
-
-def test_a_picture_has_its_charts_with_their_titles(tmp_path: Path) -> None:
-    draw.write_picture(tmp_path / "two.svg", charts()[:2])
-    root = ElementTree.parse(tmp_path / "two.svg").getroot()
-    assert {"Lines", "Points"} <= set(texts(root)) and styles(root, "fill: #ffffff")
-    with pytest.raises(OutputError, match=r"^Cannot write .*: Is a directory$"):
-        draw.write_picture(tmp_path, charts()[:1])
 
 
 def test_a_missing_matplotlib_costs_one_line_that_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
