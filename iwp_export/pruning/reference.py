@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,6 +17,12 @@ Floats = npt.NDArray[np.floating[Any]]
 
 PENALTY_FLOOR = 0.01
 """A duplicate keeps this share of its priority at least (Algorithm 1)."""
+
+TOLERANCE = 1e-5
+"""Priorities nearer than this are a tie: float32 sums of another order differ by as much."""
+
+REPLAYS, BRANCHES = 400, 40
+"""Orders of near ties that `selection_gap` tries at most, and that each of them leads to."""
 
 COVERAGE_FLOOR = 1e-4
 """A token of which less is left unexplained counts as explained: what float32 leaves there is rounding."""
@@ -124,42 +132,56 @@ def select_by_importance(
         raise ValueError(f"num_keep must be within 0 and {n}, got {num_keep}")
     if num_keep == n:
         return np.arange(n, dtype=np.int64)
-    rounds = _rounds(scores, k, v, np.ones(n, bool), num_keep, settings)
     chosen = np.zeros(n, bool)
-    for new, _ in rounds:
+    for new, _ in _rounds(scores, k, v, _largest, num_keep, settings):
         chosen[new] = True
     return np.flatnonzero(chosen).astype(np.int64)
 
 
 def selection_gap(
-    chosen: npt.ArrayLike, importance: npt.ArrayLike, key: npt.ArrayLike, value: npt.ArrayLike, **selection: Any
+    chosen: npt.ArrayLike,
+    importance: npt.ArrayLike,
+    key: npt.ArrayLike,
+    value: npt.ArrayLike,
+    *,
+    tolerance: float = TOLERANCE,
+    **selection: Any,
 ) -> float:
     """How far a choice is from one that the method allows, in units of the priority's range [0, 1].
 
     The rounds run in float64, each taking the best of the chosen tokens; the gap is the most by which a token that
-    was left out beats one that was taken. A gap of the order of float32 rounding means a tie was broken otherwise.
+    was left out beats one that was taken. Implementations round otherwise, so where two chosen tokens are within the
+    tolerance of each other either may have been first, and what follows depends on which: if the gap is above the
+    tolerance, other orders of such near ties are tried, up to `REPLAYS`, and the smallest gap counts. A gap within the
+    tolerance means that some order of these tokens is a path on which each pick is the best but for rounding.
 
     Args:
         chosen: indices that some implementation returned for the other arguments, which are `select_by_importance`'s.
+        tolerance: what counts as a tie.
     """
     scores, k, v = (np.asarray(x, dtype=np.float64) for x in (importance, key, value))
     settings = PruningSettings(**selection)
-    return _gap(chosen, lambda allowed, count: _rounds(scores, k, v, allowed, count, settings), k.shape[1])
+    return _gap(chosen, lambda pick, count: _rounds(scores, k, v, pick, count, settings), k.shape[1], tolerance)
 
 
 def selection_gap_of_pairs(
-    chosen: npt.ArrayLike, importance: npt.ArrayLike, alike: npt.ArrayLike, **selection: Any
+    chosen: npt.ArrayLike,
+    importance: npt.ArrayLike,
+    alike: npt.ArrayLike,
+    *,
+    tolerance: float = TOLERANCE,
+    **selection: Any,
 ) -> float:
     """`selection_gap` from what `pair_likeness` keeps of keys and values."""
     scores, pairs = (np.asarray(x, dtype=np.float64) for x in (importance, alike))
     settings = PruningSettings(**selection)
 
-    def rounds(allowed: npt.NDArray[np.bool_], count: int) -> Rounds:
+    def rounds(pick: Pick, count: int) -> Rounds:
         if settings.select == "coverage":
-            return _coverage_rounds(np.diag(pairs).copy(), lambda new: pairs[:, new], allowed, count)
-        return _mmr_rounds(scores, lambda new: pairs[:, new], allowed, count, settings)
+            return _coverage_rounds(np.diag(pairs).copy(), lambda new: pairs[:, new], pick, count)
+        return _mmr_rounds(scores, lambda new: pairs[:, new], pick, count, settings)
 
-    return _gap(chosen, rounds, len(scores))
+    return _gap(chosen, rounds, len(scores), tolerance)
 
 
 def pair_likeness(key: npt.ArrayLike, value: npt.ArrayLike, **selection: Any) -> npt.NDArray[np.float32]:
@@ -178,41 +200,94 @@ def pair_likeness(key: npt.ArrayLike, value: npt.ArrayLike, **selection: Any) ->
 
 
 Rounds = Iterator[tuple[npt.NDArray[np.intp], Floats]]
-"""Who is taken in each round of a selection, and the priorities [n] that decided."""
+"""Who is taken in each round of a selection, and the priorities [n] that decided; -inf for those taken before."""
+Pick = Callable[[Floats, int], npt.NDArray[np.intp]]
+"""From priorities [n] and a number of tokens to the tokens of a round."""
 Columns = Callable[[npt.NDArray[np.intp]], Floats]
 """From tokens just chosen to how alike every token is to each of them, [n, len(new)]."""
+Swap = tuple[int, int, int]
+"""In a round, a token that is left for later, and one that is taken in its place."""
 
 
-def _gap(chosen: npt.ArrayLike, rounds: Callable[[npt.NDArray[np.bool_], int], Rounds], n: int) -> float:
+def _largest(priority: Floats, count: int) -> npt.NDArray[np.intp]:
+    """The `count` largest; of equal ones the first, since a stable sort keeps their order."""
+    if count == 1:
+        return np.array([np.argmax(priority)])
+    return np.argsort(-priority, kind="stable")[:count]
+
+
+def _gap(chosen: npt.ArrayLike, rounds: Callable[[Pick, int], Rounds], n: int, tolerance: float) -> float:
+    """The smallest gap of the paths that differ in near ties, by the number of their differences (see `REPLAYS`)."""
     claimed = np.zeros(n, bool)
     claimed[np.asarray(chosen, dtype=np.intp)] = True
-    if claimed.all():
+    if claimed.all() or not claimed.any():
         return 0.0
-    found = rounds(claimed, int(claimed.sum()))
-    return max((float(p[~claimed].max() - p[new].min()) for new, p in found), default=0.0)
+    found, plans = math.inf, deque[tuple[Swap, ...]]([()])
+    for _ in range(REPLAYS):
+        if not plans or found <= tolerance:
+            break
+        plan = plans.popleft()
+        gap, swaps = _replay(claimed, rounds, plan, tolerance)
+        if math.isnan(gap):
+            return gap
+        found = min(found, gap)
+        plans.extend((*plan, swap) for swap in swaps)
+    return found
 
 
-def _rounds(
-    scores: Floats, key: Floats, value: Floats, allowed: npt.NDArray[np.bool_], count: int, settings: PruningSettings
-) -> Rounds:
-    """Rounds of a selection that may take the `allowed` tokens."""
+def _replay(
+    claimed: npt.NDArray[np.bool_], rounds: Callable[[Pick, int], Rounds], plan: tuple[Swap, ...], tolerance: float
+) -> tuple[float, list[Swap]]:
+    """The gap of one order of the claimed tokens, up to where it leaves the tolerance, and the swaps that would give
+    another order, the nearest ties first."""
+    planned = {number: (left, taken) for number, left, taken in plan}
+    last = max(planned, default=-1)
+    swaps: list[tuple[float, Swap]] = []
+    number, gap = -1, -math.inf
+
+    def pick(priority: Floats, count: int) -> npt.NDArray[np.intp]:
+        nonlocal number
+        number += 1
+        mine = np.where(claimed, priority, -np.inf)
+        order = _largest(mine, int(np.isfinite(mine).sum()))
+        new = order[:count]
+        if number in planned:
+            left, taken = planned[number]
+            new = np.append(new[new != left], taken)
+        elif number > last:
+            for later in order[count:]:
+                ties = new[mine[new] - mine[later] <= tolerance]
+                if not len(ties):
+                    break
+                swaps.extend((float(mine[tie] - mine[later]), (number, int(tie), int(later))) for tie in ties)
+        return new
+
+    for new, priority in rounds(pick, int(claimed.sum())):
+        if len(new) == 0:  # numbers that are not finite
+            return math.nan, []
+        gap = max(gap, float(priority[~claimed].max() - priority[new].min()))
+        if math.isnan(gap) or gap > tolerance:
+            break
+    return gap, [swap for _, swap in sorted(swaps)[:BRANCHES]]
+
+
+def _rounds(scores: Floats, key: Floats, value: Floats, pick: Pick, count: int, settings: PruningSettings) -> Rounds:
+    """Rounds of a selection in which `pick` takes tokens by their priorities."""
     similarity = settings.similarity
     if settings.select == "coverage":
         left = _self_similarity(key, value, similarity)
-        return _coverage_rounds(left, lambda new: _likeness(key, value, new, similarity).mean(axis=0), allowed, count)
-    return _mmr_rounds(scores, lambda new: token_duplication(key, value, new, similarity), allowed, count, settings)
+        return _coverage_rounds(left, lambda new: _likeness(key, value, new, similarity).mean(axis=0), pick, count)
+    return _mmr_rounds(scores, lambda new: token_duplication(key, value, new, similarity), pick, count, settings)
 
 
-def _mmr_rounds(
-    scores: Floats, duplication: Columns, allowed: npt.NDArray[np.bool_], count: int, settings: PruningSettings
-) -> Rounds:
+def _mmr_rounds(scores: Floats, duplication: Columns, pick: Pick, count: int, settings: PruningSettings) -> Rounds:
     """Algorithm 1."""
     priority = normalised(scores)
     alive = np.ones(len(scores), bool)
     for size in chunk_schedule(count, settings.chunk, settings.growth):
-        # A stable sort of the negated priority: equal priorities keep their order, so the lower index is first.
-        new = np.argsort(np.where(alive & allowed, -priority, np.inf), kind="stable")[:size]
-        yield new, priority
+        open_ = np.where(alive, priority, -np.inf)
+        new = pick(open_, size)
+        yield new, open_
         alive[new] = False
         duplicate = duplication(new)
         if settings.duplication_norm == "minmax":
@@ -221,20 +296,21 @@ def _mmr_rounds(
         priority = priority * np.maximum(priority.dtype.type(PENALTY_FLOOR), share)
 
 
-def _coverage_rounds(left: Floats, similarity: Columns, allowed: npt.NDArray[np.bool_], count: int) -> Rounds:
+def _coverage_rounds(left: Floats, similarity: Columns, pick: Pick, count: int) -> Rounds:
     """Greedy pivoted Cholesky of the tokens' mean similarity: each round takes the token that is explained least.
 
     Args:
         left: [n], each token's similarity to itself.
-        similarity, allowed, count: see `_rounds`.
+        similarity: of every token to tokens just taken.
+        pick, count: see `_rounds`.
     """
     columns = np.zeros((count, len(left)), left.dtype)
-    alive = allowed.copy()
+    alive = np.ones(len(left), bool)
     for taken in range(count):
-        unexplained = np.where(left < COVERAGE_FLOOR, left.dtype.type(0), left)
-        best = int(np.argmax(np.where(alive, unexplained, -1)))  # the first of equal ones
-        new = np.array([best])
+        unexplained = np.where(alive, np.where(left < COVERAGE_FLOOR, left.dtype.type(0), left), -np.inf)
+        new = pick(unexplained, 1)
         yield new, unexplained
+        best = int(new[0])
         alive[best] = False
         if unexplained[best] > 0:
             similar = similarity(new)[:, 0]

@@ -71,7 +71,7 @@ def test_all_implementations_agree(
             assert len(kept) == len(expected)
             assert set(np.flatnonzero(~case.is_visual)) <= set(kept)
             limit = 2 * COVERAGE_FLOOR if options.select == "coverage" else ROUNDING
-            assert selection_gap(case.chosen(kept), *case.visual(), **options.selection()) < limit
+            assert selection_gap(case.chosen(kept), *case.visual(), tolerance=limit, **options.selection()) < limit
 
 
 def test_samples_of_a_batch_are_independent() -> None:
