@@ -152,8 +152,9 @@ def selection_gap(
     The rounds run in float64, each taking the best of the chosen tokens; the gap is the most by which a token that
     was left out beats one that was taken. Implementations round otherwise, so where two chosen tokens are within the
     tolerance of each other either may have been first, and what follows depends on which: if the gap is above the
-    tolerance, other orders of such near ties are tried, up to `REPLAYS`, and the smallest gap counts. A gap within the
-    tolerance means that some order of these tokens is a path on which each pick is the best but for rounding.
+    tolerance, other orders of such near ties are tried, up to `REPLAYS`. A gap within the tolerance means that some order
+    of these tokens is a path on which each pick is the best but for rounding; if none was found, it is that of the order
+    of their priorities.
 
     Args:
         chosen: indices that some implementation returned for the other arguments, which are `select_by_importance`'s.
@@ -217,20 +218,20 @@ def _largest(priority: Floats, count: int) -> npt.NDArray[np.intp]:
 
 
 def _gap(chosen: npt.ArrayLike, rounds: Callable[[Pick, int], Rounds], n: int, tolerance: float) -> float:
-    """The smallest gap of the paths that differ in near ties, by the number of their differences (see `REPLAYS`)."""
+    """The gap of the order of priorities, or of a path within the tolerance that differs from it in near ties; those
+    with fewer differences are tried first."""
     claimed = np.zeros(n, bool)
     claimed[np.asarray(chosen, dtype=np.intp)] = True
     if claimed.all() or not claimed.any():
         return 0.0
-    found, plans = math.inf, deque[tuple[Swap, ...]]([()])
+    found, swaps = _replay(claimed, rounds, (), tolerance)
+    plans: deque[tuple[Swap, ...]] = deque((swap,) for swap in swaps)
     for _ in range(REPLAYS):
-        if not plans or found <= tolerance:
+        if not plans or found <= tolerance or math.isnan(found):
             break
         plan = plans.popleft()
         gap, swaps = _replay(claimed, rounds, plan, tolerance)
-        if math.isnan(gap):
-            return gap
-        found = min(found, gap)
+        found = gap if gap <= tolerance else found
         plans.extend((*plan, swap) for swap in swaps)
     return found
 
@@ -238,8 +239,8 @@ def _gap(chosen: npt.ArrayLike, rounds: Callable[[Pick, int], Rounds], n: int, t
 def _replay(
     claimed: npt.NDArray[np.bool_], rounds: Callable[[Pick, int], Rounds], plan: tuple[Swap, ...], tolerance: float
 ) -> tuple[float, list[Swap]]:
-    """The gap of one order of the claimed tokens, up to where it leaves the tolerance, and the swaps that would give
-    another order, the nearest ties first."""
+    """The gap of one order of the claimed tokens, and the swaps before it leaves the tolerance that would give another
+    order, the nearest ties first. An order with swaps is left there, the order of priorities is followed to its end."""
     planned = {number: (left, taken) for number, left, taken in plan}
     last = max(planned, default=-1)
     swaps: list[tuple[float, Swap]] = []
@@ -254,7 +255,7 @@ def _replay(
         if number in planned:
             left, taken = planned[number]
             new = np.append(new[new != left], taken)
-        elif number > last:
+        elif number > last and gap <= tolerance:
             for later in order[count:]:
                 ties = new[mine[new] - mine[later] <= tolerance]
                 if not len(ties):
@@ -266,7 +267,7 @@ def _replay(
         if len(new) == 0:  # numbers that are not finite
             return math.nan, []
         gap = max(gap, float(priority[~claimed].max() - priority[new].min()))
-        if math.isnan(gap) or gap > tolerance:
+        if math.isnan(gap) or (plan and gap > tolerance):
             break
     return gap, [swap for _, swap in sorted(swaps)[:BRANCHES]]
 
