@@ -152,9 +152,9 @@ def selection_gap(
     The rounds run in float64, each taking the best of the chosen tokens; the gap is the most by which a token that
     was left out beats one that was taken. Implementations round otherwise, so where two chosen tokens are within the
     tolerance of each other either may have been first, and what follows depends on which: if the gap is above the
-    tolerance, other orders of such near ties are tried, up to `REPLAYS`. A gap within the tolerance means that some order
-    of these tokens is a path on which each pick is the best but for rounding; if none was found, it is that of the order
-    of their priorities.
+    tolerance, other orders of such near ties are tried, up to `REPLAYS`. A gap within the tolerance means that some
+    order of these tokens is a path on which each pick is the best but for rounding; if none was found, the gap is that
+    of the order of their priorities.
 
     Args:
         chosen: indices that some implementation returned for the other arguments, which are `select_by_importance`'s.
