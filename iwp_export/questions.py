@@ -4,16 +4,14 @@
     {"images": ["a.jpg", "b.jpg"], "prompt": "What differs?"}
     {"image": "c.jpg", "prompt": "What is on the desk?", "answers": ["laptop", "a laptop", "computer"]}
 
-One question a line, with one image or several. Paths are relative to the file. `answers` has several right answers, or
-what each of several annotators said; it stands in the place of `answer`. Both and `kind` may be left out, and further
-fields are kept as they are.
+One question a line. Paths are relative to the file; `answers` has several right answers. Answers and `kind` may be left
+out, and further fields are kept as they are.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -22,10 +20,6 @@ from typing import Any
 
 from iwp_export.errors import DataError, os_reason
 
-OPTIONAL = ("answer", "kind")
-
-SHIPPED = {"tiny-llava": Path(__file__).parent / "assets" / "tiny_llava_samples" / "questions.jsonl"}
-"""Samples that ship with the package, by the name of the model."""
 MAX_NEW_TOKENS = 16
 """Of an answer, unless the caller says otherwise."""
 
@@ -37,23 +31,21 @@ class Question:
     Attributes:
         images: files, one at least.
         prompt: the user's text.
-        answer: the right answer, where the data has one; of several, the one that is given most often.
+        answers: the right answers, each as good as the others; empty where the data has none.
         kind: what is asked, where questions differ in that; figures are given for each kind.
         fields: whatever else its line holds.
-        answers: all right answers, or what each annotator said, where the data has `answers`.
     """
 
     images: tuple[Path, ...]
     prompt: str
-    answer: str | None = None
+    answers: tuple[str, ...] = ()
     kind: str | None = None
     fields: Mapping[str, Any] = field(default_factory=dict)
-    answers: tuple[str, ...] = ()
 
     @property
-    def accepted(self) -> tuple[str, ...]:
-        """Every right answer, as often as the data gives it; empty where the data has none."""
-        return self.answers or (() if self.answer is None else (self.answer,))
+    def answer(self) -> str | None:
+        """The first right answer, where the data has one."""
+        return self.answers[0] if self.answers else None
 
 
 def read_questions(path: Path | str) -> Iterator[Question]:
@@ -63,87 +55,61 @@ def read_questions(path: Path | str) -> Iterator[Question]:
         DataError: the file cannot be read or has no question, or a line (the error says which) is not one or names
             an image that is not there.
     """
-    path = Path(path)
-    found = False
+    path, number, found = Path(path), 0, False
     try:
-        lines = path.open("rb")
+        with path.open("rb") as lines:
+            for line in lines:
+                number += 1
+                if line.strip():
+                    found = True
+                    yield _question(line, path.parent)
     except OSError as error:
         raise DataError(f"cannot read questions from {path}: {error.strerror}") from error
-    with lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                question = _question(line, path.parent)
-            except ValueError as error:
-                raise DataError(f"{path}, line {number}: {error}") from error
-            found = True
-            yield question
+    except ValueError as error:
+        raise DataError(f"{path}, line {number}: {error}") from error
     if not found:
         raise DataError(f"{path} has no questions")
 
 
 def _question(line: bytes, folder: Path) -> Question:
-    """The question that a line holds.
-
-    Raises:
-        ValueError: it holds none.
-    """
-    fields = _object(line)
-    prompt = fields.pop("prompt", None)
-    if not isinstance(prompt, str) or not prompt.strip():
-        raise ValueError(f"`prompt` must be a text that is not empty, got {prompt!r}")
-    images = tuple(folder / name for name in _image_names(fields))
-    for image in images:
-        if not image.is_file():
-            raise ValueError(f"there is no image {image}")
-    texts = {name: fields.pop(name, None) for name in OPTIONAL}
-    for name, text in texts.items():
-        if not isinstance(text, str | None):
-            raise ValueError(f"`{name}` must be a text, got {text!r}")
-    answers = _answers(fields)
-    if answers:
-        if texts["answer"] is not None:
-            raise ValueError("give either `answer` or `answers`")
-        texts["answer"] = Counter(answers).most_common(1)[0][0]
-    return Question(images, prompt, fields=fields, answers=answers, **texts)
-
-
-def _answers(fields: dict[str, Any]) -> tuple[str, ...]:
-    """The right answers of a question that has several, taken out of its fields."""
-    if "answers" not in fields:
-        return ()
-    value = fields.pop("answers")
-    if not isinstance(value, list) or not value or not all(isinstance(answer, str) for answer in value):
-        raise ValueError(f"`answers` must be a list of one text or more, got {value!r}")
-    return tuple(value)
-
-
-def _object(line: bytes) -> dict[str, Any]:
+    """The question that a line holds; ValueError if it holds none."""
     try:
-        entry = json.loads(line.decode("utf-8-sig").rstrip())
+        fields = json.loads(line.decode("utf-8-sig").rstrip())
     except UnicodeDecodeError as error:
         raise ValueError("not UTF-8") from error
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON: {error.msg} at column {error.colno}") from error
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
-    if not isinstance(entry, dict):
-        raise ValueError(f"a question is a JSON object, got a {type(entry).__name__}")
-    return entry
-
-
-def _image_names(fields: dict[str, Any]) -> list[str]:
-    """The paths of a question, taken out of its fields."""
-    given = [name for name in ("image", "images") if name in fields]
-    if len(given) != 1:
+    if not isinstance(fields, dict):
+        raise ValueError(f"a question is a JSON object, got a {type(fields).__name__}")
+    prompt, kind = fields.pop("prompt", None), fields.pop("kind", None)
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise ValueError(f"`prompt` must be a text that is not empty, got {prompt!r}")
+    if not isinstance(kind, str | None):
+        raise ValueError(f"`kind` must be a text, got {kind!r}")
+    images = tuple(folder / name for name in _texts(fields, "image", "a path"))
+    if not images:
         raise ValueError("give either `image`, a path, or `images`, a list of paths")
-    value = fields.pop(given[0])
-    names = [value] if given == ["image"] else value
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
-        wanted = "a path" if given == ["image"] else "a list of one path or more"
-        raise ValueError(f"`{given[0]}` must be {wanted}, got {value!r}")
-    return names
+    for image in images:
+        if not image.is_file():
+            raise ValueError(f"there is no image {image}")
+    return Question(images, prompt, _texts(fields, "answer", "a text"), kind, fields)
+
+
+def _texts(fields: dict[str, Any], name: str, noun: str) -> tuple[str, ...]:
+    """What a line gives as one text, or under the name's plural as a list of them, taken out of its fields."""
+    found = {key: fields.pop(key, None) for key in (name, f"{name}s")}
+    given = {key: value for key, value in found.items() if value is not None}
+    if len(given) > 1:
+        raise ValueError(f"give either `{name}`, {noun}, or `{name}s`, a list of {noun[2:]}s")
+    for key, value in given.items():
+        texts = [value] if key == name else value
+        if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
+            wanted = noun if key == name else f"a list of one {noun[2:]} or more"
+            raise ValueError(f"`{key}` must be {wanted}, got {value!r}")
+        return tuple(texts)
+    return ()
 
 
 def digest_of(questions: Sequence[Question]) -> str:
@@ -155,54 +121,52 @@ def digest_of(questions: Sequence[Question]) -> str:
     total = hashlib.sha256()
     files: dict[Path, bytes] = {}
     for question in questions:
-        for text in (question.prompt, question.answer, *question.answers):
+        for text in (question.prompt, *(question.answers or (None,))):
             total.update(hashlib.sha256(b"" if text is None else b"=" + text.encode("utf-8", "replace")).digest())
         for image in question.images:
-            if image not in files:
-                files[image] = hashlib.sha256(_content(image)).digest()
+            try:
+                if image not in files:
+                    files[image] = hashlib.sha256(image.read_bytes()).digest()
+            except OSError as error:
+                raise DataError(f"cannot read the image {image}: {os_reason(error)}") from error
             total.update(files[image])
     return total.hexdigest()
 
 
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot read the image {path}: {os_reason(error)}") from error
-
-
-_PACKAGED = Path(__file__).parent / "assets" / "tiny_llava_heldout"
-HELDOUT = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[1] / "calibration" / "tiny_llava" / "heldout"
-"""tiny-llava's held-out questions; a checkout has them where they are made."""
-OWN = {"tiny-llava": ("tiny-llava's held-out set", HELDOUT / "questions.jsonl")}
-"""Questions that ship with the package, by the model's name: what to call them, and their file."""
+_HERE, _FILE = Path(__file__).parent, "questions.jsonl"
+_HELDOUT = _HERE / "assets" / "tiny_llava_heldout"
+if not _HELDOUT.is_dir():  # a checkout has them where they are made
+    _HELDOUT = _HERE.parent / "calibration" / "tiny_llava" / "heldout"
+SHIPPED = {"tiny-llava": {"samples": _HERE / "assets" / "tiny_llava_samples" / _FILE, "heldout": _HELDOUT / _FILE}}
+"""Questions that ship, by the model's name in a manifest: `samples` to calibrate and time it, `heldout` to validate."""
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """Questions with a name.
-
-    Attributes:
-        name: for words.
-        questions: in their order.
-    """
+    """Questions with a name for people, and the file that they are the first of."""
 
     name: str
     questions: tuple[Question, ...]
+    file: Path | None = None
+
+    def is_of(self, digest: str | None) -> bool:
+        """Whether all questions of the file have this `digest_of`."""
+        return digest is not None and self.file is not None and digest_of(list(read_questions(self.file))) == digest
 
 
-def open_data(data: Path | None, model: str, limit: int | None = None) -> DataSet:
+def open_data(data: Path | str | None, model: str, limit: int | None = None) -> DataSet:
     """Read a set of questions.
 
     Args:
-        data: a file, see `iwp_export.questions`; None for what ships for the model.
+        data: a file, see `iwp_export.questions`; None for the held-out questions that ship for the model.
         model: the model's name in a manifest.
         limit: only the first so many.
 
     Raises:
         DataError: nothing ships for the model, or see `read_questions`.
     """
-    name, file = (data.name, data) if data is not None else OWN.get(model, ("", None))
-    if file is None:
+    if data is None and model not in SHIPPED:
         raise DataError(f"no questions ship for {model}: give a file of JSON lines", options=("data",))
-    return DataSet(name, tuple(islice(read_questions(file), limit)))
+    file = SHIPPED[model]["heldout"] if data is None else Path(data)
+    name = f"{model}'s held-out set" if data is None else file.name
+    return DataSet(name, tuple(islice(read_questions(file), limit)), file)

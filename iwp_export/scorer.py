@@ -79,7 +79,7 @@ class Prepared:
     @property
     def right(self) -> bool | None:
         """Whether the unpruned model is right; None without an answer to compare with."""
-        return None if self.question.answer is None else self.answer in self.question.accepted
+        return None if self.question.answer is None else self.answer in self.question.answers
 
 
 class Reference:
@@ -187,7 +187,7 @@ class Scorer:
             return Score(kl, agrees, prepared.right)
         settings = replace(self._manifest.pruning, layer=layer)
         answer = self._generate(prepared, self._pipeline(settings, _text_alone))
-        return Score(kl, agrees, answer in prepared.question.accepted)
+        return Score(kl, agrees, answer in prepared.question.answers)
 
     def compare(self, prepared: Prepared, logits: Tensor) -> tuple[float, bool]:
         """Mean KL in nats of logits [T, V] from the unpruned model's, and whether their greedy answer is its own."""
@@ -200,7 +200,7 @@ class Scorer:
         if prepared.question.answer is None:
             return None
         answer = prepared.answer if agrees else self.answer(prepared, settings)
-        return answer in prepared.question.accepted
+        return answer in prepared.question.answers
 
     def logits(self, prepared: Prepared, settings: PruningSettings, look: Watch | None = None) -> Tensor:
         """Logits [T, V] of the unpruned answer's tokens, teacher-forced, with a setting.

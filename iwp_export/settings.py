@@ -20,7 +20,7 @@ Dtype = Literal["auto", "float32", "float16", "bfloat16"]
 CheckpointDtype = Literal["float32", "float16", "bfloat16"]
 Faster = Literal["end-to-end", "prefill"]
 Objective = Literal["kl", "agreement", "accuracy"]
-Rule = Literal["exact", "vqa", "anls", "yesno", "relaxed"]
+ScoreName = Literal["exact", "normalised", "relaxed"]
 FlavourName = Literal["rtx", "tensorrt"]
 
 CHECKPOINT, NOTHING = "checkpoint", "none"
@@ -96,7 +96,7 @@ class ValidationSettings(Settings):
     )
     limit: int | None = option(None, "only the first N questions", "N", group="accuracy")
     keep: Sequence[float] = option((), "keep ratios beside 1", "RATIO", group="accuracy", shown="the exported one")
-    score: Rule = option("exact", "how answers are scored", group="accuracy")
+    score: ScoreName = option("exact", "how answers are scored", group="accuracy")
     max_new_tokens: int = option(16, "of an answer", "N", group="accuracy")
     max_drop: float | None = option(
         None, "gate: share of the unpruned score that may go: 1% or 0.01", "SHARE", group="accuracy", share=True

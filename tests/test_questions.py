@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from calibration.tiny_llava import HELDOUT
 from iwp_export.errors import DataError
-from iwp_export.questions import Question, digest_of, read_questions
+from iwp_export.questions import SHIPPED, Question, digest_of, open_data, read_questions
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def test_paths_are_relative_to_the_file_and_further_fields_are_kept(folder: Path
         {"images": ["a.png", str(folder / "b.png")], "prompt": "Welche Größe?"},
     )
     assert list(read_questions(path)) == [
-        Question((folder / "a.png",), "what ?", "7", "digit", {"box": [1, 2], "id": 5}),
+        Question((folder / "a.png",), "what ?", ("7",), "digit", {"box": [1, 2], "id": 5}),
         Question((folder / "a.png", folder / "b.png"), "Welche Größe?"),
     ]
 
@@ -49,8 +50,8 @@ def test_several_answers_stand_in_the_place_of_one(folder: Path) -> None:
         {"image": "a.png", "prompt": "x"},
     )
     several, single, none = read_questions(path)
-    assert (several.answer, several.accepted, several.fields) == ("red", ("tan", "red", "red"), {})
-    assert (single.accepted, none.accepted) == (("red",), ())
+    assert (several.answer, several.answers, several.fields) == ("tan", ("tan", "red", "red"), {})
+    assert (single.answers, none.answers, none.answer) == (("red",), (), None)
     assert len({digest_of([question]) for question in (several, single, none)}) == 3
 
 
@@ -86,7 +87,10 @@ def test_lines_are_read_as_they_are_asked_for(folder: Path) -> None:
         ({"image": "a.png", "prompt": "x", "answers": []}, "`answers` must be a list of one text or more"),
         ({"image": "a.png", "prompt": "x", "answers": "7"}, "`answers` must be a list .* got '7'"),
         ({"image": "a.png", "prompt": "x", "answers": [7]}, "`answers` must be a list"),
-        ({"image": "a.png", "prompt": "x", "answer": "7", "answers": ["7"]}, "give either `answer` or `answers`"),
+        (
+            {"image": "a.png", "prompt": "x", "answer": "7", "answers": ["7"]},
+            "give either `answer`, a text, or `answers`, a list of texts",
+        ),
         ({"image": "a.png", "prompt": "x", "kind": []}, "`kind` must be a text"),
     ],
 )
@@ -104,3 +108,19 @@ def test_a_file_that_cannot_be_read_or_is_empty(folder: Path) -> None:
         list(read_questions(folder))
     with pytest.raises(DataError, match="has no questions"):
         list(read_questions(write(folder, b"")))
+
+
+def test_tiny_llava_has_held_out_questions_of_its_own() -> None:
+    own = open_data(None, "tiny-llava")
+    assert (own.name, len(own.questions)) == ("tiny-llava's held-out set", 600)
+    assert own.questions == tuple(read_questions(HELDOUT)) and all(question.answer for question in own.questions)
+    assert open_data(str(HELDOUT), "", 7).questions == own.questions[:7]
+    calibrated = {digest_of([question]) for question in read_questions(SHIPPED["tiny-llava"]["samples"])}
+    assert not calibrated & {digest_of([question]) for question in own.questions[:96]}
+
+
+def test_a_model_without_questions_of_its_own_needs_a_file() -> None:
+    assert open_data(HELDOUT, "my-llava", 2).name == "questions.jsonl"
+    with pytest.raises(DataError, match="no questions ship for my-llava: give a file") as refused:
+        open_data(None, "my-llava")
+    assert refused.value.options == ("data",)

@@ -25,7 +25,7 @@ from tests.exporter.tiny import write_llava
 
 HELDOUT = Path(__file__).parents[1] / "calibration" / "tiny_llava" / "heldout" / "questions.jsonl"
 QUESTIONS = list(islice(read_questions(HELDOUT), 0, 30, 7))
-SEVERAL = Question((QUESTIONS[0].images[0], QUESTIONS[-1].images[0]), "what is the yellow digit ?", "9")
+SEVERAL = Question((QUESTIONS[0].images[0], QUESTIONS[-1].images[0]), "what is the yellow digit ?", ("9",))
 
 
 class Opened:
@@ -100,7 +100,7 @@ def compare(opened: Opened, question: Question, settings: list[PruningSettings])
 
 @pytest.mark.parametrize("number", range(len(QUESTIONS)))
 def test_scores_are_those_of_generated_answers(tiny, number):
-    question = replace(QUESTIONS[number], answer=None if number == 1 else QUESTIONS[number].answer)
+    question = replace(QUESTIONS[number], answers=() if number == 1 else QUESTIONS[number].answers)
     compare(tiny, question, [draw_settings(100 * number + seed, tiny.layers) for seed in range(8)])
 
 
@@ -171,7 +171,7 @@ def test_without_the_image_is_a_choice_of_no_visual_token(noise: Opened, layer: 
     session = noise.session.choosing(settings, lambda *inputs: torch.nonzero(~inputs[3][0])[:, 0][None])
     manifest = replace(noise.manifest, pruning=settings)
     pipeline = Pipeline(LoadedModel(manifest, noise.processor, session))
-    prepared = noise.scorer.prepare(replace(QUESTIONS[0], answer="no such answer"))
+    prepared = noise.scorer.prepare(replace(QUESTIONS[0], answers=("no such answer",)))
     tokens = noise.generate(prepared, settings, keep=1.0).token_ids
     rest = iter(tokens)
     result = pipeline.generate_ids(

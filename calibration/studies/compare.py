@@ -69,7 +69,7 @@ def right_shares(
             raise DataError("accuracy needs questions with an `answer`")
         found = pipeline(list(question.images), question.prompt, max_new_tokens=max_new_tokens, keep=keep)
         for kind in filter(None, (question.kind, ALL)):
-            right.setdefault(kind, []).append(found.text in question.accepted)
+            right.setdefault(kind, []).append(found.text in question.answers)
     right[ALL] = right.pop(ALL)  # the last column
     return {kind: round(sum(each) / len(each), 4) for kind, each in right.items()}
 

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+import base64
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from io import BytesIO
+from pathlib import Path
 
-from iwp_export.accuracy import comparison
-from iwp_export.accuracy.examples import choose_examples, one_line
-from iwp_export.accuracy.figures import ALL, Accuracy, AtKeep, Kind
-from iwp_export.accuracy.scoring import Rule, find_rule, is_yes
-from iwp_export.errors import DataError
+import numpy as np
+from PIL import Image
+
+from iwp_export.accuracy.figures import ALL, Accuracy, Answered, AtKeep, KeptView, Kind
+from iwp_export.accuracy.scoring import check_answers, compare, find_score, share
+from iwp_export.bundle.schema import CONTROL
 from iwp_export.progress import progress
 from iwp_export.pruning.settings import check_keep
-from iwp_export.questions import MAX_NEW_TOKENS, Question, digest_of
+from iwp_export.questions import MAX_NEW_TOKENS, DataSet, Question, digest_of
 from iwp_export.runtime.pipeline import Pipeline
+from iwp_export.runtime.result import Result
 from iwp_export.view.figures import Interval
+
+EXAMPLES = 4
+SIDE = 240
+"""Pixels of the longer side of a stored view; several views of an example share the area of one."""
+JPEG_QUALITY = 80
+TEXT_LENGTH = 400
+"""Characters of a stored prompt or answer."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +71,10 @@ def ask(
 
 def measure_accuracy(
     pipeline: Pipeline,
-    questions: Sequence[Question],
+    data: DataSet,
     keeps: Sequence[float] = (),
-    rule: str = "exact",
+    score: str = "exact",
     max_new_tokens: int = MAX_NEW_TOKENS,
-    data: str = "the data",
 ) -> Accuracy:
     """Score the answers at several keep ratios and compare them with those at keep 1, which is always measured.
 
@@ -70,91 +82,67 @@ def measure_accuracy(
 
     Args:
         pipeline: the artefact.
-        questions: of which all have answers or none has.
+        data: questions of which all have answers or none has.
         keeps: ratios; the artefact's own if none is given.
-        rule: a name of `scoring.RULES`.
+        score: a name of `scoring.SCORES`.
         max_new_tokens: length of an answer at most.
-        data: name of the questions, for words.
 
     Raises:
-        DataError, SettingsError: see `scoring.Rule.check`, `find_rule`, `check_keep`.
+        DataError, SettingsError: see `check_answers`, `find_score`, `check_keep`.
         RequestError: a question cannot be asked.
     """
-    scoring = find_rule(rule)
-    own = pipeline.manifest.pruning.keep
+    is_right, manifest, questions = find_score(score), pipeline.manifest, data.questions
     for keep in keeps:
         check_keep(keep)
-    scored = scoring.check(questions)
-    ratios = sorted({1.0, *(keeps or (own,))}, reverse=True)
+    answered = check_answers(questions)
+    ratios = sorted({1.0, *(keeps or (manifest.pruning.keep,))}, reverse=True)
     answers = {keep: ask(pipeline, questions, keep, max_new_tokens) for keep in ratios}
-    yes = tuple(is_yes(question.accepted) for question in questions) if scored and scoring.f1 else ()
-    marked = {keep: _marked(answers[keep], questions, scoring if scored else None) for keep in ratios}
+    scores: dict[float, tuple[float, ...]] = dict.fromkeys(ratios, ())
+    if answered:
+        scores = {
+            keep: tuple(float(is_right(text, each.answers)) for text, each in zip(found.texts, questions, strict=True))
+            for keep, found in answers.items()
+        }
     kinds = _kinds(questions)
     made = Accuracy(
-        data=one_line(data),
+        data=one_line(data.name),
         digest=digest_of(questions),
         questions=len(questions),
-        rule=rule if scored else "",
-        title=scoring.title if scored else "agreement",
+        score=score if answered else "",
         max_new_tokens=max_new_tokens,
-        own_keep=own,
+        own_keep=manifest.pruning.keep,
+        calibrated=data.is_of(manifest.pruning_source.data),
         visual_tokens=answers[1.0].visual_tokens,
-        yes=yes,
-        at=tuple(_figures(keep, marked[keep], marked[1.0], yes, kinds) for keep in ratios),
+        at=tuple(_at(keep, answers, scores, kinds) for keep in ratios),
     )
-    return replace(made, examples=choose_examples(made, pipeline, questions, answers[1.0].texts))
+    return replace(made, examples=_examples(made, pipeline, questions, answers[1.0].texts))
 
 
-@dataclass(frozen=True)
-class _Marked:
-    """Answers with the score of each; no scores where the data has no answers."""
-
-    answers: Answers
-    scores: tuple[float, ...]
-
-
-def _marked(answers: Answers, questions: Sequence[Question], rule: Rule | None) -> _Marked:
-    if rule is None:
-        return _Marked(answers, ())
-    pairs = zip(answers.texts, questions, strict=True)
-    return _Marked(answers, tuple(round(rule.score(text, question.accepted), 4) for text, question in pairs))
-
-
-def _figures(
-    keep: float, here: _Marked, whole: _Marked, yes: Sequence[bool], kinds: Mapping[str, Sequence[int]]
+def _at(
+    keep: float,
+    answers: Mapping[float, Answers],
+    scores: Mapping[float, Sequence[float]],
+    kinds: Mapping[str, Sequence[int]],
 ) -> AtKeep:
-    same = tuple(one == other for one, other in zip(here.answers.texts, whole.answers.texts, strict=True))
-    change = relative = None
-    if here.scores and keep < 1:
-        change, relative = comparison.compare(whole.scores, here.scores, yes)
-    by_kind = tuple(
-        Kind(
-            name,
-            len(chosen),
-            _score(here.scores, yes, chosen),
-            comparison.share([same[i] for i in chosen]) if keep < 1 else Interval(1.0, 1.0, 1.0),
-        )
-        for name, chosen in kinds.items()
-    )
+    here, marks = answers[keep], tuple(scores[keep])
+    same = tuple(one == other for one, other in zip(here.texts, answers[1.0].texts, strict=True))
     return AtKeep(
         keep=keep,
-        visual_tokens_kept=here.answers.visual_tokens_kept,
-        cut=here.answers.cut,
-        score=by_kind[-1].score,
-        change=change,
-        relative=relative,
-        agreement=by_kind[-1].agreement,
-        kinds=by_kind,
-        more=comparison.yes_no_figures(here.scores, yes) if yes else {},
-        scores=here.scores,
+        visual_tokens_kept=here.visual_tokens_kept,
+        cut=here.cut,
+        relative=compare(scores[1.0], marks)[1] if marks and keep < 1 else None,
+        kinds=tuple(
+            Kind(
+                name,
+                len(chosen),
+                share([marks[i] for i in chosen]) if marks else None,
+                share([same[i] for i in chosen]) if keep < 1 else Interval(1.0, 1.0, 1.0),
+            )
+            for name, chosen in kinds.items()
+        ),
+        scores=marks,
         same=same,
     )
-
-
-def _score(scores: Sequence[float], yes: Sequence[bool], chosen: Sequence[int]) -> Interval | None:
-    if not scores:
-        return None
-    return comparison.score([scores[i] for i in chosen], [yes[i] for i in chosen] if yes else ())
 
 
 def _kinds(questions: Sequence[Question]) -> dict[str, list[int]]:
@@ -167,22 +155,61 @@ def _kinds(questions: Sequence[Question]) -> dict[str, list[int]]:
     return {**found, ALL: list(range(len(questions)))}
 
 
-def right_shares(
-    pipeline: Pipeline, questions: Sequence[Question], keep: float, max_new_tokens: int = MAX_NEW_TOKENS
-) -> dict[str, float]:
-    """Share of answers that are right to the letter at one keep ratio, by kind of question and of all.
-
-    Raises:
-        DataError: a question has no answer to compare with.
-        RequestError: a question cannot be asked.
-    """
-    rule = find_rule("exact")
-    if not rule.check(questions):
-        raise DataError(f"accuracy needs questions with an `answer`: none of {len(questions)} has one")
-    answers = ask(pipeline, questions, keep, max_new_tokens)
-    return shares(questions, [bool(score) for score in _marked(answers, questions, rule).scores])
-
-
 def shares(questions: Sequence[Question], right: Sequence[bool]) -> dict[str, float]:
     """Share of right answers by kind of question, in the order in which the kinds come, and of all."""
     return {kind: round(sum(right[i] for i in chosen) / len(chosen), 4) for kind, chosen in _kinds(questions).items()}
+
+
+def _examples(
+    accuracy: Accuracy, pipeline: Pipeline, questions: Sequence[Question], unpruned: Sequence[str]
+) -> tuple[Answered, ...]:
+    """Ask a few questions again at the first of the ratios that ship: the most lost, other changes, then the rest."""
+    found, before = accuracy.shipped[0], accuracy.unpruned.scores
+    lost = [after - one < 0 for one, after in zip(before, found.scores, strict=True)] or [False] * len(questions)
+    made: list[Answered] = []
+    shown: set[tuple[Path, ...]] = set()
+    for number in sorted(range(len(questions)), key=lambda number: (not lost[number], found.same[number])):
+        question = questions[number]
+        if found.same[number] and question.images in shown:  # the same picture again shows nothing new
+            continue
+        shown.add(question.images)
+        result = pipeline(
+            list(question.images), question.prompt, max_new_tokens=accuracy.max_new_tokens, keep=found.keep
+        )
+        made.append(
+            Answered(
+                number=number + 1,
+                images=tuple(one_line(image.name) for image in question.images),
+                prompt=one_line(question.prompt),
+                right=tuple(dict.fromkeys(map(one_line, question.answers))),
+                unpruned=one_line(unpruned[number]),
+                pruned=one_line(result.text),
+                keep=found.keep,
+                views=_views(result),
+            )
+        )
+        if len(made) == EXAMPLES:
+            break
+    return tuple(made)
+
+
+def _views(result: Result) -> tuple[KeptView, ...]:
+    """The views of an answer's images, reduced, with the cells that stayed."""
+    side = max(1, round(SIDE / math.sqrt(max(sum(len(picture.views) for picture in result.pictures), 1))))
+    made = []
+    for picture, kept in zip(result.pictures, result.kept, strict=True):
+        for view in picture.views:
+            image, buffer = Image.fromarray(view.seen), BytesIO()
+            image.thumbnail((side, side), Image.Resampling.LANCZOS)
+            image.save(buffer, "JPEG", quality=JPEG_QUALITY)
+            cells = np.flatnonzero(np.isin(view.tokens, kept))
+            jpeg = base64.b64encode(buffer.getvalue()).decode("ascii")
+            rows, columns = view.tokens.shape
+            made.append(KeptView(jpeg, rows, columns, tuple(cells.tolist())))
+    return tuple(made)
+
+
+def one_line(text: str) -> str:
+    """A text without line ends and control characters, which a report cannot hold, and not longer than it shows."""
+    plain = CONTROL.sub(" ", text)
+    return plain if len(plain) <= TEXT_LENGTH else f"{plain[: TEXT_LENGTH - 1]}…"

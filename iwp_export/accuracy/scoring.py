@@ -1,136 +1,99 @@
-"""Scoring rules: what an answer is worth, from 0 to 1, given the right ones.
+"""Scores of answers, what pruning leaves of a set's score, and whether that is within a limit.
 
-| rule | for | source |
-|---|---|---|
-| exact | answers of one form | - |
-| vqa | VQAv2, TextVQA, OK-VQA: what each annotator said | arXiv:1505.00468 and its evaluation code |
-| anls | DocVQA, ST-VQA, InfoVQA: text that is read | arXiv:1905.13648 |
-| yesno | POPE: yes or no, F1 of the set | arXiv:2305.10355 and its evaluation code |
-| relaxed | ChartQA, PlotQA: numbers | arXiv:2203.10244, Sec. 5.1 |
+| score | an answer is worth 1 if it is |
+|---|---|
+| exact | a right one to the letter |
+| normalised | a right one in the normal form of VQA's evaluation code, see `normalise` |
+| relaxed | a number within 5 % of a right one, or a right text but for capitals (ChartQA, arXiv:2203.10244, Sec. 5.1) |
+
+Public benchmarks have rules of their own; lmms-eval has them, see `iwp_export.harnesses`.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from iwp_export.accuracy.vqa_answers import normalised
+import numpy as np
+
 from iwp_export.errors import DataError, SettingsError
 from iwp_export.questions import Question
+from iwp_export.view.figures import Interval, bootstrap_figure, interval, samples_for
 
-VQA_AGREE = 3
-"""Annotators who must have said the same for an answer to be worth 1."""
-ANLS_LEAST = 0.5
-"""Similarity below which an answer is worth nothing."""
 RELAXED = 0.05
 """How far a number may be from the right one, as a share of it."""
-YES, NO = "yes", "no"
-NO_WORDS = frozenset(("No", "not", "no"))
-"""Words by which POPE's evaluation code tells a no; every other answer is a yes."""
+PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
+ARTICLES = frozenset(("a", "an", "the"))
+NUMBERS = {
+    word: str(value)
+    for value, word in enumerate("zero one two three four five six seven eight nine ten".split())  # noqa: SIM905
+} | {"none": "0"}
 
 
-@dataclass(frozen=True)
-class Rule:
-    """A scoring rule.
-
-    Attributes:
-        name: of the rule.
-        title: what its figure is called.
-        score: worth of an answer from 0 to 1, from the answer and the right ones.
-        least: right answers that a question needs.
-        f1: whether the set's figure is F1 of yes, in place of the mean.
-    """
-
-    name: str
-    title: str
-    score: Callable[[str, Sequence[str]], float]
-    least: int = 1
-    f1: bool = False
-
-    def check(self, questions: Sequence[Question]) -> bool:
-        """Whether questions have the answers that the rule needs; false where none has any answer.
-
-        Raises:
-            DataError: there are no questions, only some have answers, or a question has other answers than the rule
-                needs.
-        """
-        if not questions:
-            raise DataError("accuracy needs one question at least")
-        without = sum(not question.accepted for question in questions)
-        if without == len(questions):
-            return False
-        if without:
-            raise DataError(f"either all questions have an `answer` or none: {without} of {len(questions)} have none")
-        for number, question in enumerate(questions, 1):
-            if len(question.accepted) < self.least:
-                raise DataError(
-                    f"question {number} has {len(question.accepted)} of the {self.least} annotators' answers that the "
-                    f"rule {self.name} needs at least: give them as `answers`, or take the rule exact",
-                    options=("score",),
-                )
-            if self.f1 and question.accepted[0].strip().lower() not in (YES, NO):
-                raise DataError(
-                    f"question {number} has the answer {question.accepted[0]!r}: the rule {self.name} needs yes or no",
-                    options=("score",),
-                )
-        return True
+def exact(answer: str, right: Sequence[str]) -> bool:
+    """Whether an answer is a right one to the letter."""
+    return answer in right
 
 
-def find_rule(name: str) -> Rule:
-    """A rule by its name.
+def normalised(answer: str, right: Sequence[str]) -> bool:
+    """Whether an answer is a right one in the form in which VQA compares."""
+    return normalise(answer) in map(normalise, right)
+
+
+def relaxed(answer: str, right: Sequence[str]) -> bool:
+    """Whether an answer is a number within 5 % of a right one, or a right text without regard to capitals."""
+    return any(_close(answer, each) for each in right)
+
+
+SCORES: Mapping[str, Callable[[str, Sequence[str]], bool]] = {
+    "exact": exact,
+    "normalised": normalised,
+    "relaxed": relaxed,
+}
+"""Whether an answer is right, from the answer and the right ones."""
+
+
+def find_score(name: str) -> Callable[[str, Sequence[str]], bool]:
+    """A score by its name.
 
     Raises:
         SettingsError: there is none of that name.
     """
-    if name not in RULES:
-        raise SettingsError(f"no scoring rule {name!r}; there are: {', '.join(RULES)}", options=("score",))
-    return RULES[name]
+    if name not in SCORES:
+        raise SettingsError(f"no score {name!r}; there are: {', '.join(SCORES)}", options=("score",))
+    return SCORES[name]
 
 
-def exact(answer: str, right: Sequence[str]) -> float:
-    """1 if the answer is a right one to the letter, else 0."""
-    return float(answer in right)
+def check_answers(questions: Sequence[Question]) -> bool:
+    """Whether questions have right answers: all of them do, or none does.
 
-
-def vqa(answer: str, right: Sequence[str]) -> float:
-    """Soft accuracy: min(agreeing annotators / 3, 1), averaged over the sets that leave one annotator out.
-
-    Answers are normalised first, see `vqa_answers`. Among ten annotators, 1 / 2 / 3 / 4 agreeing give .3 / .6 / .9 / 1.
+    Raises:
+        DataError: there are no questions, or only some have answers.
     """
-    mine, said = normalised(answer), [normalised(each) for each in right]
-    agreeing = said.count(mine)
-    return sum(min((agreeing - (each == mine)) / VQA_AGREE, 1.0) for each in said) / len(said)
+    if not questions:
+        raise DataError("accuracy needs one question at least")
+    without = sum(not question.answers for question in questions)
+    if 0 < without < len(questions):
+        raise DataError(f"either all questions have an `answer` or none: {without} of {len(questions)} have none")
+    return not without
 
 
-def anls(answer: str, right: Sequence[str]) -> float:
-    """Average normalised Levenshtein similarity of one answer: 1 - distance / longer length, 0 below 0.5; the best.
+def normalise(answer: str) -> str:
+    """Lower case, no articles, no punctuation, numbers up to ten as digits (visualqa.org/evaluation, vqaEval.py).
 
-    Capitals and repeated white space do not count. A similarity of exactly 0.5 does, as in lmms-eval; the paper's
-    formula leaves it out.
+    A mark between words leaves a space, one beside a space goes; so do periods but for those before a digit.
+    Apostrophes go too, where VQA puts missing ones back by a table of contractions.
     """
-    return max(_similarity(_plain(answer), _plain(each)) for each in right)
-
-
-def yesno(answer: str, right: Sequence[str]) -> float:
-    """1 if the answer says yes where the right one is yes, or no where it is no."""
-    return float(says_yes(answer) == is_yes(right))
-
-
-def says_yes(answer: str) -> bool:
-    """Whether an answer is counted as yes: its first sentence has no word of `NO_WORDS`."""
-    return not NO_WORDS & set(answer.split(".")[0].replace(",", "").split())
-
-
-def is_yes(right: Sequence[str]) -> bool:
-    """Whether the right answer is yes."""
-    return right[0].strip().lower() == YES
-
-
-def relaxed(answer: str, right: Sequence[str]) -> float:
-    """1 if the answer is a number within 5 % of a right one, or a right text without regard to capitals."""
-    return float(any(_close(answer, each) for each in right))
+    text = " ".join(answer.split())
+    in_number = re.search(r"\d,\d", text) is not None
+    out = text
+    for mark in PUNCTUATION:
+        goes = in_number or f"{mark} " in text or f" {mark}" in text
+        out = out.replace(mark, "" if goes else " ")
+    words = re.sub(r"\.(?!\d)|'", "", out).lower().split()
+    return " ".join(NUMBERS.get(word, word) for word in words if word not in ARTICLES)
 
 
 def _close(answer: str, right: str) -> bool:
@@ -142,42 +105,97 @@ def _close(answer: str, right: str) -> bool:
 
 def _number(text: str) -> float | None:
     """A number, 12 % as 0.12."""
-    percent = text.strip().endswith("%")
+    per_cent = text.strip().endswith("%")
     try:
         value = float(text.strip().rstrip("%"))
     except ValueError:
         return None
-    return (value / 100 if percent else value) if math.isfinite(value) else None
+    return (value / 100 if per_cent else value) if math.isfinite(value) else None
 
 
-def _plain(text: str) -> str:
-    return re.sub(r"\s+", " ", text.strip().lower())
+def share(holds: Sequence[float]) -> Interval:
+    """A share with Wilson's interval."""
+    mean = float(np.mean(holds))
+    return Interval(mean, *interval(mean, len(holds)))
 
 
-def _similarity(one: str, other: str) -> float:
-    longer = max(len(one), len(other))
-    similarity = 1 - edit_distance(one, other) / longer if longer else 1.0
-    return similarity if similarity >= ANLS_LEAST else 0.0
+def compare(before: Sequence[float], after: Sequence[float]) -> tuple[Interval, Interval | None]:
+    """How a set's score changed: the difference, and the score divided by the one before.
+
+    A bootstrap over answers of which none or few changed is too narrow: of none it has no width, as if a handful of
+    questions proved that nothing is lost. So both ends are at least as far away as Newcombe's "square-and-add" interval
+    of the shares that lost and gained (Statistics in Medicine 17, 1998, 2635-2650, method 10 without its correction for
+    correlation).
+
+    Args:
+        before, after: scores of the same questions, from 0 to 1.
+
+    Returns:
+        After less before, and after divided by before, None where before is 0.
+    """
+    both, count = np.array([before, after], float), len(before)
+    base, mean = (float(value) for value in both.mean(1))
+    lost, gained = (float(np.clip(sign * (both[1] - both[0]), 0, 1).mean()) for sign in (-1, 1))
+    (lost_low, lost_high), (gained_low, gained_high) = interval(lost, count), interval(gained, count)
+    worst = max(mean - math.hypot(lost_high - lost, gained - gained_low), 0.0)
+    best = min(mean + math.hypot(gained_high - gained, lost - lost_low), 1.0)
+    change = bootstrap_figure(both, lambda means: means[1] - means[0])
+    ratio = bootstrap_figure(both, lambda means: means[1] / means[0]) if base > 0 else None
+    assert change is not None
+    return _widened(change, worst - base, best - base), ratio and _widened(ratio, worst / base, best / base)
 
 
-def edit_distance(one: str, other: str) -> int:
-    """Levenshtein distance: characters to insert, delete or replace."""
-    row = list(range(len(other) + 1))
-    for number, mine in enumerate(one, 1):
-        last, row[0] = row[0], number
-        for place, theirs in enumerate(other, 1):
-            last, row[place] = row[place], min(row[place] + 1, row[place - 1] + 1, last + (mine != theirs))
-    return row[-1]
+def _widened(found: Interval, low: float, high: float) -> Interval:
+    return Interval(found.mean, min(found.low, low), max(found.high, high))
 
 
-RULES = {
-    rule.name: rule
-    for rule in (
-        Rule("exact", "right answers", exact),
-        Rule("vqa", "VQA accuracy", vqa, least=VQA_AGREE + 1),
-        Rule("anls", "ANLS", anls),
-        Rule("yesno", "F1 of yes", yesno, f1=True),
-        Rule("relaxed", "relaxed accuracy", relaxed),
-    )
-}
-"""By name."""
+@dataclass(frozen=True)
+class Drop:
+    """What pruning leaves of a score, against what it may cost.
+
+    Attributes:
+        allowed: share of the unpruned score that may be lost.
+        answered: whether the questions have right answers. Without, an answer scores 1 if it is the unpruned model's.
+        relative: the score divided by the unpruned one on the same questions; None where that is 0.
+        questions: how many there are.
+        needed: questions without which the limit cannot be shown to hold, even if pruning changes no answer.
+    """
+
+    allowed: float
+    answered: bool
+    relative: Interval | None
+    questions: int
+    needed: int
+
+    @property
+    def passed(self) -> bool:
+        """Whether the lower end of the interval is within the limit: it is shown that no more is lost."""
+        return self.relative is not None and self.relative.low >= 1 - self.allowed
+
+
+def check_drop(before: Sequence[float] | None, after: Sequence[float], allowed: float) -> Drop:
+    """Whether pruning costs no more than is allowed: the one meaning of `max_drop`.
+
+    Args:
+        before: scores of the unpruned answers; None where the questions have no right answers.
+        after: scores of the pruned ones; without right answers, whether each is the unpruned model's.
+        allowed: share of the unpruned score that may be lost, see `check_limit`.
+    """
+    base = 1.0 if before is None else float(np.mean(before))
+    relative = share(after) if before is None else compare(before, after)[1]
+    needed = samples_for(1 - allowed * base) if base > 0 else 0
+    return Drop(allowed, before is not None, relative, len(after), needed)
+
+
+def check_limit(name: str, value: float | None) -> None:
+    """Refuse a limit, such as `max_drop`, that means nothing, before anything is measured.
+
+    Raises:
+        SettingsError: it is not between 0 and 1.
+    """
+    if value is not None and not 0 < value < 1:
+        raise SettingsError(
+            f"{name} must be a share above 0 and below 1, got {value:g}: no number of questions shows that a share is "
+            "exactly 0 or 1",
+            options=(name,),
+        )

@@ -42,7 +42,14 @@ class RecipeModel:
 
 @dataclass(frozen=True)
 class RecipeData:
-    """The samples that settings were tried on; `answers` says whether each had a right answer to compare with."""
+    """What settings were tried on.
+
+    Attributes:
+        name: of the file or the folder.
+        digest: SHA-256 of all questions in it, in their order, see `questions.digest_of`.
+        samples: how many of them were drawn.
+        answers: whether each had a right answer to compare with.
+    """
 
     name: Name
     digest: Digest
@@ -152,6 +159,7 @@ class PruningSource:
         digest: SHA-256 of its content.
         other_model: the model that the recipe is for, where it is not the exported one and was taken all the same.
         overridden: names of single settings that were given in place of the source's.
+        data: digest of the data that the recipe's settings were chosen on, see `RecipeData`.
     """
 
     kind: SourceKind = "paper"
@@ -159,6 +167,7 @@ class PruningSource:
     digest: Digest | None = None
     other_model: Name | None = None
     overridden: tuple[Name, ...] = ()
+    data: Digest | None = None
 
     def check(self) -> None:
         """Refuse parts that contradict each other.

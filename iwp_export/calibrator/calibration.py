@@ -67,6 +67,8 @@ class Calibration:
         header = {
             "model": self.model.digest,
             "data": plan.samples.digest,
+            "seed": plan.seed,
+            "samples": len(plan.samples.questions),
             "dtype": plan.dtype,
             "device": plan.device,
             "max_new_tokens": plan.max_new_tokens,

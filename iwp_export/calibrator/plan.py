@@ -113,7 +113,7 @@ def plan_calibration(
     budget = _budget(budgets)
     export = plan_export(model, recipe=PAPER, pruning={"layer": 0}, revision=revision)
     if data is None:
-        data = SHIPPED.get(export.model.name)
+        data = SHIPPED.get(export.model.name, {}).get("samples")
         if data is None:
             raise DataError(f"{model} has no samples of its own: give a folder of images or a file", options=("data",))
     for name in (export.model.name, data.name):

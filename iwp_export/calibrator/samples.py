@@ -30,7 +30,7 @@ class Samples:
     Attributes:
         name: where they are from.
         questions: at most as many as were asked for.
-        digest: SHA-256 of prompts, answers and image files.
+        digest: of all questions of the data in their order there, see `digest_of`.
         warning: what is doubtful about them; empty if nothing is.
     """
 
@@ -63,9 +63,9 @@ def read_samples(data: Path, prompts: Path | None = None, *, most: int, seed: in
         raise DataError(f"{data} has its own prompts; prompts are for a folder of images", options=("prompts",))
     else:
         questions, warning = list(read_questions(data)), ""
+    digest = digest_of(questions)
     random.Random(seed).shuffle(questions)
-    chosen = tuple(questions[:most])
-    return Samples(data.name or str(data), chosen, digest_of(chosen), warning)
+    return Samples(data.name or str(data), tuple(questions[:most]), digest, warning)
 
 
 def _of_folder(folder: Path, prompts: Path | None) -> tuple[list[Question], str]:

@@ -114,11 +114,12 @@ def _find(checkpoint: Checkpoint, recipe: Path | str | None) -> tuple[PruningSou
         return None
     if recipe is not None:
         content = read_recipe(recipe)
-        return PruningSource("recipe", plain_name(Path(Path(recipe).name), RecipeError), content.digest), content
+        name = plain_name(Path(Path(recipe).name), RecipeError)
+        return PruningSource("recipe", name, content.digest, data=content.data.digest), content
     for file in sorted(RECIPES.glob("*.json")):
         content = read_recipe(file)
         if content.model.model_type == checkpoint.model_type and _ships_for(content.model, checkpoint):
-            return PruningSource("shipped recipe", file.name, content.digest), content
+            return PruningSource("shipped recipe", file.name, content.digest, data=content.data.digest), content
     return None
 
 

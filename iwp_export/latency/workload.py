@@ -61,7 +61,7 @@ def choose_asks(
         raise SettingsError(f"limit must be 1 or more, got {limit}", options=("limit",))
     if data is not None and (images or prompt is not None):
         raise DataError("questions come from a file or are images and a prompt, not both", options=("data", "images"))
-    shipped = SHIPPED.get(manifest.model.name)
+    shipped = SHIPPED.get(manifest.model.name, {}).get("samples")
     if data is None and not images and prompt is None and shipped is not None:
         asked = _read(shipped, limit)
         return Asks(asked, f"the first {len(asked)} samples of {manifest.model.name}")

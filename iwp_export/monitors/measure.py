@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from iwp_export.accuracy.comparison import share
 from iwp_export.accuracy.figures import ALL
 from iwp_export.accuracy.measure import shares
+from iwp_export.accuracy.scoring import share
 from iwp_export.backends.torch.decoder import Projected, Stream
 from iwp_export.backends.torch.session import TorchSession
 from iwp_export.bundle.manifest import Manifest

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from iwp_export.accuracy.comparison import compare
 from iwp_export.accuracy.figures import Accuracy, AtKeep
+from iwp_export.accuracy.scoring import compare
 from iwp_export.errors import ReportError
 from iwp_export.latency.figures import PHASES, SPANS, TITLES
 from iwp_export.latency.spread import ratio_apart
@@ -107,7 +107,7 @@ def _unlike(first: Named, other: Named) -> list[str]:
     if a.accuracy and b.accuracy:
         pairs += [
             ("questions", a.accuracy.digest, b.accuracy.digest),
-            ("scoring rule", a.accuracy.rule, b.accuracy.rule),
+            ("score", a.accuracy.score, b.accuracy.score),
         ]
     if a.latency and b.latency:
         ours, theirs = vars(a.latency.workload), vars(b.latency.workload)
@@ -156,11 +156,11 @@ def shared_keeps(a: Accuracy, b: Accuracy) -> list[tuple[AtKeep, AtKeep]]:
 def score_change(a: Accuracy, b: Accuracy, here: AtKeep, there: AtKeep) -> Interval | None:
     """Score of `there` less that of `here`, with the interval of differences of an artefact's own budgets.
 
-    None without scores of the same questions by the same rule.
+    None without scores of the same questions by the same score.
     """
-    if a.digest != b.digest or a.rule != b.rule or not here.scores or len(here.scores) != len(there.scores):
+    if a.digest != b.digest or a.score != b.score or not here.scores or len(here.scores) != len(there.scores):
         return None
-    return compare(here.scores, there.scores, a.yes)[0]
+    return compare(here.scores, there.scores)[0]
 
 
 def _latency(first: Named, other: Named) -> list[str]:

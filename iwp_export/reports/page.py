@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from iwp_export.accuracy import page as accuracy_page
+from iwp_export.accuracy import verdict as accuracy_verdict
 from iwp_export.device.state import facts
 from iwp_export.latency import page as latency_page
 from iwp_export.monitors import page as monitors_page
 from iwp_export.parity import verdict as parity_verdict
 from iwp_export.reports.report import Report
+from iwp_export.view import axes, charts
 from iwp_export.view import page as html
 from iwp_export.view.figures import Gate
+from iwp_export.view.svg import Svg
+from iwp_export.view.view import Axis, Chart, Column, View
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ def _parity(parity: Any) -> list[html.Block]:
 
 
 PARTS = (
-    Part("accuracy", "Accuracy against budget", accuracy_page.blocks),
+    Part("accuracy", accuracy_verdict.TITLE, lambda accuracy: blocks_of(accuracy_verdict.view(accuracy))),
     Part("latency", "Latency", latency_page.blocks),
     Part("parity", "Parity", _parity),
     Part("monitors", "Where the model reads the image", monitors_page.blocks),
@@ -83,6 +87,28 @@ def make_page(report: Report) -> html.Page:
             _provenance(report),
         ),
     )
+
+
+def blocks_of(view: View) -> list[html.Block]:
+    """A view as blocks: a bridge for as long as some parts have views and some have blocks."""
+    made: list[html.Block] = [html.Chart(_drawn(chart), chart.caption) for chart in view.charts]
+    for table in view.tables:
+        columns = [html.Column(each.title, each.number) if isinstance(each, Column) else each for each in table.columns]
+        made.append(html.Table(columns, table.rows, table.caption, table.strong))
+    for example in view.examples:
+        pictures = [html.Picture(each.png, each.alt, each.caption) for each in example.pictures]
+        made.append(html.Paragraph(example.title))
+        made.append(html.Beside((*pictures, html.Group([html.Pairs(example.facts)]))))
+    return [*made, *(html.Paragraph(note, quiet=True) for note in view.notes)]
+
+
+def _drawn(chart: Chart) -> Svg:
+    lines = [charts.Line(each.name, each.x, each.y, each.low, each.high) for each in chart.series]
+    return charts.lines(re.sub(r"\W+", "-", chart.title.lower()), chart.alt, lines, _axis(chart.x), _axis(chart.y))
+
+
+def _axis(axis: Axis) -> axes.Axis:
+    return axes.Axis(axis.label, axis.unit, axis.low, axis.high)
 
 
 def _without_verdict(blocks: Sequence[html.Block]) -> list[html.Block]:

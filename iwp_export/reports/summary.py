@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from iwp_export.accuracy import words as accuracy_words
+from iwp_export.accuracy import verdict as accuracy_verdict
 from iwp_export.latency import words as latency_words
 from iwp_export.monitors import words as monitors_words
 from iwp_export.parity import verdict as parity_verdict
@@ -15,7 +15,7 @@ from iwp_export.view import terminal
 from iwp_export.view.figures import gates_view
 
 WORDS: Mapping[str, Callable[[Any], str]] = {
-    "accuracy": accuracy_words.figures,
+    "accuracy": lambda accuracy: terminal.render([replace(accuracy_verdict.view(accuracy), sentences=(), notes=())]),
     "latency": latency_words.figures,
     "parity": lambda parity: terminal.render([replace(parity_verdict.view(parity), sentences=())]),
     "monitors": monitors_words.figures,

@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from iwp_export.accuracy import gates as accuracy_gates
-from iwp_export.accuracy import words as accuracy_words
+from iwp_export.accuracy import verdict as accuracy_verdict
 from iwp_export.accuracy.measure import measure_accuracy
-from iwp_export.accuracy.scoring import find_rule
+from iwp_export.accuracy.scoring import check_answers, check_limit, find_score
 from iwp_export.device.state import read_state, warnings
 from iwp_export.engine.files import SUFFIX
 from iwp_export.errors import BackendError, DataError, SettingsError
@@ -21,7 +20,7 @@ from iwp_export.parity.check import open_reference
 from iwp_export.parity.figures import Parity
 from iwp_export.parity.observation import ParityReference
 from iwp_export.parity.recording import RECORDING, check_recording, record
-from iwp_export.questions import OWN, DataSet, open_data
+from iwp_export.questions import SHIPPED, DataSet, open_data
 from iwp_export.reports.report import Report, ReportArtefact, headline, now
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.settings import CHECKPOINT, NOTHING, ValidationSettings
@@ -40,8 +39,9 @@ def validate(path: Path, settings: ValidationSettings, command: str, force: bool
     Raises:
         SettingsError, BundleError, BackendError: also see `Pipeline.open`, `Validation` and `Validation.run`.
     """
-    find_rule(settings.score)
-    accuracy_gates.check_limits(settings.max_drop, settings.min_agreement)
+    find_score(settings.score)
+    check_limit("max_drop", settings.max_drop)
+    check_limit("min_agreement", settings.min_agreement)
     if settings.threads is not None and (settings.against == CHECKPOINT or settings.monitors):
         from iwp_export.exporter.loading import limit_threads
 
@@ -60,7 +60,7 @@ class Validation:
 
     Raises:
         SettingsError: the artefact would be compared with itself.
-        DataError: there are no questions, or they lack the answers that the scoring rule or a gate needs.
+        DataError: there are no questions, or only some have answers.
     """
 
     def __init__(self, pipeline: Pipeline, path: Path, settings: ValidationSettings) -> None:
@@ -68,7 +68,7 @@ class Validation:
         self._pipeline, self._path, self._settings = pipeline, path, settings
         self._data = self._open_data()
         if self._data is not None:
-            find_rule(settings.score).check(self._data.questions)
+            check_answers(self._data.questions)
         self._before = read_state()
 
     def run(self, command: str, force: bool = False) -> Report:
@@ -101,13 +101,11 @@ class Validation:
             gates += parity_verdict.gates(parity)
             verdict += parity_verdict.view(parity).sentences
         if data is not None:
-            accuracy = measure_accuracy(
-                pipeline, data.questions, settings.keep, settings.score, settings.max_new_tokens, data.name
-            )
-            found = accuracy_gates.gates(accuracy, settings.max_drop, settings.min_agreement)
+            accuracy = measure_accuracy(pipeline, data, settings.keep, settings.score, settings.max_new_tokens)
+            found = accuracy_verdict.gates(accuracy, settings.max_drop, settings.min_agreement)
             gates += found
-            verdict += accuracy_words.verdict(accuracy)
-            doubts += [*accuracy_gates.warnings(accuracy, found), *accuracy_words.warnings(accuracy)]
+            verdict += accuracy_verdict.view(accuracy).sentences
+            doubts += accuracy_verdict.warnings(accuracy, found)
         if settings.monitors:
             monitors = self._monitors()
             verdict += monitors_words.verdict(monitors)
@@ -131,7 +129,7 @@ class Validation:
     def _open_data(self) -> DataSet | None:
         """The questions; None where there are none and a recording brings its own."""
         settings, model = self._settings, self._pipeline.manifest.model.name
-        wanted = settings.data is not None or model in OWN
+        wanted = settings.data is not None or model in SHIPPED
         if not wanted and Path(settings.against).suffix == RECORDING and not settings.monitors:
             if settings.max_drop is not None or settings.min_agreement is not None:
                 raise DataError("a gate of accuracy needs questions: give a file of JSON lines", options=("data",))

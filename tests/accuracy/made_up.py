@@ -12,9 +12,10 @@ from PIL import Image
 
 from iwp_export.accuracy.figures import Accuracy
 from iwp_export.accuracy.measure import measure_accuracy
+from iwp_export.bundle.recipe import PruningSource
 from iwp_export.models.common.family import Picture, View
 from iwp_export.pruning.settings import PruningSettings
-from iwp_export.questions import Question
+from iwp_export.questions import DataSet, Question
 from iwp_export.runtime.result import Result, Timing
 
 GRID = (3, 4)
@@ -25,7 +26,7 @@ class Parrot:
 
     def __init__(self, texts: Mapping[float, Sequence[str]], keep: float = 0.3, finish: str = "stop") -> None:
         self._texts, self._finish = texts, finish
-        self.manifest = SimpleNamespace(pruning=PruningSettings(keep=keep))
+        self.manifest = SimpleNamespace(pruning=PruningSettings(keep=keep), pruning_source=PruningSource())
 
     def __call__(self, images: Any, prompt: str, *, keep: float, max_new_tokens: int) -> Result:
         tokens = np.arange(12).reshape(GRID)
@@ -51,23 +52,20 @@ class Parrot:
         )
 
 
-def questions(folder: Path, answers: Sequence[str | Sequence[str] | None], kinds: Sequence[str] = ()) -> list[Question]:
+def questions(folder: Path, answers: Sequence[str | None], kinds: Sequence[str] = ()) -> DataSet:
     """Questions about one image; the k-th prompt ends in k."""
     image = folder / "a.png"
     if not image.exists():
         Image.new("RGB", (4, 4)).save(image)
     made = []
     for number, answer in enumerate(answers):
-        several = () if answer is None or isinstance(answer, str) else tuple(answer)
-        single = several[0] if several else answer
-        assert single is None or isinstance(single, str)
         kind = kinds[number % len(kinds)] if kinds else None
-        made.append(Question((image,), f"what is {number}", single, kind, answers=several))
-    return made
+        made.append(Question((image,), f"what is {number}", () if answer is None else (answer,), kind))
+    return DataSet("the data", tuple(made))
 
 
 def measured(folder: Path, right: int, lost: int, gained: int, keep: float = 0.3, own: float = 0.3) -> Accuracy:
-    """`right` answers of both, `lost` by pruning, `gained` by it, by the rule exact."""
+    """`right` answers of both, `lost` by pruning, `gained` by it."""
     whole = ["x"] * (right + lost) + ["y"] * gained
     pruned = ["x"] * right + ["y"] * lost + ["x"] * gained
     parrot: Any = Parrot({1.0: whole, keep: pruned}, keep=own)

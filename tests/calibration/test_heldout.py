@@ -53,7 +53,7 @@ def test_the_samples_for_calibrations_are_of_the_training_split() -> None:
     pytest.importorskip("sklearn")
     from calibration.tiny_llava.make_questions import DRAWS, draw_questions
 
-    samples = list(read_questions(SHIPPED["tiny-llava"]))
+    samples = list(read_questions(SHIPPED["tiny-llava"]["samples"]))
     assert len(samples) == 96
     assert DRAWS["samples"].split == "train"
     for (line, pixels), shipped in zip(islice(draw_questions(DRAWS["samples"]), 10), samples[:10], strict=True):

@@ -18,7 +18,9 @@ Loss = Callable[[PruningSettings, int], float]
 
 
 def questions(count: int, answer: str | None = "right") -> list[Question]:
-    return [Question((Path(f"{number}.png"),), str(number), answer) for number in range(count)]
+    return [
+        Question((Path(f"{number}.png"),), str(number), () if answer is None else (answer,)) for number in range(count)
+    ]
 
 
 class FakeScores:

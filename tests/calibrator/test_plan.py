@@ -83,7 +83,7 @@ def test_models_without_samples_or_answers(tmp_path, other):
     with pytest.raises(DataError, match="has no samples of its own") as refused:
         plan(tmp_path, other)
     assert refused.value.options == ("data",)
-    samples = SHIPPED["tiny-llava"].parent
+    samples = SHIPPED["tiny-llava"]["samples"].parent
     assert plan(tmp_path, other, data=samples, samples=3).samples.warning
     with pytest.raises(DataError, match="needs an `answer` with every sample"):
         plan(tmp_path, other, data=samples, objective="accuracy")
@@ -92,7 +92,7 @@ def test_models_without_samples_or_answers(tmp_path, other):
 def test_names_that_a_recipe_cannot_hold(tmp_path):
     folder = tmp_path / "shots\n1"
     folder.mkdir()
-    (folder / "0.png").write_bytes((SHIPPED["tiny-llava"].parent / "000.png").read_bytes())
+    (folder / "0.png").write_bytes((SHIPPED["tiny-llava"]["samples"].parent / "000.png").read_bytes())
     with pytest.raises(IwpError, match="cannot be printed") as refused:
         plan(tmp_path, data=folder)
     assert str(refused.value).isprintable()

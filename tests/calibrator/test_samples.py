@@ -78,7 +78,7 @@ def test_the_seed_is_of_the_order_and_of_the_draw(shots):
 
 def test_the_digest_changes_with_whatever_a_score_depends_on(shots):
     images = tuple(sorted(shots.glob("?.png")))
-    first, second = Question(images[:1], "a", "x"), Question(images[1:2], "b", "y")
+    first, second = Question(images[:1], "a", ("x",)), Question(images[1:2], "b", ("y",))
     content = images[0].read_bytes()
     digests = [
         digest_of(questions)
@@ -86,11 +86,11 @@ def test_the_digest_changes_with_whatever_a_score_depends_on(shots):
             [first, second],
             [second, first],
             [first],
-            [Question(images[:1], "a", None), second],
-            [Question(images[:1], "a", ""), second],
-            [Question(images[:1], "ax", ""), second],
-            [Question(images[:2], "a", "x"), second],
-            [Question(images[:1], "b", "x"), second],
+            [Question(images[:1], "a"), second],
+            [Question(images[:1], "a", ("",)), second],
+            [Question(images[:1], "ax", ("",)), second],
+            [Question(images[:2], "a", ("x",)), second],
+            [Question(images[:1], "b", ("x",)), second],
         )
     ]
     before = digest_of([first, second])
@@ -100,7 +100,7 @@ def test_the_digest_changes_with_whatever_a_score_depends_on(shots):
     images[0].write_bytes(content)
     assert digest_of([first, second]) == before
     moved = images[0].rename(shots / "moved.png")
-    assert digest_of([Question((moved,), "a", "x"), second]) == before
+    assert digest_of([Question((moved,), "a", ("x",)), second]) == before
 
 
 def test_what_has_no_samples_is_one_line(shots, tmp_path):

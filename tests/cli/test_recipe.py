@@ -70,7 +70,7 @@ def test_export_inspect_and_run_say_the_recipe(capsys, file, tmp_path, recipe):
     assert main(["tiny-llava", "--recipe", str(file), "--keep", "0.5", "-o", str(bundle)]) == 0
     said = "recipe mine.json, but for keep"
     assert capsys.readouterr().out == f"wrote {bundle}; settings: {said}\n"
-    source = PruningSource("recipe", "mine.json", recipe.digest, overridden=("keep",))
+    source = PruningSource("recipe", "mine.json", recipe.digest, overridden=("keep",), data=recipe.data.digest)
     manifest = Bundle.open(bundle).manifest
     assert (manifest.pruning, manifest.pruning_source) == (replace(SETTINGS, keep=0.5), source)
 

@@ -14,7 +14,7 @@ from calibration.tiny_llava import HELDOUT
 from iwp_export.accuracy import scoring
 from iwp_export.cli.main import main
 from iwp_export.reports.report import read_report
-from iwp_export.settings import Rule
+from iwp_export.settings import ScoreName
 
 SMALL = ["--limit", "3", "--parity-samples", "1", "--threads", "1"]
 
@@ -96,7 +96,6 @@ def test_reports_become_a_page(tiny_bundle: Path, tmp_path: Path, capsys: pytest
         (["--limit", "0"], "limit must be 1 or more, got 0 (--limit)"),
         (["--parity-samples", "-1"], "(--parity-samples)"),
         (["--max-drop", "1"], "(--max-drop)"),
-        (["--score", "yesno", "--against", "none"], "needs yes or no (--score)"),
         (["--max-drop=-2%"], "(--max-drop)"),
         (["--record", "a.npz", "--against", "none"], "a recording is of the checkpoint, not of none"),
         (["-o", "report.txt"], "ends in .json or .html"),
@@ -105,7 +104,6 @@ def test_reports_become_a_page(tiny_bundle: Path, tmp_path: Path, capsys: pytest
         (["--data", "data.json", "-o", "data.json", "--force"], "is read too"),
         (["-o", "{bundle}/report.json"], "is inside"),
         (["--against", "{bundle}"], "is the artefact itself"),
-        (["--data", str(HELDOUT), "--score", "yesno"], "(--score)"),
     ],
 )
 def test_mistakes_cost_one_line_and_exit_code_2(
@@ -118,9 +116,9 @@ def test_mistakes_cost_one_line_and_exit_code_2(
     assert named in line
 
 
-def test_the_settings_have_every_rule() -> None:
+def test_the_settings_have_every_score() -> None:
     """They name them themselves, so that --help loads nothing."""
-    assert tuple(scoring.RULES) == get_args(Rule)
+    assert tuple(scoring.SCORES) == get_args(ScoreName)
 
 
 @pytest.mark.parametrize("content", ["", "{}", '{"format": "iwp-recipe"}'])

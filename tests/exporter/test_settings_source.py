@@ -62,7 +62,7 @@ def test_without_a_recipe_they_are_the_papers(tiny: Checkpoint, shipped: Path) -
 
 def test_a_file_gives_settings_and_single_ones_replace_its(tiny: Checkpoint, mine: Recipe, tmp_path: Path) -> None:
     file = write_recipe(mine, tmp_path / "mine.json")
-    source = PruningSource("recipe", "mine.json", mine.digest)
+    source = PruningSource("recipe", "mine.json", mine.digest, data=mine.data.digest)
     assert resolve(tiny, recipe=file) == Choice(SETTINGS, source, any_model=False)
     changed = resolve(tiny, {"keep": 0.5, "query": "last"}, str(file))
     assert changed.settings == replace(SETTINGS, keep=0.5)

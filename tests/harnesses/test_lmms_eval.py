@@ -17,7 +17,7 @@ from calibration.tiny_llava import HELDOUT
 from iwp_export.accuracy.measure import measure_accuracy
 from iwp_export.errors import BundleError, RequestError, SettingsError
 from iwp_export.harnesses import lmms_eval as plugin
-from iwp_export.questions import read_questions
+from iwp_export.questions import open_data, read_questions
 from iwp_export.runtime.pipeline import Pipeline
 from tests.harnesses.installed import needs_lmms_eval
 
@@ -64,7 +64,7 @@ def test_its_score_of_a_local_task_is_ours(
 
     tasks = TaskManager(include_path=os.fspath(TASK), include_defaults=False)
     theirs: Any = simple_evaluate(model, tasks=["tiny_llava"], limit=QUESTIONS, task_manager=tasks, bootstrap_iters=0)
-    questions = list(read_questions(HELDOUT))[:QUESTIONS]
+    questions = open_data(HELDOUT, "", QUESTIONS)
     ours = measure_accuracy(Pipeline.open(tiny_bundle, threads=1), questions, [KEEP]).at[1]
     assert ours.score is not None and 0 < ours.score.mean < 1
     assert theirs["results"]["tiny_llava"]["exact_match,none"] == pytest.approx(ours.score.mean)

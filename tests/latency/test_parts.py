@@ -43,17 +43,17 @@ def test_what_is_asked(tmp_path):
     )
     given = choose_asks(tiny, [Path("a.png")], "what ?")
     assert given.requests == (Ask((Path("a.png"),), "what ?"),)
-    assert len(choose_asks(manifest, data=SHIPPED["tiny-llava"], limit=3).requests) == 3
+    assert len(choose_asks(manifest, data=SHIPPED["tiny-llava"]["samples"], limit=3).requests) == 3
     with pytest.raises(DataError, match="not both"):
-        choose_asks(manifest, prompt="what ?", data=SHIPPED["tiny-llava"])
+        choose_asks(manifest, prompt="what ?", data=SHIPPED["tiny-llava"]["samples"])
 
 
 def test_a_short_file_is_called_what_it_is(monkeypatch, tmp_path):
     file = tmp_path / "questions.jsonl"
-    file.write_text(SHIPPED["tiny-llava"].read_text().splitlines()[0] + "\n")
-    (tmp_path / "000.png").write_bytes((SHIPPED["tiny-llava"].parent / "000.png").read_bytes())
+    file.write_text(SHIPPED["tiny-llava"]["samples"].read_text().splitlines()[0] + "\n")
+    (tmp_path / "000.png").write_bytes((SHIPPED["tiny-llava"]["samples"].parent / "000.png").read_bytes())
     manifest = toy_manifest()
-    monkeypatch.setitem(SHIPPED, manifest.model.name, file)
+    monkeypatch.setitem(SHIPPED, manifest.model.name, {"samples": file})
     assert choose_asks(manifest).source == f"the first 1 samples of {manifest.model.name}"
 
 
@@ -128,7 +128,7 @@ def test_torch_tells_the_time_of_the_op_in_its_place(tiny_bundle):
 @pytest.mark.parametrize("limit", [0, -1])
 def test_no_question_is_no_bench(limit):
     with pytest.raises(SettingsError, match="limit must be 1 or more"):
-        choose_asks(toy_manifest(), data=SHIPPED["tiny-llava"], limit=limit)
+        choose_asks(toy_manifest(), data=SHIPPED["tiny-llava"]["samples"], limit=limit)
 
 
 def test_the_source_counts_what_is_there_and_an_empty_prompt_stays_empty():

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from iwp_export.accuracy.measure import measure_accuracy
 from iwp_export.errors import ReportError
 from iwp_export.reports.comparison import (
     Named,
@@ -19,10 +17,9 @@ from iwp_export.reports.comparison import (
     merged,
     named,
     overview,
-    score_change,
 )
 from iwp_export.reports.report import Report
-from tests.accuracy.made_up import Parrot, measured, questions
+from tests.accuracy.made_up import measured
 from tests.latency.made import latency
 from tests.reports.made_up import BAD, GOOD, report
 from tests.view.browser import needs_chromium, open_page
@@ -76,19 +73,6 @@ def test_reports_of_one_artefact_become_one(two: list[Named]) -> None:
     assert whole.verdict == ("FAILED: max-drop (1 of 3 gates).", "All is well.", "All is well.")
     assert merged([scored, scored]) is None, "both measured accuracy"
     assert merged([scored, replace(timed, artefact=two[1].report.artefact)]) is None, "another artefact"
-
-
-def test_a_change_of_f1_is_one_of_f1(tmp_path: Path) -> None:
-    """One yes of ten missed: 90 % right, but F1 of 4 / 4.5."""
-    right = ["yes"] * 5 + ["no"] * 5
-    asked = questions(tmp_path, right)
-    found = []
-    for answers in (right, ["no", *right[1:]]):
-        parrot: Any = Parrot({1.0: answers, 0.3: answers})
-        found.append(measure_accuracy(parrot, asked, rule="yesno"))
-    before, after = found
-    change = score_change(before, after, before.unpruned, after.unpruned)
-    assert change is not None and change.mean == pytest.approx(4 / 4.5 - 1)
 
 
 def test_reports_that_share_nothing_say_so_and_no_more() -> None:

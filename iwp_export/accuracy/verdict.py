@@ -1,0 +1,251 @@
+"""What scores show: gates, what makes them doubtful, and one view of one artefact or of several."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from iwp_export.accuracy.figures import Accuracy, Answered, AtKeep, KeptView
+from iwp_export.accuracy.scoring import Drop, check_drop, check_limit
+from iwp_export.models.common import family
+from iwp_export.runtime.drawing import draw_kept
+from iwp_export.view.figures import Gate, Interval, percent, samples_for, spread
+from iwp_export.view.view import Axis, Chart, Column, Example, Picture, Series, Table, View
+
+MAX_DROP, MIN_AGREEMENT = "max-drop", "min-agreement"
+TITLE = "Accuracy against budget"
+CUT = 0.05
+"""Share of answers that were cut off beyond which figures are doubtful."""
+SHEET = 480
+"""Pixels of the longer side of an example's picture."""
+PRUNE_LESS = "keep more visual tokens, prune later, or calibrate"
+
+
+def gates(accuracy: Accuracy, max_drop: float | None = None, min_agreement: float | None = None) -> list[Gate]:
+    """Gates of the artefact's own keep ratio, or of every measured one if that was not measured.
+
+    Args:
+        accuracy: what was measured.
+        max_drop: share of the unpruned score that may be lost, in (0, 1), see `scoring.check_drop`.
+        min_agreement: share of answers that must be the unpruned model's, in (0, 1). The interval's lower end counts.
+
+    Raises:
+        SettingsError: a limit is out of its range.
+    """
+    check_limit("max_drop", max_drop)
+    check_limit("min_agreement", min_agreement)
+    made = []
+    for found in accuracy.shipped:
+        where = f"keep {found.keep:g}"
+        if max_drop is not None:
+            before = accuracy.unpruned.scores or None
+            gate = drop_gate(check_drop(before, found.scores or found.same, max_drop), where)
+            made.append(_of_unpruned(gate, accuracy) if found.keep == 1 else gate)
+        if min_agreement is not None:
+            gate = _agreement_gate(found.agreement, min_agreement, accuracy.questions, where)
+            made.append(_of_unpruned(gate, accuracy) if found.keep == 1 else gate)
+    return made
+
+
+def drop_gate(drop: Drop, where: str) -> Gate:
+    """A drop in the words of a gate, with the reason why it may not pass."""
+    if drop.answered:
+        limit, of = f"a drop of at most {percent(drop.allowed)} of the unpruned score", "of it"
+    else:
+        limit = f"at most {percent(drop.allowed)} of the answers changed: the questions have no right ones"
+        of = "are the unpruned model's"
+    found, least = drop.relative, 1 - drop.allowed
+    if found is None:
+        remedy = "look at the answers: another score, or questions that the model can answer"
+        return Gate(MAX_DROP, False, "the unpruned model scores 0", limit, where, remedy)
+    if drop.passed:
+        remedy = ""
+    elif found.high < least:
+        remedy = f"{PRUNE_LESS}: the drop is shown to be larger"
+    elif drop.questions < drop.needed:
+        remedy = _too_few(drop.questions, drop.needed)
+    elif found.mean >= least:
+        remedy = "the drop may be small enough, but these questions do not show it: ask more, or allow more"
+    else:
+        remedy = PRUNE_LESS
+    return Gate(MAX_DROP, drop.passed, f"{spread(found)} {of}", limit, where, remedy)
+
+
+def _agreement_gate(found: Interval, least: float, questions: int, where: str) -> Gate:
+    passed, needed = found.low >= least, samples_for(least)
+    if passed:
+        remedy = ""
+    elif found.mean < least:
+        remedy = PRUNE_LESS
+    elif questions < needed:
+        remedy = _too_few(questions, needed)
+    else:
+        remedy = "the agreement may be enough, but these questions do not show it: ask more, or allow less"
+    limit = f"at least {percent(least)} of the answers"
+    return Gate(MIN_AGREEMENT, passed, f"{spread(found)} are the unpruned model's", limit, where, remedy)
+
+
+def _too_few(questions: int, needed: int) -> str:
+    return (
+        f"{questions:,} questions cannot show it, even if no answer changes: at least {needed:,} are needed; "
+        "ask more, or allow more"
+    )
+
+
+def _of_unpruned(gate: Gate, accuracy: Accuracy) -> Gate:
+    """The gate where keep 1 alone was measured: it passes only if the artefact's keep is 1."""
+    holds = accuracy.own_keep == 1
+    remedy = "" if holds else f"measure at the artefact's own keep ratio, {accuracy.own_keep:g}"
+    measured = "nothing is pruned" if holds else "no pruned answers"
+    return Gate(gate.name, holds, measured, gate.limit, gate.where, remedy)
+
+
+def warnings(accuracy: Accuracy, made: Sequence[Gate] = ()) -> list[str]:
+    """What makes the figures doubtful, and what the gates that were made of them do not show."""
+    found = []
+    keeps = ", ".join(f"{each.keep:g}" for each in accuracy.shipped)
+    if made and accuracy.own_keep not in [each.keep for each in accuracy.shipped]:
+        found.append(f"The gates are of keep {keeps}; the artefact's own keep {accuracy.own_keep:g} was not measured.")
+    if accuracy.calibrated:
+        found.append(
+            f"The pruning settings were chosen on {accuracy.data}, which flatters them: validate on other questions."
+        )
+    if accuracy.unpruned.score is not None and accuracy.unpruned.score.mean == 0:
+        found.append(f"The unpruned model scores 0 ({accuracy.score}): look at its answers; another score may fit.")
+    cut = max(each.cut for each in accuracy.at)
+    if cut > CUT:
+        found.append(f"{percent(cut)} of the answers were cut off after {accuracy.max_new_tokens} tokens: allow more.")
+    return found
+
+
+def view(accuracy: Accuracy) -> View:
+    """What was measured of one artefact."""
+    own = [number for number, found in enumerate(accuracy.at) if found.keep == accuracy.own_keep]
+    table = Table(_columns(accuracy), [_row(found) for found in accuracy.at], _caption(accuracy), frozenset(own))
+    lines = [_series("same answer as unpruned", accuracy, [found.agreement for found in accuracy.at])]
+    if accuracy.score:
+        lines.insert(0, _line("right answers", accuracy))
+    return View(
+        TITLE,
+        sentences=[_found(accuracy, found) for found in accuracy.shipped],
+        charts=[_chart(lines)] if len(accuracy.at) > 1 else [],
+        tables=[table],
+        examples=[_example(each) for each in accuracy.examples],
+        notes=_notes(accuracy),
+    )
+
+
+def compare(found: Sequence[tuple[Path, Accuracy]]) -> View:
+    """Several artefacts in one table, under what makes their figures doubtful. All answered the same questions."""
+    first = found[0][1]
+    names = [path.absolute().name for path, _ in found]
+    if len(set(names)) < len(names):
+        names = [str(path) for path, _ in found]
+    named = list(zip(names, [accuracy for _, accuracy in found], strict=True))
+    rows = [[name, *_row(each)] for name, accuracy in named for each in accuracy.at]
+    doubts = dict.fromkeys(text for _, accuracy in named for text in warnings(accuracy))
+    lines = [_line(name, accuracy) for name, accuracy in named]
+    return View(
+        TITLE,
+        sentences=[f"Accuracy on {_asked(first)}.", *doubts],
+        charts=[_chart(lines)] if len(first.at) > 1 else [],
+        tables=[Table(["artefact", *_columns(first)], rows, _caption(first))],
+        notes=_notes(first),
+    )
+
+
+def _asked(accuracy: Accuracy) -> str:
+    return f"{accuracy.questions:,} questions of {accuracy.data}"
+
+
+def _found(accuracy: Accuracy, found: AtKeep) -> str:
+    asked = _asked(accuracy)
+    if found.keep == 1:
+        score = "" if found.score is None else f": right answers {spread(found.score)} on {asked}"
+        return f"Keep 1 prunes nothing{score}."
+    agreement = f"{spread(found.agreement)} of its answers are the unpruned model's"
+    if found.score is None or accuracy.unpruned.score is None:
+        return f"Keep {found.keep:g}, on {asked} without answers: {agreement}."
+    kept = "" if found.relative is None else f"{spread(found.relative)} of the unpruned score, "
+    scores = f"right answers {percent(found.score.mean)} after {percent(accuracy.unpruned.score.mean)}"
+    return f"Keep {found.keep:g} has {kept}{scores} on {asked}; {agreement}."
+
+
+def _columns(accuracy: Accuracy) -> list[Column]:
+    kinds = [kind.name for kind in accuracy.unpruned.kinds[:-1]]
+    score = ["right answers", "of keep 1"] if accuracy.score else []
+    return [Column(name, number=True) for name in ("keep", "visual tokens", *kinds, *score, "same answer")]
+
+
+def _row(found: AtKeep) -> list[str]:
+    by_kind = [percent((kind.score or kind.agreement).mean) for kind in found.kinds[:-1]]
+    scores = [] if found.score is None else [spread(found.score), spread(found.relative) if found.relative else "-"]
+    return [f"{found.keep:.2f}", f"{found.visual_tokens_kept:.0f}", *by_kind, *scores, percent(found.agreement.mean)]
+
+
+def _caption(accuracy: Accuracy) -> str:
+    return f"By budget, {accuracy.questions:,} questions, 95 % intervals"
+
+
+def _notes(accuracy: Accuracy) -> list[str]:
+    if not accuracy.score:
+        return ["The questions have no right answers: an answer counts as kept if it is the unpruned one."]
+    return [
+        f"Score: {accuracy.score}. Of keep 1: the score divided by the unpruned score on the same questions; its "
+        "interval is a paired bootstrap, at least as wide as Newcombe's of the shares that lost and gained."
+    ]
+
+
+def _line(name: str, accuracy: Accuracy) -> Series:
+    return _series(name, accuracy, [found.score or found.agreement for found in accuracy.at])
+
+
+def _series(name: str, accuracy: Accuracy, shares: Sequence[Interval]) -> Series:
+    places = [
+        found.visual_tokens_kept / accuracy.visual_tokens if accuracy.visual_tokens else found.keep
+        for found in accuracy.at
+    ]
+    points = sorted(zip(places, shares, strict=True), key=lambda point: point[0])
+    columns = zip(*((place, found.mean, found.low, found.high) for place, found in points), strict=True)
+    return Series(name, *columns)
+
+
+def _chart(lines: Sequence[Series]) -> Chart:
+    return Chart(
+        "lines",
+        "Answers against the share of visual tokens that stay",
+        f"{lines[0].name} against the share of visual tokens that stay, at {len(lines[0].x)} budgets",
+        lines,
+        Axis("visual tokens that stay", "percent"),
+        Axis("share of the answers", "percent"),
+        caption="Bands are 95 % intervals. The point at the right end is keep 1, which prunes nothing.",
+    )
+
+
+def _example(example: Answered) -> Example:
+    facts: list[tuple[str, object]] = [("right", " / ".join(example.right))] if example.right else []
+    facts += [("keep 1", example.unpruned.strip() or "(nothing)")]
+    facts += [(f"keep {example.keep:g}", example.pruned.strip() or "(nothing)")]
+    names = ", ".join(example.images)
+    alt = f"{names}: dropped visual tokens are dimmed"
+    pictures = [Picture(_drawn(each, SHEET // len(example.views)), alt, names) for each in example.views]
+    return Example(f"{example.prompt} (No. {example.number})", facts, pictures)
+
+
+def _drawn(kept: KeptView, side: int) -> bytes:
+    """A stored view with the tokens that were dropped dimmed, as a PNG file.
+
+    Raises:
+        OSError: its image is none.
+    """
+    seen = np.asarray(Image.open(BytesIO(base64.b64decode(kept.jpeg))).convert("RGB"))
+    tokens = np.arange(kept.rows * kept.columns).reshape(kept.rows, kept.columns)
+    image, buffer = draw_kept(family.Picture({}, tokens.size, (family.View(seen, tokens),)), kept.kept, side), BytesIO()
+    image.thumbnail((side, SHEET), Image.Resampling.LANCZOS)
+    image.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
