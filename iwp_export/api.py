@@ -19,7 +19,7 @@ from iwp_export.settings import (
     Dtype,
     Faster,
     Objective,
-    Rule,
+    ScoreName,
     Settings,
     ValidationSettings,
 )
@@ -333,7 +333,7 @@ def validate(
     data: Path | str | None = None,
     limit: int | None = None,
     keep: Sequence[float] = ValidationSettings.keep,
-    score: Rule = ValidationSettings.score,
+    score: ScoreName = ValidationSettings.score,
     max_new_tokens: int = ValidationSettings.max_new_tokens,
     max_drop: float | None = None,
     min_agreement: float | None = None,
