@@ -291,7 +291,7 @@ def estimate(
     new_tokens: int = 64,
     revision: str | None = None,
 ) -> Estimate:
-    """Estimate a model's memory and decoding speed on a device, with and without pruning. Runs nothing and loads no weights.
+    """Estimate a model's memory and decoding speed on a device, pruned and not; runs nothing and loads no weights.
 
     Args:
         model: an alias, a Hub id or a folder; its configuration is enough.
