@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from iwp_export.bundle.verify import Verify
     from iwp_export.calibrator.plan import CalibrationPlan
     from iwp_export.engine.build import BuildPlan
-    from iwp_export.estimator.prediction import Estimate
+    from iwp_export.estimator.estimate import Estimate
     from iwp_export.exporter.plan import ExportPlan
     from iwp_export.pruning.settings import PruningSettings
     from iwp_export.reports.report import Report
@@ -291,7 +291,7 @@ def estimate(
     new_tokens: int = 64,
     revision: str | None = None,
 ) -> Estimate:
-    """Estimate a model's speed and memory on a device, with and without pruning. Runs nothing and loads no weights.
+    """Estimate a model's memory and decoding speed on a device, pruned and not; runs nothing and loads no weights.
 
     Args:
         model: an alias, a Hub id or a folder; its configuration is enough.
@@ -306,7 +306,7 @@ def estimate(
         RecipeError: the recipe cannot be read.
         SettingsError: an unknown device or kind of weights, a number out of range, or too many tokens for the model.
     """
-    from iwp_export.estimator.model import estimate_model
+    from iwp_export.estimator.estimate import estimate_model
 
     return estimate_model(
         str(model),

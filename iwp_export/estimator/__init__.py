@@ -1,1 +1,1 @@
-"""How fast a model would be on a device and whether it fits, from its shape alone: a roofline. Nothing is run."""
+"""Whether a model fits on a device and how fast it decodes there, from its shape alone. Nothing is run."""

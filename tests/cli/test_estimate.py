@@ -10,12 +10,7 @@ import pytest
 
 from iwp_export import api
 from iwp_export.cli.main import main
-from iwp_export.estimator.prediction import weights_bytes
-from iwp_export.estimator.roofline import WEIGHTS
-from iwp_export.estimator.shape import LanguageShape, ModelShape, TowerShape
-from iwp_export.exporter.checkpoint import open_checkpoint
 from iwp_export.models import ALIASES
-from tests.exporter.tiny import write_llava_next
 
 
 @pytest.fixture
@@ -29,22 +24,30 @@ def folder(tmp_path):
 def test_estimate_prints_both_sides_the_verdict_and_what_it_assumes(capsys):
     assert main(["estimate", "tiny-llava", "--device", "orin-nano", "--keep", "0.3", "--layer", "4"]) == 0
     shown = capsys.readouterr().out
-    for part in ("all tokens", "pruned", "prefill", "decode", "64 tokens", "fits: ", "16.7 TFLOP/s", "at the input of"):
+    for part in (
+        "all tokens",
+        "pruned",
+        "prefill",
+        "decode",
+        "64 new tokens",
+        "Fits: ",
+        "102.4 GB/s",
+        "at the input of",
+    ):
         assert part in shown
-    assert "20 of 64 stay" in shown and "not counted: preprocessing" in shown
+    assert "20 of 64 stay" in shown and "are not usable" in shown
 
 
-def test_json_has_seconds_bytes_and_words(capsys):
+def test_json_has_figures_and_words(capsys):
     options = ["--recipe", "paper", "--keep", "0.5", "--new-tokens", "8", "--text-tokens", "32", "--json"]
     assert main(["estimate", "tiny-llava", "--device", "thor", *options]) == 0
     shown = json.loads(capsys.readouterr().out)
-    assert shown["prompt"] == {"visual": 64, "text": 32, "new": 8, "layer": 4, "kept": 32, "tiles": 1}
+    assert shown["prompt"] == {"visual": 64, "text": 32, "new": 8, "layer": 4, "kept": 32}
     before, after = shown["unpruned"], shown["pruned"]
     assert before["cache_bytes"] == 8 * (64 + 32 + 8) * 2 * 64 * 2
     assert after["cache_bytes"] == (4 * (64 + 40) + 4 * (32 + 40)) * 2 * 64 * 2
-    assert before["prefill"]["low"] <= before["prefill"]["typical"] <= before["prefill"]["high"]
-    assert shown["fits"] is True and shown["speedup"]["prefill"] >= 1
-    assert len(shown["verdict"]) == 3 and shown["assumptions"] and shown["device"]["sources"]
+    assert shown["fits"] is True and shown["operations_ratio"] > 1
+    assert len(shown["verdict"]) == 3 and shown["assumptions"] and shown["device"]["source"]
 
 
 def test_a_configuration_alone_is_enough(folder, capsys):
@@ -52,22 +55,6 @@ def test_a_configuration_alone_is_enough(folder, capsys):
     assert "the paper's" in capsys.readouterr().out
     assert main(["estimate", "tiny-llava", "--device", "agx-orin"]) == 0
     assert "shipped recipe tiny-llava.json" in capsys.readouterr().out
-
-
-def test_weights_by_shape_are_those_of_the_checkpoint():
-    checkpoint = open_checkpoint("tiny-llava")
-    shape = ModelShape(LanguageShape.of(checkpoint.config), TowerShape.of(checkpoint.config))
-    assert weights_bytes(shape, WEIGHTS["fp16"]) == pytest.approx(2 * checkpoint.size(), rel=0.01)
-
-
-def test_tiles_of_llava_next_are_counted(tmp_path):
-    write_llava_next(tmp_path / "model")
-    estimate = api.estimate(str(tmp_path / "model"), "orin-nx", {"layer": 1}, images=2)
-    vision = open_checkpoint(str(tmp_path / "model")).family.vision_info(
-        open_checkpoint(str(tmp_path / "model")).config
-    )
-    assert estimate.prompt.tiles == 2 * vision.dims["tiles"].typical
-    assert estimate.prompt.visual == 2 * vision.tokens.typical
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 
 from iwp_export.bundle.manifest import MANIFEST_JSON, TensorSpec
 from iwp_export.bundle.store import Bundle
-from iwp_export.cli.inspect import _merged
+from iwp_export.cli.inspect import merged
 from iwp_export.cli.main import main
 from iwp_export.engine.files import ENGINE_JSON, read_engine
 from tests.runtime.toy import write_plan
@@ -65,7 +65,7 @@ def test_an_engine_shows_what_it_needs(tmp_path, capsys):
         "TensorRT-RTX 1.7.1.116 and a GPU of SM 86, 89",
         "256 tokens, 200 a call",
         "num_kept",
-        "  the paper's\n",
+        "the paper's\n",
         "toy.vision.plan",
     ):
         assert part in shown
@@ -85,5 +85,5 @@ def test_a_damaged_engine_is_one_line(tmp_path, capsys):
 @pytest.mark.parametrize("name", ["past.{}.key", "x"])
 def test_tensors_of_many_layers_share_a_line(name):
     tensors = tuple(TensorSpec(name.format(i), "float16", (1, "n")) for i in range(3))
-    rows = _merged(tensors)
+    rows = merged(tensors)
     assert rows == [("past.{0..2}.key" if "{}" in name else "x", "float16", "[1, n]")]

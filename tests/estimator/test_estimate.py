@@ -1,0 +1,105 @@
+"""Estimates of a model so small that they can be worked out by hand, and of LLaVA's shape."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from iwp_export.device.specs import DEVICES, GB, DeviceSpec
+from iwp_export.estimator.estimate import WEIGHTS, Estimate, Prompt, Shape, predict
+from iwp_export.estimator.verdict import sentences, view
+from iwp_export.exporter.checkpoint import open_checkpoint
+from iwp_export.pruning.cost import PrefillCost
+from iwp_export.view.terminal import render
+from tests.benchmarks import estimate_check
+
+TOY = Shape(PrefillCost(2, 4, 8, 4, 2, 10, 0, 0), tied=False, tower=70)
+PROMPT = Prompt(visual=3, text=1, new=3, layer=1, kept=1)
+DEVICE = DeviceSpec("Toy", 10 * GB, 1e-6, False, "fast", "")
+BODY = 2 * (4 * (4 + 2 * 2) + 4 * 4 + 3 * 4 * 8)
+HEAD = 4 * 10
+LLAVA = Shape(PrefillCost(32, 4096, 11008, 4096, 4096, 32064, 0, 0), tied=False, tower=310_000_000)
+
+
+def llava(name: str, weights: str = "fp16", **changes: Any) -> Estimate:
+    return predict(LLAVA, replace(Prompt(576, 64, 64, 4, 173), **changes), DEVICES[name], weights)
+
+
+def test_both_sides_by_hand():
+    estimate = predict(TOY, PROMPT, DEVICE, "fp16")
+    before, after = estimate.unpruned, estimate.pruned
+    assert estimate.weights_bytes == (BODY + 2 * HEAD + 70) * 2
+    # four tokens and three new ones in both layers; in the second, two and three: keys and values of width 2, two bytes
+    assert (before.cache_bytes, after.cache_bytes) == (2 * 7 * 8, (7 + 5) * 8)
+    assert after.memory_bytes == estimate.weights_bytes + after.cache_bytes
+    tokens = 2 * 1.5 + 4 + 2  # in the middle of the answer
+    assert after.step_bytes == (BODY + HEAD) * 2 + tokens * 8
+    assert after.tokens_per_second == pytest.approx((600 / after.step_bytes, 890 / after.step_bytes))
+    below = 4 * 4 * 8 + 4 * 16 + 4 * 96 + 2 * 4 * 4 * 4  # four tokens everywhere
+    at = 4 * 4 * 8 + 2 * 16 + 2 * 96 + 2 * 2 * 2 * 4  # four are projected, two go on
+    assert after.prefill_operations == below + at + HEAD and before.prefill_operations == 2 * below + HEAD
+    assert estimate.operations_ratio == (2 * below + HEAD) / (below + at + HEAD)
+
+
+@pytest.mark.parametrize(("weights", "bits"), [("fp16", 16), ("int8", 8), ("int4", 4.125)])
+def test_weights_leave_head_and_tower_alone(weights: str, bits: float):
+    assert TOY.weight_bytes(WEIGHTS[weights]) == round((BODY * bits + (2 * HEAD + 70) * 16) / 8)
+    assert replace(TOY, tied=True).weight_bytes(WEIGHTS[weights]) == TOY.weight_bytes(WEIGHTS[weights]) - HEAD * 2
+
+
+def test_weights_by_shape_are_those_of_the_checkpoint():
+    checkpoint = open_checkpoint("tiny-llava")
+    assert Shape.of(checkpoint.config).weight_bytes(16) == pytest.approx(2 * checkpoint.size(), rel=0.01)
+
+
+def test_what_does_not_fit_is_told_with_what_would():
+    estimate = llava("orin-nano")
+    assert not estimate.fits and estimate.smaller == "int4"
+    assert sentences(estimate)[0] == "Does not fit into 8 GB: 14.1 GB of weights; int4 weights would (4.5 GB)."
+    assert llava("orin-nano", "int4").fits
+
+
+def test_caches_may_be_what_does_not_fit():
+    need = llava("rtx-4090").pruned.memory_bytes
+    spec = replace(DEVICES["rtx-4090"], memory=need + GB - 1)
+    estimate = predict(LLAVA, Prompt(576, 64, 64, 4, 173), spec, "fp16")
+    assert not estimate.fits and sentences(estimate)[0].startswith("Does not fit: 14.1 GB of weights and ")
+    spec = replace(spec, memory=spec.memory + 1)
+    estimate = predict(LLAVA, Prompt(576, 64, 64, 4, 173), spec, "fp16")
+    assert estimate.fits and sentences(estimate)[0].startswith("Fits only when pruned: ")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "Pruned, a prefill takes 44.9 % of the operations and a decode step 98.6 % of the bytes."),
+        ({"kept": 576}, "Nothing is pruned"),
+        ({"layer": 31}, "little is gained; prune at an earlier layer, or keep less"),
+    ],
+)
+def test_what_pruning_brings(changes: dict[str, Any], said: str):
+    assert said in sentences(llava("agx-orin", **changes))[1]
+
+
+def test_a_tiny_model_is_told_that_kernels_take_longer():
+    assert "kernels" in sentences(predict(TOY, PROMPT, DEVICES["h200"], "fp16"))[2]
+    assert len(sentences(llava("agx-orin"))) == 2
+
+
+@pytest.mark.parametrize("name", DEVICES)
+@pytest.mark.parametrize("weights", WEIGHTS)
+def test_every_device_gives_text_and_json(name: str, weights: str):
+    estimate, spec = llava(name, weights), DEVICES[name]
+    shown = render([view(estimate)])
+    assert spec.title in shown and spec.source and 0 < spec.usable < spec.memory
+    assert ("writes no such weights" in shown) == (weights != "fp16")
+    assert estimate.to_dict()["fits"] is estimate.fits
+
+
+def test_the_shares_are_those_fitted_on_public_figures():
+    assert estimate_check.main([]) == 0
+    rows = [estimate_check.compare(each) for each in estimate_check.PUBLIC]
+    checked = [row for row in rows if row["role"] == "checked"]
+    assert len(checked) >= 6 and all(row["in_range"] and abs(row["error"]) < 0.2 for row in checked)
