@@ -136,7 +136,7 @@ def test_a_plugin_library_that_is_none_is_refused(rtx: Flavour, half_bundle: Pat
 def test_too_little_memory_is_refused_with_figures(
     rtx: Flavour, half_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("iwp_export.engine.build.available_bytes", lambda: 100 << 20)
+    monkeypatch.setattr("iwp_export.engine.network.available_bytes", lambda: 100 << 20)
     with pytest.raises(BuildMemoryError, match=r"needs about .* GiB of memory, 0\.1 GiB are available"):
         api.build(half_bundle, tmp_path / "x.plan", SMALL)
 
