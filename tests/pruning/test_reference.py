@@ -304,7 +304,6 @@ def test_an_early_near_tie_that_falls_the_other_way_is_no_gap() -> None:
     assert gap_by_importance(chosen, importance, rotated, value, select="coverage") <= ROUNDING
 
 
-@FAST
 @given(problems(least=2), st.sampled_from(["mmr", "coverage"]))
 def test_the_oracles_own_choice_has_no_gap(problem: tuple[Arrays, int], select: str) -> None:
     (query, key, rotated, value), budget = problem
