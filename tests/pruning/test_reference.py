@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from iwp_export.pruning.importance import token_importance
 from iwp_export.pruning.reference import (
     COVERAGE_FLOOR,
+    _largest,
     _rounds,
     normalised,
     pair_likeness,
@@ -163,8 +164,7 @@ def test_coverage_is_the_pivoted_cholesky_of_the_similarity(problem: tuple[Array
     """
     (_, _, key, value), budget = problem
     tokens = np.arange(key.shape[1])
-    allowed = np.ones(len(tokens), bool)
-    rounds = _rounds(np.zeros(0, np.float32), key, value, allowed, budget, PruningSettings(select="coverage"))
+    rounds = _rounds(np.zeros(0, np.float32), key, value, _largest, budget, PruningSettings(select="coverage"))
     order = [int(new[0]) for new, _ in rounds]
     assert sorted(order) == cover(key, value, budget)
     wide = [x.astype(np.float64) for x in (key, value)]
