@@ -17,11 +17,11 @@ DEMO_VALIDATED := 60
 # One thread a process: the tests already run in $(JOBS) processes.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
-.PHONY: help demo test check clean
+.PHONY: help demo test test-slow check clean
 .DELETE_ON_ERROR:
 
 help:  ## show this
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
 demo: $(STAMP)  ## export tiny-llava, ask it, draw the kept tokens, compare its accuracy with controls, validate it
 	$(BIN)/iwp-export tiny-llava -o $(BUNDLE) --force
@@ -35,8 +35,11 @@ demo: $(STAMP)  ## export tiny-llava, ask it, draw the kept tokens, compare its 
 	@if [ -e $(RECIPE) ]; then echo "The recipe of $(BUNDLE) was made by: $(CALIBRATE)"; \
 	else echo "No recipe ships for tiny-llava yet: $(BUNDLE) has the paper's settings. To make one: $(CALIBRATE)"; fi
 
-test: $(STAMP)  ## run the tests
+test: $(STAMP)  ## run the tests, but for those marked slow
 	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) $(PYTEST_ARGS)
+
+test-slow: $(STAMP)  ## run the slow tests, and property tests on many more, random examples
+	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) -m "slow or hypothesis" --hypothesis-profile thorough $(PYTEST_ARGS)
 
 check: $(STAMP)  ## lint, formatting and types
 	$(BIN)/ruff check

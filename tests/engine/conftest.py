@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
 from iwp_export.engine.flavour import Flavour, is_installed, load_flavour
-from iwp_export.pruning.settings import PruningSettings
+from tests.conftest import Once, export
 
 
 @pytest.fixture(scope="session")
@@ -21,22 +19,15 @@ def rtx() -> Flavour:
 
 
 @pytest.fixture(scope="session")
-def half_bundle(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
-    """tiny-llava in float16 at keep 0.3. Do not change it."""
-    return _once(tmp_path_factory, worker_id, "half", lambda path: _export("tiny-llava", path, PruningSettings()))
-
-
-@pytest.fixture(scope="session")
-def llava_heads_bundle(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+def llava_heads_bundle(once: Once) -> Path:
     """LLaVA-1.5's attention (32 heads of 128, float16) with random weights, two layers and little else."""
-
-    return _once(tmp_path_factory, worker_id, "llava-heads", lambda path: _export_random(path, heads=32, kv_heads=32))
+    return once("llava-heads.bundle", lambda path: _export_random(path, heads=32, kv_heads=32))
 
 
 @pytest.fixture(scope="session")
-def grouped_heads_bundle(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+def grouped_heads_bundle(once: Once) -> Path:
     """Grouped-query attention, 8 heads of 128 over 2, float16, random weights, two layers and little else."""
-    return _once(tmp_path_factory, worker_id, "grouped-heads", lambda path: _export_random(path, heads=8, kv_heads=2))
+    return once("grouped-heads.bundle", lambda path: _export_random(path, heads=8, kv_heads=2))
 
 
 def _export_random(path: Path, heads: int, kv_heads: int) -> None:
@@ -44,7 +35,7 @@ def _export_random(path: Path, heads: int, kv_heads: int) -> None:
 
     checkpoint = path.with_suffix(".checkpoint")
     write_checkpoint(checkpoint, _random_config(heads, kv_heads))
-    _export(str(checkpoint), path, PruningSettings(layer=1, keep=0.353))
+    export(checkpoint, path, "float16", layer=1, keep=0.353)
 
 
 def _random_config(heads: int, kv_heads: int) -> object:
@@ -72,19 +63,3 @@ def _random_config(heads: int, kv_heads: int) -> object:
     return LlavaConfig(
         vision_config=vision, text_config=text, image_token_index=4, architectures=["LlavaForConditionalGeneration"]
     )
-
-
-def _export(model: str, path: Path, settings: PruningSettings) -> None:
-    from iwp_export import api
-
-    api.export(model, path, settings, dtype="float16")
-
-
-def _once(factory: pytest.TempPathFactory, worker_id: str, name: str, make: Callable[[Path], object]) -> Path:
-    base = factory.getbasetemp()
-    shared = base if worker_id == "master" else base.parent
-    bundle = shared / f"engine-{name}.bundle"
-    with FileLock(shared / f"engine-{name}.lock"):
-        if not bundle.exists():
-            make(bundle)
-    return bundle

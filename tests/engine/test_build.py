@@ -71,14 +71,17 @@ def test_a_bundle_becomes_an_engine(rtx: Flavour, half_bundle: Path, tmp_path: P
             deserialize(rtx.trt, make_logger(rtx.trt), tmp_path / "tiny.plan")
 
 
+@pytest.mark.slow
 def test_llava_heads_build_with_one_plugin_layer(rtx: Flavour, llava_heads_bundle: Path, tmp_path: Path) -> None:
     assert build_decoder(rtx, tmp_path, llava_heads_bundle, RTX).nbytes > 0
 
 
+@pytest.mark.slow
 def test_float32_builds_with_attention_as_primitives(rtx: Flavour, tiny_bundle: Path, tmp_path: Path) -> None:
     assert build_decoder(rtx, tmp_path, tiny_bundle, RTX).nbytes > 0
 
 
+@pytest.mark.slow
 def test_the_form_for_the_oldest_tensorrt_builds_too(rtx: Flavour, llava_heads_bundle: Path, tmp_path: Path) -> None:
     assert build_decoder(rtx, tmp_path, llava_heads_bundle, TENSORRT_10_3).nbytes > 0
 
@@ -133,7 +136,7 @@ def test_a_plugin_library_that_is_none_is_refused(rtx: Flavour, half_bundle: Pat
 def test_too_little_memory_is_refused_with_figures(
     rtx: Flavour, half_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("iwp_export.engine.build.available_bytes", lambda: 100 << 20)
+    monkeypatch.setattr("iwp_export.engine.network.available_bytes", lambda: 100 << 20)
     with pytest.raises(BuildMemoryError, match=r"needs about .* GiB of memory, 0\.1 GiB are available"):
         api.build(half_bundle, tmp_path / "x.plan", SMALL)
 

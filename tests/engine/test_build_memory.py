@@ -16,6 +16,8 @@ from iwp_export.engine.lowering import lower
 from iwp_export.engine.network import EngineBuilder
 from iwp_export.engine.profiles import choose_limits, profiles_for
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass(frozen=True)
 class Sizes:

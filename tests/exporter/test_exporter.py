@@ -193,9 +193,10 @@ def test_weights_that_do_not_fit_the_configuration(tmp_path: Path, damage: str) 
     assert not (tmp_path / "out.bundle").exists()
 
 
+@pytest.mark.slow
 def test_a_killed_export_leaves_nothing_that_opens(tmp_path: Path) -> None:
     """SIGKILL at two moments; `tests/benchmarks/kill_export.py` does it at 20."""
-    code = f"import iwp_export; iwp_export.exporter('tiny-llava', {str(tmp_path / 'out')!r})"
+    code = f"import iwp_export; iwp_export.export('tiny-llava', {str(tmp_path / 'out')!r})"
     for delay in (3.0, random.Random(0).uniform(4, 9)):
         process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
         time.sleep(delay)

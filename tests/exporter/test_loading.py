@@ -164,6 +164,7 @@ def test_a_head_that_is_not_tied_must_be_stored(written: Path, tmp_path: Path) -
     assert not (tmp_path / "out.bundle").exists()
 
 
+@pytest.mark.slow
 def test_a_bundle_of_weights_that_transformers_does_not_tie_gives_its_logits(written: Path, tmp_path: Path) -> None:
     """The configuration ties, and the checkpoint holds different values for both."""
     from transformers import AutoModelForImageTextToText

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from iwp_export.pruning.importance import token_importance
 from iwp_export.pruning.reference import (
     COVERAGE_FLOOR,
+    _largest,
+    _rounds,
     normalised,
     pair_likeness,
     select_by_importance,
@@ -23,10 +25,10 @@ from iwp_export.pruning.reference import (
     token_duplication,
 )
 from iwp_export.pruning.reference import selection_gap as gap_by_importance
+from iwp_export.pruning.settings import PruningSettings
 from tests.pruning.cases import random_case, random_states
 
 ROUNDING = 1e-5
-FAST = settings(max_examples=60, deadline=None)
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
@@ -64,7 +66,6 @@ def same_choice(a: np.ndarray, b: np.ndarray, arrays: Arrays) -> bool:
     return np.array_equal(a, b) or max(selection_gap(a, *arrays), selection_gap(b, *arrays)) < ROUNDING
 
 
-@FAST
 @given(problems())
 def test_size_order_and_range(problem: tuple[Arrays, int]) -> None:
     arrays, budget = problem
@@ -76,7 +77,6 @@ def test_size_order_and_range(problem: tuple[Arrays, int]) -> None:
     assert selection_gap(chosen, *arrays) < ROUNDING
 
 
-@FAST
 @given(problems())
 def test_without_penalty_it_is_the_top_by_importance(problem: tuple[Arrays, int]) -> None:
     arrays, budget = problem
@@ -86,7 +86,6 @@ def test_without_penalty_it_is_the_top_by_importance(problem: tuple[Arrays, int]
     assert np.array_equal(select_tokens(*arrays, budget, penalty=0.0), top)
 
 
-@FAST
 @given(problems(), st.randoms(use_true_random=False))
 def test_a_permutation_of_the_tokens_permutes_the_choice(problem: tuple[Arrays, int], random: object) -> None:
     (query, *rest), budget = problem
@@ -96,7 +95,6 @@ def test_a_permutation_of_the_tokens_permutes_the_choice(problem: tuple[Arrays, 
     assert same_choice(chosen, select_tokens(*problem[0], budget), problem[0])
 
 
-@FAST
 @given(problems(), st.floats(0.01, 100))
 def test_a_common_scale_of_the_values_changes_nothing(problem: tuple[Arrays, int], scale: float) -> None:
     (query, key, rotated, value), budget = problem
@@ -104,7 +102,6 @@ def test_a_common_scale_of_the_values_changes_nothing(problem: tuple[Arrays, int
     assert same_choice(select_tokens(*scaled, budget), select_tokens(*problem[0], budget), problem[0])
 
 
-@FAST
 @given(problems(), st.floats(-30, 30))
 def test_a_constant_added_to_one_heads_logits_changes_nothing(problem: tuple[Arrays, int], shift: float) -> None:
     """With heads = softmax. A key that is the same for all tokens adds q.k to every logit of a head."""
@@ -118,7 +115,6 @@ def test_a_constant_added_to_one_heads_logits_changes_nothing(problem: tuple[Arr
     assert same_choice(select_tokens(query, shifted_key, rotated, value, budget), select_tokens(*plain, budget), plain)
 
 
-@FAST
 @given(st.integers(2, 12), st.integers(1, 4), st.integers(0, 2**31))
 def test_copies_wait_until_every_distinct_token_is_chosen(distinct: int, copies: int, seed: int) -> None:
     """With a large penalty, chunks of one and distinct tokens that resemble nothing."""
@@ -157,29 +153,29 @@ def test_coverage_leaves_a_token_without_a_value_to_the_end() -> None:
     assert cover(np.zeros_like(value), value, 2, similarity="kernel") == [0, 1]  # the Gaussian needs no value
 
 
-@FAST
 @given(problems())
+@example((whole_method(468126876, 24, heads=2, kv_heads=1, size=4), 17))
+@example((whole_method(1850338091, 38, heads=3, kv_heads=1, size=4), 22))
 def test_coverage_is_the_pivoted_cholesky_of_the_similarity(problem: tuple[Arrays, int]) -> None:
-    """Against the definition: what the tokens taken so far leave unexplained is a Schur complement."""
+    """Against the definition: what the tokens taken so far leave unexplained is a Schur complement.
+
+    In the order in which the oracle took them. Tokens that tie in float32 need not in float64, and the order of two of
+    them changes all that follows, as in the two examples; so the order cannot be found again from the choice.
+    """
     (_, _, key, value), budget = problem
-    n = key.shape[1]
-    chosen = cover(key, value, budget)
-    assert len(set(chosen)) == budget and chosen == sorted(chosen)
-    assert gap_by_importance(chosen, np.zeros(n), key, value, select="coverage") < 2 * COVERAGE_FLOOR
+    tokens = np.arange(key.shape[1])
+    rounds = _rounds(np.zeros(0, np.float32), key, value, _largest, budget, PruningSettings(select="coverage"))
+    order = [int(new[0]) for new, _ in rounds]
+    assert sorted(order) == cover(key, value, budget)
     wide = [x.astype(np.float64) for x in (key, value)]
     similar = np.mean([by_heads(k, v) for k, v in zip(*wide, strict=True)], axis=0)
     np.fill_diagonal(similar, 1)
-    taken: list[int] = []
-    others = [i for i in range(n) if i not in chosen]
-    while others and len(taken) < budget:
-        left = np.diag(similar).copy()
-        if taken:
-            left -= np.einsum(
-                "ij,ji->i", similar[:, taken], np.linalg.pinv(similar[np.ix_(taken, taken)]) @ similar[taken]
-            )
-        left[left < COVERAGE_FLOOR] = 0
-        taken.append(max((i for i in chosen if i not in taken), key=lambda i: left[i]))
-        assert left[taken[-1]] >= left[others].max() - 2 * COVERAGE_FLOOR
+    for step, token in enumerate(order):
+        taken = order[:step]
+        inverse = np.linalg.pinv(similar[np.ix_(taken, taken)]) if taken else np.zeros((0, 0))
+        left = np.diag(similar - similar[:, taken] @ inverse @ similar[taken])
+        left = np.where(left < COVERAGE_FLOOR, 0, left)
+        assert left[token] >= left[np.isin(tokens, taken, invert=True)].max() - 2 * COVERAGE_FLOOR
 
 
 def by_heads(key: np.ndarray, value: np.ndarray) -> np.ndarray:
@@ -308,7 +304,6 @@ def test_an_early_near_tie_that_falls_the_other_way_is_no_gap() -> None:
     assert gap_by_importance(chosen, importance, rotated, value, select="coverage") <= ROUNDING
 
 
-@FAST
 @given(problems(least=2), st.sampled_from(["mmr", "coverage"]))
 def test_the_oracles_own_choice_has_no_gap(problem: tuple[Arrays, int], select: str) -> None:
     (query, key, rotated, value), budget = problem

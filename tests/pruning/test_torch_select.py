@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from iwp_export.pruning.reference import COVERAGE_FLOOR, select_by_importance, selection_gap
@@ -44,7 +44,6 @@ OPTIONS = [
 ]
 
 
-@settings(max_examples=200, deadline=None)
 @given(
     st.integers(0, 2**31),
     st.integers(0, 60),

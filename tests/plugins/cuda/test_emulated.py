@@ -55,6 +55,16 @@ def runner(request: pytest.FixtureRequest, emulated: Emulated) -> EmulatedRunner
     return EmulatedRunner(emulated(architecture), **settings)
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_equals_the_oracle(emulated: Emulated, form: str) -> None:
+    """Few and small cases; the tests marked slow have many, in every order and way of rounding."""
+    runner = EmulatedRunner(emulated(900), **FORMS[form])
+    for case in random_cases(6, largest=60):
+        for one in (case, covering(case)):
+            assert one.judge(runner(one, seed=1, multiprocessors=TEAM)) == 0
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("seed", "multiprocessors"), [(0, 132), (1, 1)])
 def test_indices_equal_the_oracles(runner: EmulatedRunner, seed: int, multiprocessors: int) -> None:
     cases = random_cases(24, largest=150, seed=seed) if seed else adversarial_cases()
@@ -62,6 +72,7 @@ def test_indices_equal_the_oracles(runner: EmulatedRunner, seed: int, multiproce
     assert len(ties) <= 1, f"{len(ties)} of {len(cases)} differ in a tie: more than rounding explains"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [2, 3])
 def test_coverage_equals_the_oracles(runner: EmulatedRunner, seed: int) -> None:
     cases = [covering(case) for case in (random_cases(24, largest=110, seed=seed) if seed % 2 else adversarial_cases())]
@@ -69,12 +80,14 @@ def test_coverage_equals_the_oracles(runner: EmulatedRunner, seed: int) -> None:
     assert len(ties) <= 1, f"{len(ties)} of {len(cases)} differ in a tie: more than rounding explains"
 
 
+@pytest.mark.slow
 def test_coverage_of_more_rows_than_threads(emulated: Emulated) -> None:
     case = covering(make_case(np.random.default_rng(12), visual=1190, text=3, keep=0.05, kv_heads=1, head_dim=16))
     for settings in FORMS.values():
         assert case.judge(EmulatedRunner(emulated(900), **settings)(case, multiprocessors=1)) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk", [1, 3, 9])
 def test_rounds_that_stay_small_equal_the_oracles(runner: EmulatedRunner, chunk: int) -> None:
     for case in random_cases(12, largest=110, seed=4):
@@ -82,6 +95,7 @@ def test_rounds_that_stay_small_equal_the_oracles(runner: EmulatedRunner, chunk:
         assert case.judge(runner(case, seed=chunk, multiprocessors=TEAM)) == 0
 
 
+@pytest.mark.slow
 def test_samples_share_blocks_that_are_too_few_for_them(runner: EmulatedRunner) -> None:
     case = make_case(np.random.default_rng(13), visual=50, text=4, keep=0.4, batch=5, growth=1, chunk=1)
     for multiprocessors in (1, 3, 12):
@@ -97,12 +111,14 @@ def test_importance_schedule_and_penalty_do_not_matter_to_coverage(default: Emul
     np.testing.assert_array_equal(kept, default(case))
 
 
+@pytest.mark.slow
 def test_inputs_off_their_alignment(runner: EmulatedRunner) -> None:
     for case in random_cases(8, largest=100, seed=5):
         assert case.judge(runner(case, offset=1)) == 0
         assert covering(case).judge(runner(covering(case), offset=1, multiprocessors=TEAM)) == 0
 
 
+@pytest.mark.slow
 def test_heads_split_over_blocks_change_nothing(default: EmulatedRunner) -> None:
     case = make_case(np.random.default_rng(2), visual=200, text=8, keep=0.4, kv_heads=8, clusters=9)
     kept = default(case, multiprocessors=1)
@@ -110,6 +126,7 @@ def test_heads_split_over_blocks_change_nothing(default: EmulatedRunner) -> None
         np.testing.assert_array_equal(kept, default(case, multiprocessors=multiprocessors, seed=multiprocessors))
 
 
+@pytest.mark.slow
 def test_order_of_threads_and_blocks_changes_nothing(runner: EmulatedRunner) -> None:
     case = make_case(np.random.default_rng(3), visual=140, text=8, keep=0.4, clusters=9, batch=2)
     for one in (case, replace(case, options=replace(case.options, growth=1)), covering(case)):
@@ -118,6 +135,7 @@ def test_order_of_threads_and_blocks_changes_nothing(runner: EmulatedRunner) -> 
             np.testing.assert_array_equal(kept, runner(one, seed=seed, multiprocessors=seed))
 
 
+@pytest.mark.slow
 def test_sizes_that_choose_the_other_forms(default: EmulatedRunner) -> None:
     rng = np.random.default_rng(4)
     for visual, keep in ((1600, 0.2), (4200, 0.05)):
@@ -169,6 +187,7 @@ def _drawn_shape(rng: np.random.Generator) -> SelectionShape:
     )
 
 
+@pytest.mark.slow
 def test_values_next_to_nothing_resemble_nothing(runner: EmulatedRunner) -> None:
     case = make_case(
         np.random.default_rng(8), visual=90, text=8, keep=0.4, head_dim=16, data_type="float32", clusters=5

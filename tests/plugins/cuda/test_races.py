@@ -67,6 +67,7 @@ def small_kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _build_small_kernels(tmp_path_factory.mktemp("races") / "small.so")
 
 
+@pytest.mark.slow
 def test_kernels_have_no_race_and_stay_right(sanitizer: str, tmp_path: Path) -> None:
     library = build_emulated(tmp_path / "races.so", FLAGS)
     done = _run(sanitizer, f"from tests.plugins.cuda.test_races import judge; judge({str(library)!r})")
