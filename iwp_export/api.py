@@ -393,6 +393,7 @@ def bench(
     keep: float | None = None,
     pairs: int | None = None,
     warmup: int = BenchSettings.warmup,
+    repeat: int = BenchSettings.repeat,
     provider: str = BenchSettings.provider,
     threads: int | None = None,
     fail_if_slower: Faster | None = None,
@@ -410,6 +411,8 @@ def bench(
         keep: share of the visual tokens that stays in the pruned runs; None is the artefact's own.
         pairs: of a pruned and an unpruned run; None is as many as take 30 s, 40 to 200.
         warmup: runs of each side before those that count.
+        repeat: fresh processes, 3 to 10, each of which measures so many pairs: what differs from one start to the next
+            is then in the ratios' intervals. 1 is this process.
         provider, threads: see `load`.
         fail_if_slower: gate: pruning must be shown to be faster, `end-to-end` or in the `prefill`.
         max_ttft_ms, max_p99_ms: gates: milliseconds of the pruned runs, the 90th percentile of the time to first token

@@ -6,10 +6,11 @@ that is not given leaves the field alone. The metadata of a field is what its fl
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path, PurePath
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from iwp_export.errors import SettingsError
 from iwp_export.pruning.settings import check_keep
@@ -23,6 +24,10 @@ Objective = Literal["kl", "agreement", "accuracy"]
 ScoreName = Literal["exact", "normalised", "relaxed"]
 FlavourName = Literal["rtx", "tensorrt"]
 
+LEAST_PAIRS, RUNS_FOR_P99 = 14, 100
+"""Of a bench: for an interval, and for a 99th percentile that is not just the slowest run."""
+REPEATS = 3, 10
+"""Processes of a bench that is repeated."""
 CHECKPOINT, NOTHING = "checkpoint", "none"
 """References of a validation that are no files."""
 
@@ -143,6 +148,9 @@ class BenchSettings(Settings):
         shown="as many as take 30 s, 40 to 200",
     )
     warmup: int = option(3, "runs of each side that do not count", "N", group="how it is measured")
+    repeat: int = option(
+        1, "fresh processes, 3 to 10, whose ratios then give the intervals", "N", group="how it is measured"
+    )
     provider: str = option("cpu", "execution provider of a bundle: cpu, cuda, ...", "NAME", group="how it is measured")
     threads: int | None = option(
         None, "threads of one operator", "N", group="how it is measured", shown="the provider's choice"
@@ -167,6 +175,25 @@ class BenchSettings(Settings):
         group="gates, of the pruned runs; that tokens are dropped is always one",
     )
     strict: bool = option(False, "warnings fail, such as clocks that are not locked", group="report")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.keep is not None:
+            check_keep(self.keep)
+        least = LEAST_PAIRS if self.max_p99_ms is None else RUNS_FOR_P99
+        check_numbers(self, {"new_tokens": 1, "pairs": least, "warmup": 1, "repeat": 1, "limit": 1})
+        low, high = REPEATS
+        if self.repeat != 1 and not low <= self.repeat <= high:
+            raise SettingsError(f"repeat must be 1 or {low} to {high}, got {self.repeat}", options=("repeat",))
+        for name in ("max_ttft_ms", "max_p99_ms"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise SettingsError(f"{name} must be a time above 0, got {value!r}", options=(name,))
+        if self.fail_if_slower not in (None, *get_args(Faster)):
+            raise SettingsError(
+                f"fail_if_slower must be one of {', '.join(get_args(Faster))}, got {self.fail_if_slower!r}",
+                options=("fail_if_slower",),
+            )
 
 
 @dataclass(frozen=True)

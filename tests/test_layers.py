@@ -38,7 +38,6 @@ NEED_TORCH = (
     "calibrator",
     "monitors",
     "parity",
-    "latency/selection.py",
     "scorer.py",
     "exporter",
     "backends/torch",

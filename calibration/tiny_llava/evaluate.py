@@ -16,13 +16,13 @@ from calibration.tiny_llava.checkpoint import NUM_LAYERS, NUM_VISUAL
 from calibration.tiny_llava.reader import IMAGE_START, TEXT_START, embed_prompt, run_layers
 from calibration.tiny_llava.tower import patch_features
 from calibration.tiny_llava.vocabulary import WORDS
-from iwp_export.accuracy.figures import ALL
 from iwp_export.accuracy.measure import shares
 from iwp_export.exporter.loading import Device, open_live
 from iwp_export.exporter.plan import plan_export
 from iwp_export.exporter.settings_source import PAPER
-from iwp_export.monitors.measure import Monitoring
+from iwp_export.monitors.measure import read_depth
 from iwp_export.questions import Question, read_questions
+from iwp_export.scorer import Scorer
 
 BATCH = 100
 PRUNING_LAYER = 4
@@ -100,11 +100,11 @@ def accuracy(answers: Sequence[str], questions: Sequence[Question]) -> dict[str,
 
 def layer_curve(folder: Path, questions: Sequence[Question], device: Device = "cpu") -> dict[str, dict[str, float]]:
     """Accuracy when no visual token goes on from layer l on, for every l."""
-    plan = plan_export(str(folder), recipe=PAPER)
-    session, manifest, processor = open_live(plan, "float32", device)
-    points = Monitoring(session, manifest, processor, plan.settings).depth(questions)
-    found = {str(point.layer): (point.left.accuracy, point.left.kinds) for point in points[:NUM_LAYERS]}
-    return {layer: {**kinds, ALL: round(every.mean, 4)} for layer, (every, kinds) in found.items() if every is not None}
+    session, manifest, processor = open_live(plan_export(str(folder), recipe=PAPER), "float32", device)
+    layers = range(NUM_LAYERS)
+    scorer = Scorer(session, manifest, processor, layers)
+    scores = [read_depth(scorer, scorer.prepare(question), layers) for question in questions]
+    return {str(layer): shares(questions, [bool(each[layer].right) for each in scores]) for layer in layers}
 
 
 def random_selection(

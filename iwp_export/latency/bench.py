@@ -1,103 +1,72 @@
-"""A bench: pruned and unpruned requests in turn, one at a time, and what else is known of them."""
+"""A bench: pruned and unpruned requests in turn, one at a time, and what else is known of them. Needs no torch."""
 
 from __future__ import annotations
 
+import math
 import os
-import statistics
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import pickle
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
 from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
 
+import numpy as np
+
+from iwp_export.backends.ort.session import ELEMENT_TYPES, OrtSession, create_session
+from iwp_export.bundle.manifest import Manifest
+from iwp_export.device import gpu, machine
 from iwp_export.device.meters import PowerMeter, find_meters
-from iwp_export.errors import SettingsError
-from iwp_export.latency.energy import measure_energy
-from iwp_export.latency.figures import PHASES, SPANS, Latency, Loop, Ratio, Side, Trend, Workload
-from iwp_export.latency.loop import joined, run_loop
-from iwp_export.latency.memory import watch_memory
-from iwp_export.latency.promise import promised_speedup
-from iwp_export.latency.proof import prove_dropped
-from iwp_export.latency.requests import Run, answer
-from iwp_export.latency.selection import time_selection
-from iwp_export.latency.spread import LEAST_PAIRS, RUNS_FOR_P99, paired_ratio, spread_of, trend
-from iwp_export.latency.workload import Ask, Asks
+from iwp_export.errors import BackendError, IwpError, SettingsError
+from iwp_export.latency.figures import (
+    PHASES,
+    SIDES,
+    SPANS,
+    Energy,
+    Latency,
+    Side,
+    Spread,
+    Workload,
+    joined,
+    paired_ratio,
+    spread_of,
+)
+from iwp_export.latency.requests import Run, answer, prove_dropped
 from iwp_export.progress import progress
-from iwp_export.pruning.settings import check_keep
+from iwp_export.pruning.cost import PrefillCost
+from iwp_export.questions import DataSet
 from iwp_export.runtime.pipeline import Pipeline
-from iwp_export.runtime.result import Result
+from iwp_export.settings import RUNS_FOR_P99, BenchSettings
 
-WARMUP, NEW_TOKENS = 3, 32
-FEWEST, MOST, SECONDS = 40, 200, 30.0
+FEWEST_PAIRS, MOST_PAIRS, SECONDS = 40, 200, 30.0
 """Pairs where the caller does not say: as many as take so long, within these numbers."""
-LOOP_TURN = 10
-"""Requests of one side's control loop before the other's turn."""
-RATIOS = ("prefill", "decode", *SPANS)
-"""Phases that pruning changes."""
-TRENDS = ("prefill", "end_to_end")
-SIDES = ("pruned", "unpruned")
 DIGITS = 7
 """Of a second, in a report: a tenth of a microsecond."""
-
-
-@dataclass(frozen=True)
-class BenchSettings:
-    """How to measure.
-
-    Attributes:
-        keep: share of the visual tokens that stays in the pruned runs; None is the artefact's own.
-        new_tokens: length of every answer.
-        pairs: of a pruned and an unpruned run; None is as many as take 30 s, 40 (or where a 99th percentile is needed,
-            100) to 200.
-        warmup: runs of each side before those that count.
-        hz: requests a second of the control loop; None for no loop.
-        threads: of one operator, as the pipeline was opened with.
-        needs_p99: whether a gate asks for it.
-
-    Raises:
-        SettingsError: a value is out of range.
-    """
-
-    keep: float | None = None
-    new_tokens: int = NEW_TOKENS
-    pairs: int | None = None
-    warmup: int = WARMUP
-    hz: float | None = None
-    threads: int | None = None
-    needs_p99: bool = False
-
-    def __post_init__(self) -> None:
-        if self.keep is not None:
-            check_keep(self.keep)
-        least = {"new_tokens": 1, "pairs": RUNS_FOR_P99 if self.needs_p99 else LEAST_PAIRS, "warmup": 1}
-        for name, low in least.items():
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < low):
-                why = " for a 99th percentile" if name == "pairs" and self.needs_p99 else ""
-                raise SettingsError(
-                    f"{name} must be a whole number of {low} or more{why}, got {value!r}", options=(name,)
-                )
-        if self.hz is not None and not 0 < self.hz <= 1000:
-            raise SettingsError(f"hz must be above 0 and at most 1000, got {self.hz!r}", options=("hz",))
-
-    def number_of_pairs(self, seconds: float, requests: int = 1) -> int:
-        """Pairs to run, when one takes `seconds`, so that each of the requests is asked."""
-        least = max(RUNS_FOR_P99 if self.needs_p99 else FEWEST, requests)
-        return self.pairs or max(least, min(MOST, round(SECONDS / max(seconds, SECONDS / MOST))))
+ON_THE_CPU = ("cpu", "torch", "openvino", "xnnpack", "qnn", "coreml")
+"""Providers of which an NVIDIA GPU's memory says nothing."""
+SELECTION_WARMUP, SELECTION_RUNS = 3, 40
+METER_SECONDS, METER_TURNS, MOST_ANSWERS = 2.0, 3, 1000
+"""Of a measurement of energy: sensors refresh every 0.01 to 0.1 s."""
+CHILD = "import sys, pathlib; from iwp_export.latency.bench import run_child; run_child(pathlib.Path(sys.argv[1]))"
 
 
 def measure_latency(
     pipeline: Pipeline,
-    asks: Asks,
+    asked: DataSet,
     settings: BenchSettings,
     name: str,
     meters: Sequence[PowerMeter] | None = None,
 ) -> Latency:
-    """Measure an artefact.
+    """Measure an artefact in this process.
 
     Memory comes first, while the backend has not taken any for earlier runs, then the pairs; the rest follows.
 
     Args:
         pipeline: the artefact; nothing else should run on the machine.
-        asks: the requests.
+        asked: the requests, which are asked in turn.
         settings: how to measure.
         name: the artefact's.
         meters: power sensors; None is this machine's.
@@ -107,137 +76,100 @@ def measure_latency(
         RequestError: a request does not fit the model.
         BackendError: the backend failed.
     """
-    keep = pipeline.manifest.pruning.keep if settings.keep is None else settings.keep
+    manifest, questions = pipeline.manifest, asked.questions
+    keep = manifest.pruning.keep if settings.keep is None else settings.keep
     if keep == 1:
         raise SettingsError("keep is 1, which prunes nothing: choose one below to compare with it", options=("keep",))
-    if settings.pairs is not None and settings.pairs < len(asks.requests):
+    if settings.pairs is not None and settings.pairs < len(questions):
         raise SettingsError(
-            f"{settings.pairs} pairs do not ask all of {len(asks.requests)} questions: measure more, or ask fewer",
+            f"{settings.pairs} pairs do not ask all of {len(questions)} questions: measure more, or ask fewer",
             options=("pairs", "limit"),
         )
-    keeps = {"pruned": keep, "unpruned": 1.0}
-    first = asks.requests[0]
+    keeps = {"pruned": keep, "unpruned": 1.0}  # the least first: a backend may keep the memory that it once took
 
     def ask(side: str, number: int) -> Run:
-        return answer(pipeline, asks.requests[number % len(asks.requests)], keeps[side], settings.new_tokens)
+        return answer(pipeline, questions[number % len(questions)], keeps[side], settings.new_tokens)
 
-    before = _load()
-    memory = watch_memory(pipeline, first, keeps, settings.new_tokens)
-    runs = run_pairs(ask, settings, len(asks.requests))
-    prompts = _prompts(asks.requests, runs, settings.warmup)
-    loops = _loops(ask, settings.hz, len(runs["pruned"]))
-    pruned, unpruned = (_side(runs[side]) for side in SIDES)
-    fastest = min(pruned.phases["end_to_end"].p50, unpruned.phases["end_to_end"].p50)
-    found = find_meters() if meters is None else meters
-    energy, notes = measure_energy(found, lambda: ask("pruned", 0), lambda: ask("unpruned", 0), fastest)
-    ratios = _ratios(runs, promised_speedup(pipeline.manifest, prompts))
+    before, loaded = _load(), machine.resident_bytes()
+    memory = {side: _watch_memory(pipeline.provider, partial(ask, side, 0)) for side in keeps}
+    runs = run_pairs(ask, settings, len(questions))
+    pruned, unpruned = (_side(runs[side], *memory[side]) for side in ("pruned", "unpruned"))
+    results = [run.result for run in runs["pruned"]]
+    prompts = [(each.visual_tokens, each.prompt_tokens, each.visual_tokens_kept) for each in results]
+    visual, tokens, kept = (sum(column) / len(prompts) for column in zip(*prompts, strict=True))
+    work = asked.name, len(questions), visual, tokens - visual, settings.new_tokens, manifest.pruning.layer, keep, kept
+    fastest = min(pruned.times["end_to_end"])
+    energy, notes = measure_energy(find_meters() if meters is None else meters, ask, fastest)
+    selection, why_not = time_selection(pipeline, prompts[0], settings.threads)
     return Latency(
         artefact=name,
         provider=pipeline.provider,
-        dtype=pipeline.manifest.decoder.dtype,
-        workload=_workload(pipeline, asks, settings, keep, prompts),
+        dtype=manifest.decoder.dtype,
+        workload=Workload(*work),
         warmup=settings.warmup,
         pruned=pruned,
         unpruned=unpruned,
-        ratios=ratios,
-        trends=tuple(_trends(runs)),
-        selection=time_selection(pipeline, first, keep, prompts[0], FEWEST, settings.threads),
-        loops=loops,
-        memory=memory,
+        ratios={
+            phase: paired_ratio(unpruned.times[phase], pruned.times[phase])
+            for phase in ("prefill", *(["decode"] if settings.new_tokens > 1 else []), *SPANS)
+        },
+        promised=promised_speedup(manifest, prompts),
+        repeats={},
+        selection=selection,
+        loaded=loaded,
         energy=energy,
-        dropped=prove_dropped(pipeline, first, keep),
+        dropped=prove_dropped(pipeline, questions[0], keep),
         load=(*before, *_load()),
         cpus=os.cpu_count() or 1,
-        notes=notes,
+        notes=(*notes, *why_not),
     )
 
 
-def run_pairs(ask: Callable[[str, int], Run], settings: BenchSettings, requests: int = 1) -> dict[str, list[Run]]:
+def run_pairs(ask: Callable[[str, int], Run], settings: BenchSettings, questions: int = 1) -> dict[str, list[Run]]:
     """Pairs of the same request, pruned and unpruned, the order swapped from pair to pair; without the warm-up."""
-    warm = _in_turn(ask, range(settings.warmup), "Warming up")
-    pair = sum(warm[side][-1].phases["end_to_end"] for side in SIDES)
-    first = settings.warmup
-    return _in_turn(ask, range(first, first + settings.number_of_pairs(pair, requests)), "Measuring")
+
+    def in_turn(numbers: range, what: str) -> dict[str, list[Run]]:
+        runs: dict[str, list[Run]] = {side: [] for side in SIDES}
+        with progress(what, len(numbers)) as advance:
+            for number in numbers:
+                for side in SIDES if number % 2 else reversed(SIDES):
+                    runs[side].append(ask(side, number))
+                advance(1)
+        return runs
+
+    warm = in_turn(range(settings.warmup), "Warming up")
+    seconds = sum(warm[side][-1].times["end_to_end"] for side in SIDES)
+    pairs = settings.pairs or number_of_pairs(seconds, questions, settings.max_p99_ms is not None)
+    return in_turn(range(settings.warmup, settings.warmup + pairs), "Measuring")
 
 
-def _in_turn(ask: Callable[[str, int], Run], numbers: range, what: str) -> dict[str, list[Run]]:
-    runs: dict[str, list[Run]] = {side: [] for side in SIDES}
-    with progress(what, len(numbers)) as advance:
-        for number in numbers:
-            for side in SIDES if number % 2 else reversed(SIDES):
-                runs[side].append(ask(side, number))
-            advance(1)
-    return runs
+def number_of_pairs(seconds: float, questions: int, needs_p99: bool) -> int:
+    """As many pairs of so many seconds as take `SECONDS`, so that each of the questions is asked."""
+    least = max(RUNS_FOR_P99 if needs_p99 else FEWEST_PAIRS, questions)
+    return max(least, min(MOST_PAIRS, round(SECONDS / max(seconds, SECONDS / MOST_PAIRS))))
 
 
-def _side(runs: Sequence[Run]) -> Side:
-    columns = {name: tuple(round(run.phases[name], DIGITS) for run in runs) for name in (*PHASES, *SPANS)}
-    phases = {name: spread_of([run.phases[name] for run in runs]) for name in (*PHASES, "rest", *SPANS)}
-    steps = [run.steps for run in runs]
-    if steps[0]:
-        phases["step"] = spread_of([step for each in steps for step in each])
-    medians = tuple(round(statistics.median(each), DIGITS) for each in zip(*steps, strict=True))
-    cache = sum(run.result.cache_bytes for run in runs) / len(runs)
-    return Side(**columns, steps=medians, phases=phases, cache_bytes=round(cache))
+def _side(runs: Sequence[Run], peak: int | None, used: int | None) -> Side:
+    times = {name: tuple(round(run.times[name], DIGITS) for run in runs) for name in (*PHASES, *SPANS)}
+    phases = {name: spread_of([run.times[name] for run in runs]) for name in times}
+    if runs[0].steps:
+        phases["step"] = spread_of([step for run in runs for step in run.steps])
+    return Side(times, phases, round(sum(run.result.cache_bytes for run in runs) / len(runs)), peak, used)
 
 
-def _ratios(runs: Mapping[str, Sequence[Run]], promised: float) -> dict[str, Ratio]:
-    ratios = {}
-    for name in RATIOS:
-        over, under = ([run.phases[name] for run in runs[side]] for side in ("unpruned", "pruned"))
-        if min(under) > 0:  # an answer of one token has no decode
-            found = paired_ratio(over, under)
-            ratios[name] = Ratio(found.mean, found.low, found.high, promised if name == "prefill" else None)
-    return ratios
+def promised_speedup(manifest: Manifest, prompts: Sequence[tuple[int, int, int]]) -> float:
+    """Multiply-adds of unpruned prefills over those of pruned ones.
 
-
-def _trends(runs: Mapping[str, Sequence[Run]]) -> list[Trend]:
-    found = []
-    for side in SIDES:
-        for name in TRENDS:
-            change = trend([run.phases[name] for run in runs[side]])
-            if change is not None:
-                found.append(Trend(side, name, change))
-    return found
-
-
-def _loops(ask: Callable[[str, int], Run], hz: float | None, count: int) -> tuple[Loop, ...]:
-    """The control loop of each side, in turns, so that a change of the machine's other work meets both."""
-    if hz is None:
-        return ()
-    turns: dict[str, list[Loop]] = {side: [] for side in SIDES}
-    for first in range(0, count, LOOP_TURN):
-        for side in SIDES:
-            turns[side].append(run_loop(side, hz, min(LOOP_TURN, count - first), partial(ask, side)))
-    return tuple(joined(each) for each in turns.values())
-
-
-def _prompts(requests: Sequence[Ask], runs: Mapping[str, Sequence[Run]], warmup: int) -> list[tuple[int, int, int]]:
-    """Visual tokens, text tokens and kept visual tokens of the requests, each once, in their order.
-
-    The runs that count begin where the warm-up left off.
+    Args:
+        manifest: the artefact's.
+        prompts: visual tokens, all tokens, and visual tokens that stay, of each prompt.
     """
-    results: list[Result] = [runs["pruned"][(i - warmup) % len(requests)].result for i in range(len(requests))]
-    return [
-        (result.visual_tokens, result.prompt_tokens - result.visual_tokens, result.visual_tokens_kept)
-        for result in results
-    ]
-
-
-def _workload(
-    pipeline: Pipeline, asks: Asks, settings: BenchSettings, keep: float, prompts: Sequence[tuple[int, int, int]]
-) -> Workload:
-    visual, text, kept = (sum(column) / len(prompts) for column in zip(*prompts, strict=True))
-    return Workload(
-        source=asks.source,
-        questions=len(prompts),
-        visual_tokens=visual,
-        text_tokens=text,
-        new_tokens=settings.new_tokens,
-        layer=pipeline.manifest.pruning.layer,
-        keep=keep,
-        kept=kept,
-    )
+    decoder, layer = manifest.decoder, manifest.pruning.layer
+    query, key_value = decoder.heads * decoder.head_dim, decoder.kv_heads * decoder.head_dim
+    sizes = decoder.layers, decoder.hidden_size, decoder.intermediate_size, query, key_value, decoder.vocab_size
+    costs = [(PrefillCost(*sizes, visual, tokens - visual), visual, kept) for visual, tokens, kept in prompts]
+    whole = sum(cost.operations(layer, visual) for cost, visual, _ in costs)
+    return whole / sum(cost.operations(layer, kept) for cost, _, kept in costs)
 
 
 def _load() -> tuple[float, ...]:
@@ -245,3 +177,129 @@ def _load() -> tuple[float, ...]:
         return (round(os.getloadavg()[0], 2),)
     except (AttributeError, OSError):  # Windows has none
         return ()
+
+
+def _watch_memory(provider: str, ask: Callable[[], object]) -> tuple[int | None, int | None]:
+    """The process's peak during a request, and what is in use on the GPU after it."""
+    is_watched = machine.reset_peak()  # else the peak is that of the process's whole life, reading weights included
+    ask()
+    used = gpu.gpu_used_bytes() if provider.lower() not in ON_THE_CPU else None
+    return machine.peak_bytes() if is_watched else None, used
+
+
+def measure_energy(
+    meters: Sequence[PowerMeter], ask: Callable[[str, int], object], seconds: float
+) -> tuple[tuple[Energy, ...], list[str]]:
+    """Joules of an answer, pruned and unpruned in turn; one meter after the other.
+
+    Args:
+        meters: the sensors.
+        ask: answers a side's request of a number.
+        seconds: that the fastest answer takes.
+
+    Returns:
+        What each sensor measured, and why others did not.
+    """
+    answers = max(1, math.ceil(METER_SECONDS / max(seconds, METER_SECONDS / MOST_ANSWERS)))
+    found, notes = [], [] if meters else ["joules not measured: no power sensor"]
+    for meter in meters:
+        joules: dict[str, list[float]] = {side: [] for side in SIDES}
+        problem = meter.problem
+        for side in METER_TURNS * SIDES:
+            if problem:
+                break
+            with meter.measure() as reading:
+                for _ in range(answers):
+                    ask(side, 0)
+            problem = reading.problem
+            joules[side].append((reading.joules or 0.0) / answers)
+        if problem:
+            notes.append(f"joules of {meter.name} not measured: {problem}")
+        else:
+            sides = tuple(joules["pruned"]), tuple(joules["unpruned"])
+            found.append(Energy(meter.name, meter.scope, meter.source, answers, *sides))
+    return tuple(found), notes
+
+
+def time_selection(
+    pipeline: Pipeline, prompt: tuple[int, int, int], threads: int | None
+) -> tuple[Spread | None, list[str]]:
+    """Time the pruning op alone: in ONNX Runtime, in a graph of its own, on random keys of a prompt's shape.
+
+    Its number of rounds depends on the prompt's shape, not on the keys.
+
+    Args:
+        pipeline: the artefact.
+        prompt: visual tokens, all tokens, and visual tokens that stay.
+        threads: of one operator, as the pipeline's.
+
+    Returns:
+        Its times, or None and why there are none.
+    """
+    decoder, (visual, tokens, kept) = pipeline.manifest.decoder, prompt
+    if not isinstance(pipeline.session, OrtSession) or decoder.dtype == "bfloat16":  # which numpy has not
+        return None, [f"selection not measured: it cannot be told apart in {decoder.dtype} by {pipeline.provider}"]
+    if find_spec("onnx") is None:
+        return None, ["selection not measured: its graph needs the package onnx; to get it: pip install onnx"]
+    from iwp_export.pruning.onnx_function import op_alone
+
+    opset, kind = pipeline.manifest.graphs["decoder"].opset, ELEMENT_TYPES[decoder.dtype]
+    model = op_alone(pipeline.manifest.pruning, decoder.kv_heads, decoder.head_dim, kind, opset)
+    session = create_session(model.SerializeToString(), pipeline.provider, threads)
+    rng, shape = np.random.default_rng(0), (1, decoder.kv_heads, tokens, decoder.head_dim)
+    inputs = {
+        "importance": rng.random((1, tokens), np.float32),
+        "key": rng.standard_normal(shape, np.float32).astype(decoder.dtype),
+        "value": rng.standard_normal(shape, np.float32).astype(decoder.dtype),
+        "is_visual": (np.arange(tokens) < visual)[None],
+        "num_kept": np.array([kept + tokens - visual], np.int64),
+    }
+    binding, seconds = session.io_binding(), []
+    for name, array in inputs.items():
+        binding.bind_cpu_input(name, array)  # copies to the device now, not when it is timed
+    binding.bind_output("kept_index")
+    for _ in range(SELECTION_WARMUP + SELECTION_RUNS):
+        start = time.perf_counter()
+        session.run_with_iobinding(binding)
+        seconds.append(time.perf_counter() - start)
+    return spread_of(seconds[SELECTION_WARMUP:]), []
+
+
+def measure_repeatedly(path: Path, asked: DataSet, settings: BenchSettings) -> Latency:
+    """Measure an artefact in `settings.repeat` fresh processes, one after the other; see `joined`.
+
+    What differs from one start of a process to the next, such as where memory lies, is then in the ratios' intervals.
+
+    Args:
+        path: the artefact, which each process opens.
+        asked, settings: see `measure_latency`.
+
+    Raises:
+        BackendError: a process ended without a result. Else as `measure_latency`, and `Pipeline.open`.
+    """
+    found = []
+    for number in range(settings.repeat):
+        with tempfile.TemporaryDirectory() as folder, progress(f"Process {number + 1} of {settings.repeat}"):
+            file = Path(folder) / "latency.pickle"
+            command, job = [sys.executable, "-c", CHILD, str(file)], pickle.dumps((path, asked, settings))
+            done = subprocess.run(command, input=job, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+            if not file.exists():
+                last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+                raise BackendError(f"a process of the bench ended with code {done.returncode}: {last}")
+            result: Latency | IwpError = pickle.loads(file.read_bytes())
+        if isinstance(result, IwpError):
+            raise result
+        found.append(result)
+    return joined(found)
+
+
+def run_child(result: Path) -> None:
+    """A process of `measure_repeatedly`: reads its job from standard input and writes a `Latency` or the error."""
+    path, asked, settings = pickle.loads(sys.stdin.buffer.read())
+    found: Latency | IwpError
+    try:
+        pipeline = Pipeline.open(path, provider=settings.provider, threads=settings.threads)
+        found = measure_latency(pipeline, asked, settings, path.absolute().name)
+    except IwpError as error:
+        found = error
+    result.write_bytes(pickle.dumps(found))

@@ -1,27 +1,47 @@
-"""What a bench measured, as JSON values; seconds and bytes throughout."""
+"""What a bench measured, as JSON values in seconds and bytes, and the statistics of repeated times."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
 
 from iwp_export.bundle.schema import FileSize
-from iwp_export.latency.spread import Spread
+from iwp_export.settings import LEAST_PAIRS, RUNS_FOR_P99
+from iwp_export.view.figures import NORMAL_95, RESAMPLES, Interval, around, standard_error
 
-PHASES = ("preprocess", "vision", "prefill", "decode")
-"""One after the other; what is left of the whole time is the host's work between them."""
+PHASES = ("preprocess", "vision", "prefill", "decode", "rest")
+"""One after the other; `rest` is the host's work between them."""
 SPANS = ("first_token", "end_to_end")
 """From the request to its first token, and to its last."""
-TITLES = {
-    "preprocess": "preprocess",
-    "vision": "vision",
-    "prefill": "prefill",
-    "decode": "decode",
-    "rest": "rest",
-    "first_token": "time to first token",
-    "end_to_end": "end to end",
-    "step": "decode step",
-}
+SIDES = ("unpruned", "pruned")
+BLOCKS, LEAST_BLOCK = 10, 4
+"""A bootstrap draws blocks of consecutive pairs, so that slow drift stays inside of them: ten, of 4 pairs at least."""
+STUDENT_95 = (4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+"""Standard errors on either side of a mean of 3, 4, ... 10 values that hold 95 % (Student's t)."""
+FEWEST = 3
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Repeated times.
+
+    Attributes:
+        runs: how many.
+        mean: of all.
+        p50, p90, p99: percentiles; p99 is None with fewer runs than `RUNS_FOR_P99`.
+        worst: the slowest run.
+    """
+
+    runs: int
+    mean: float
+    p50: float
+    p90: float
+    p99: float | None
+    worst: float
 
 
 @dataclass(frozen=True)
@@ -50,119 +70,21 @@ class Workload:
 
 @dataclass(frozen=True)
 class Side:
-    """The pruned or the unpruned runs, in their order.
+    """The pruned or the unpruned runs.
 
     Attributes:
-        preprocess: seconds of each run to read, resize and normalise images, and for chat template and tokenizer.
-        vision: for the vision tower and projector.
-        prefill: for the prompt, the choice of tokens to keep and of the first new one.
-        decode: for all further tokens.
-        first_token: from the request to its first token.
-        end_to_end: from the request to its last token.
-        steps: median seconds of each decode step over the runs, first to last.
-        phases: percentiles and means of the above by name, `rest` and `step` (all decode steps of all runs) too.
-        cache_bytes: key/value cache at the end, mean over the questions.
+        times: seconds of each run, in order, by the names of `PHASES` and `SPANS`.
+        phases: their percentiles and means, and under `step` those of all decode steps of all runs.
+        cache: bytes of keys and values at the end, mean over the runs.
+        memory: most resident bytes of the process in the first run; None if the system does not tell.
+        gpu: bytes in use on the GPU after it, other programs' included; None without one.
     """
 
-    preprocess: tuple[float, ...]
-    vision: tuple[float, ...]
-    prefill: tuple[float, ...]
-    decode: tuple[float, ...]
-    first_token: tuple[float, ...]
-    end_to_end: tuple[float, ...]
-    steps: tuple[float, ...]
+    times: Mapping[str, tuple[float, ...]]
     phases: Mapping[str, Spread]
-    cache_bytes: FileSize
-
-    def check(self) -> None:
-        """Raises ValueError where a file's fields contradict each other."""
-        lengths = {len(getattr(self, name)) for name in (*PHASES, *SPANS)}
-        if len(lengths) != 1 or 0 in lengths:
-            raise ValueError("its phases have not the same number of runs")
-        if missing := {*PHASES, "rest", *SPANS} - self.phases.keys():
-            raise ValueError(f"it lacks {', '.join(sorted(missing))}")
-        if min(self.end_to_end) <= 0 or min(self.phases[name].mean for name in ("prefill", "end_to_end")) <= 0:
-            raise ValueError("a time is not above 0")
-
-    def share(self, phase: str) -> float:
-        """Part of the mean time end to end that a phase takes."""
-        return self.phases[phase].mean / self.phases["end_to_end"].mean
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """How many times as long the unpruned runs take; the interval holds a repetition's ratio 98 times of 100.
-
-    Attributes:
-        value: the middle of the pairs', see `spread`.
-        low, high: ends of the interval.
-        promised: by the number of multiply-adds, of the prefill; None for other phases.
-    """
-
-    value: float
-    low: float
-    high: float
-    promised: float | None = None
-
-
-@dataclass(frozen=True)
-class Trend:
-    """Times that rise or fall over the runs: `change` from first to last, as a share of the median."""
-
-    side: str
-    phase: str
-    change: float
-
-
-@dataclass(frozen=True)
-class Selection:
-    """The pruning op alone, inside of the prefill.
-
-    Attributes:
-        seconds: None if it was not measured.
-        how: how it was, or why not.
-    """
-
-    seconds: Spread | None
-    how: str
-
-
-@dataclass(frozen=True)
-class Loop:
-    """Requests that start at fixed times.
-
-    Attributes:
-        side: `pruned` or `unpruned`.
-        hz: requests a second.
-        lateness: seconds by which each answer came after the next request was due; 0 if in time.
-        delays: seconds by which each request began after its time, since the one before was not done.
-    """
-
-    side: str
-    hz: float
-    lateness: tuple[float, ...]
-    delays: tuple[float, ...]
-
-    @property
-    def missed(self) -> int:
-        """Answers that came too late."""
-        return sum(late > 0 for late in self.lateness)
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Memory of the first pruned run, then of the first unpruned one.
-
-    Attributes:
-        loaded: the process's resident bytes before the first run, weights that were read included; None if the system
-            does not tell, like the others.
-        peaks: most resident bytes by side and phase, such as `pruned prefill`.
-        gpu: bytes in use on the GPU after each side's runs, other programs' included; empty without one.
-    """
-
-    loaded: FileSize | None
-    peaks: Mapping[str, FileSize]
-    gpu: Mapping[str, FileSize]
+    cache: FileSize
+    memory: FileSize | None
+    gpu: FileSize | None
 
 
 @dataclass(frozen=True)
@@ -185,21 +107,24 @@ class Energy:
 
 @dataclass(frozen=True)
 class Dropped:
-    """Cache lengths of one side, by layer, after a prompt and a decode step.
+    """Cache lengths by layer after a prompt and a decode step, read back from the backend's buffers.
 
     Attributes:
         side: `pruned` or `unpruned`.
         expected: what pruning should leave.
         found: what is there.
-        how: where `found` comes from.
         flaw: what is wrong beyond the lengths; empty if nothing is.
     """
 
     side: str
     expected: tuple[int, ...]
     found: tuple[int, ...]
-    how: str
     flaw: str = ""
+
+    @property
+    def holds(self) -> bool:
+        """Whether the caches are as expected."""
+        return self.found == self.expected and not self.flaw
 
 
 @dataclass(frozen=True)
@@ -212,16 +137,16 @@ class Latency:
         workload: what was asked.
         warmup: runs of each side before those that count.
         pruned, unpruned: the runs.
-        ratios: unpruned over pruned, by phase.
-        trends: what still changed after the warm-up.
-        selection: the pruning op alone.
-        loops: requests at a fixed rate; empty if none was asked for.
-        memory: of the process.
+        ratios: how many times as long the unpruned runs take, by phase; `mean` is the middle of the pairs.
+        promised: the prefill's ratio by the number of multiply-adds.
+        repeats: by phase, the ratio of each process; empty of a single one.
+        selection: the pruning op alone, which is a part of the prefill; None if it was not measured.
+        loaded: the process's resident bytes before the first run; None if the system does not tell.
         energy: by meter; empty if there is none.
         dropped: proof that tokens were dropped.
         load: the system's load average of a minute, before and after; empty if it does not tell.
         cpus: the machine's processors, for the load.
-        notes: what could not be measured, and what else to know.
+        notes: what could not be measured.
     """
 
     artefact: str
@@ -231,23 +156,117 @@ class Latency:
     warmup: int
     pruned: Side
     unpruned: Side
-    ratios: Mapping[str, Ratio]
-    trends: tuple[Trend, ...]
-    selection: Selection
-    loops: tuple[Loop, ...]
-    memory: Memory
+    ratios: Mapping[str, Interval]
+    promised: float
+    repeats: Mapping[str, tuple[float, ...]]
+    selection: Spread | None
+    loaded: FileSize | None
     energy: tuple[Energy, ...]
     dropped: tuple[Dropped, ...]
     load: tuple[float, ...]
     cpus: int
     notes: tuple[str, ...]
 
-    def check(self) -> None:
-        """Raises ValueError where a file's fields contradict each other."""
-        if missing := {"prefill", *SPANS} - self.ratios.keys():
-            raise ValueError(f"it lacks the ratio of {', '.join(sorted(missing))}")
-
     @property
     def pairs(self) -> int:
         """Pairs of a pruned and an unpruned run."""
-        return len(self.pruned.end_to_end)
+        return len(self.pruned.times["end_to_end"])
+
+    def side(self, name: str) -> Side:
+        """One of `SIDES`."""
+        return self.pruned if name == "pruned" else self.unpruned
+
+
+def spread_of(values: Sequence[float]) -> Spread:
+    """Mean and percentiles of times."""
+    array = np.asarray(values, float)
+    p50, p90, p99 = (float(value) for value in np.percentile(array, [50, 90, 99]))
+    enough = len(array) >= RUNS_FOR_P99
+    return Spread(len(array), float(array.mean()), p50, p90, p99 if enough else None, float(array.max()))
+
+
+def paired_ratio(over: npt.ArrayLike, under: npt.ArrayLike, seed: int = 0) -> Interval:
+    """How many times as long `over` takes: the median of the pairs' ratios, with its block-bootstrap interval.
+
+    Neighbours are averaged first (of logarithms): the order of a pair's two runs swaps from pair to pair, and the
+    median would jump between the two orders' ratios.
+
+    Args:
+        over, under: seconds of the two runs of each pair, in the order of the pairs; `LEAST_PAIRS` at least.
+        seed: the same seed gives the same interval.
+    """
+    logs = np.log(np.asarray(over, float) / np.asarray(under, float))
+    if len(logs) < LEAST_PAIRS:
+        raise ValueError(f"an interval needs {LEAST_PAIRS} pairs, got {len(logs)}")
+    both = (logs[1:] + logs[:-1]) / 2
+    return _factor(_around(float(np.median(both)), _drawn_medians(both, np.random.default_rng(seed)), len(both)))
+
+
+def ratio_apart(over: Sequence[float], under: Sequence[float], seed: int = 0) -> Interval:
+    """Median of `over` [n] through that of `under` [m], which were measured apart, with its block-bootstrap interval.
+
+    What differs from one process to the next is not in it.
+    """
+    rng = np.random.default_rng(seed)
+    one, other = np.log(over), np.log(under)
+    draws = _drawn_medians(one, rng) - _drawn_medians(other, rng)
+    return _factor(_around(float(np.median(one) - np.median(other)), draws, min(len(one), len(other))))
+
+
+def ratio_of_processes(ratios: Sequence[float]) -> Interval:
+    """Mean of the ratios (of logarithms) of 3 to 10 processes, with Student's interval."""
+    logs = np.log(ratios)
+    reach = STUDENT_95[len(logs) - FEWEST] * standard_error(logs)
+    return _factor(Interval(float(logs.mean()), float(logs.mean() - reach), float(logs.mean() + reach)))
+
+
+def _blocks(count: int) -> int:
+    return max(FEWEST, min(BLOCKS, count // LEAST_BLOCK))
+
+
+def _drawn_medians(array: npt.NDArray[np.float64], rng: np.random.Generator) -> npt.NDArray[np.float64]:
+    """Medians [RESAMPLES] of as many values [n] as there are, drawn in blocks that wrap around the end."""
+    length = max(1, len(array) // _blocks(len(array)))
+    starts = rng.integers(len(array), size=(RESAMPLES, math.ceil(len(array) / length)))
+    places = (starts[..., None] + np.arange(length)).reshape(RESAMPLES, -1)[:, : len(array)] % len(array)
+    return np.median(array[places], 1)
+
+
+def _around(found: float, draws: npt.NDArray[np.float64], count: int) -> Interval:
+    """A figure with the interval of its draws, as much wider as so few blocks say too little of their own scatter."""
+    blocks = _blocks(count)
+    wider = STUDENT_95[blocks - FEWEST] / NORMAL_95 * math.sqrt(blocks / (blocks - 1))
+    drawn = around(found, draws)
+    return Interval(found, found + wider * (drawn.low - found), found + wider * (drawn.high - found))
+
+
+def _factor(logs: Interval) -> Interval:
+    return Interval(math.exp(logs.mean), math.exp(logs.low), math.exp(logs.high))
+
+
+def joined(benches: Sequence[Latency]) -> Latency:
+    """Benches of several processes as one: all runs, and ratios whose intervals are of the processes' ratios.
+
+    What is measured once a process (memory, energy, decode steps) is that of the process in the middle, by its ratio
+    end to end; of the proof that tokens were dropped, one that fails is taken.
+    """
+    middle = sorted(benches, key=lambda each: each.ratios["end_to_end"].mean)[len(benches) // 2]
+    ratios = {phase: tuple(each.ratios[phase].mean for each in benches) for phase in middle.ratios}
+    first, last = benches[0].load, benches[-1].load
+    return replace(
+        middle,
+        pruned=_pooled(middle.pruned, [each.pruned for each in benches]),
+        unpruned=_pooled(middle.unpruned, [each.unpruned for each in benches]),
+        ratios={phase: ratio_of_processes(values) for phase, values in ratios.items()},
+        repeats=ratios,
+        dropped=next(
+            (each.dropped for each in benches if not all(side.holds for side in each.dropped)), middle.dropped
+        ),
+        load=(*first[:1], *last[1:]),
+    )
+
+
+def _pooled(middle: Side, sides: Sequence[Side]) -> Side:
+    times = {name: tuple(value for side in sides for value in side.times[name]) for name in middle.times}
+    spreads = {name: spread_of(values) for name, values in times.items()}
+    return replace(middle, times=times, phases={**middle.phases, **spreads})

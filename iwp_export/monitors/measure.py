@@ -1,177 +1,129 @@
-"""Measures the monitors' figures by a checkpoint in torch, question by question."""
+"""Measures by a checkpoint in torch, question by question, where it reads its image and how widely text attends."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
+import torch
 
-from iwp_export.accuracy.figures import ALL
-from iwp_export.accuracy.measure import shares
-from iwp_export.accuracy.scoring import share
 from iwp_export.backends.torch.decoder import Projected, Stream
 from iwp_export.backends.torch.session import TorchSession
-from iwp_export.bundle.manifest import Manifest
-from iwp_export.errors import DataError
-from iwp_export.monitors.attention import Attention, look_at
-from iwp_export.monitors.figures import BudgetPoint, DepthPoint, Kept, LayerFigures, Monitors
+from iwp_export.monitors.figures import DepthPoint, LayerFigures, Monitors
 from iwp_export.progress import progress
-from iwp_export.pruning.settings import PruningSettings
-from iwp_export.questions import MAX_NEW_TOKENS, DataSet, Question
+from iwp_export.questions import MAX_NEW_TOKENS, DataSet
 from iwp_export.runtime.pipeline import Pipeline
-from iwp_export.runtime.processor import Processor
-from iwp_export.scorer import Prepared, Reference, Score, Scorer
-from iwp_export.view.figures import bootstrap_mean
+from iwp_export.scorer import Prepared, Score, Scorer
+from iwp_export.view.figures import Interval, bootstrap_mean, interval
 
-KEEPS = (0.5, 0.353, 0.222, 0.111, 0.05)
+Look = tuple[float, int]
+"""Entropy of attention in nats, and visual tokens that are seen."""
+
+
+def look_at(stream: Stream, projected: Projected, prompt: int, scaling: float) -> Look:
+    """How widely the prompt's text tokens after the first visual token attend; its last token if none follows.
+
+    Args:
+        stream: the tokens that the layer sees, of one call from the first token on.
+        projected: the layer's projections of them.
+        prompt: how many of them are the prompt's, which come first.
+        scaling: the factor of the scores before softmax.
+
+    Returns:
+        The entropy of attention, mean over heads and queries, and how many visual tokens the layer sees.
+    """
+    visual = stream.feature_index[0] >= 0
+    places = torch.arange(len(visual), device=visual.device)
+    first = int(places[visual][0]) if visual.any() else 0
+    queries = places[~visual & (places > first) & (places < prompt)]
+    queries = queries if len(queries) else places[prompt - 1 : prompt]
+    query, key = projected.rotated_query[0].float(), projected.rotated_key[0].float()
+    ahead = places[None] > queries[:, None]
+    entropies = []
+    for head, own in enumerate(query):  # one at a time: a long prompt's weights of all heads fill the memory
+        scores = own[queries] @ key[head * len(key) // len(query)].T * scaling
+        weights = torch.softmax(scores.masked_fill(ahead, -torch.inf), -1)
+        entropies.append(torch.special.entr(weights).sum(-1).mean())  # a weight of 0 adds nothing
+    return float(torch.stack(entropies).mean()), int(visual.sum())
 
 
 def measure_monitors(
-    pipeline: Pipeline,
-    reference: Reference,
-    data: DataSet,
-    settings: PruningSettings | None = None,
-    keeps: Sequence[float] = KEEPS,
-    max_new_tokens: int = MAX_NEW_TOKENS,
+    pipeline: Pipeline, session: TorchSession, data: DataSet, max_new_tokens: int = MAX_NEW_TOKENS
 ) -> Monitors:
-    """All figures of an artefact.
+    """Attention by layer and the read-depth curve of a checkpoint, with an artefact's pruning settings.
+
+    Holds the states and projections of every layer for one question at a time: six times the hidden states of a prompt
+    for each layer, some 2 GB of a 7B model in float32 with 700 tokens.
 
     Args:
         pipeline: the artefact's, which gives manifest and processor.
-        reference: its checkpoint.
+        session: its checkpoint in torch.
         data: what is asked; figures of accuracy need an answer for each question.
-        settings: where and how to prune; the artefact's if None.
-        keeps: budgets of the curve, beside 1 and the settings' own.
         max_new_tokens: length of an answer at most.
 
     Raises:
-        DataError: no questions.
         RequestError: a question that cannot be asked.
         BackendError: the model's logits are not finite.
     """
-    settings = settings or pipeline.manifest.pruning
-    session = TorchSession(reference.model, reference.family, settings)
-    return Monitoring(session, pipeline.manifest, pipeline.processor, settings, max_new_tokens).measure(data, keeps)
+    layers, settings = pipeline.manifest.decoder.layers, pipeline.manifest.pruning
+    scorer = Scorer(session, pipeline.manifest, pipeline.processor, range(layers), max_new_tokens)
+    scaling = [layer.self_attn.scaling for layer in session.decoder.language_model.layers]
+    prunable = session.family.prunable_layers(session.model.config)
+    depth: dict[int, list[Score]] = defaultdict(list)
+    looks: list[tuple[list[Look], list[Look]]] = []
+    with progress("Monitoring", len(data.questions)) as advance:
+        for question in data.questions:
+            prepared = scorer.prepare(question)
+            for layer, score in read_depth(scorer, prepared, prunable).items():
+                depth[layer].append(score)
+            depth[layers].append(Score(0.0, True, prepared.right))
+            prompt, visual = len(prepared.token_ids), int(prepared.visual.sum())
+            before = [look_at(*prepared.layers[layer], prompt, scaling[layer]) for layer in range(layers)]
+            after = before[: settings.layer]  # below the pruning layer the two are one
+            left = prompt - visual + settings.num_keep(visual)
+
+            def look(layer: int, stream: Stream, projected: Projected, left: int = left, to: list = after) -> None:
+                to.append(look_at(stream, projected, left, scaling[layer]))
+
+            scorer.logits(prepared, settings, look)
+            looks.append((before, after))
+            advance(1)
+    return Monitors(
+        data=data.name,
+        questions=len(data.questions),
+        layers=layers,
+        pruning_layer=settings.layer,
+        keep=settings.keep,
+        attention=tuple(
+            _layer(layer, [(before[layer], after[layer]) for before, after in looks]) for layer in range(layers)
+        ),
+        depth=tuple(_point(layer, scores) for layer, scores in depth.items()),
+    )
 
 
-class Monitoring:
-    """A model in torch that is measured.
-
-    It holds the states and projections of every layer for one question at a time: six times the hidden states of a
-    prompt for each layer, some 2 GB of a 7B model in float32 with 700 tokens.
+def read_depth(scorer: Scorer, prepared: Prepared, layers: Sequence[int]) -> dict[int, Score]:
+    """What is left of an answer where no visual token goes on from a layer on, by layer.
 
     Args:
-        session: the model.
-        manifest: what an export of it says.
-        processor: its processor.
-        settings: where and how to prune.
-        max_new_tokens: length of an answer at most.
+        scorer: has `layers` among its candidate layers.
+        prepared: the question.
+        layers: where the image may end.
     """
-
-    def __init__(
-        self,
-        session: TorchSession,
-        manifest: Manifest,
-        processor: Processor,
-        settings: PruningSettings,
-        max_new_tokens: int = MAX_NEW_TOKENS,
-    ) -> None:
-        self.settings, self.layers = settings, manifest.decoder.layers
-        self._scorer = Scorer(session, manifest, processor, range(self.layers), max_new_tokens)
-        self._decoder = session.decoder
-        self._prunable = tuple(session.family.prunable_layers(session.model.config))
-
-    def measure(self, data: DataSet, keeps: Sequence[float] = KEEPS) -> Monitors:
-        """All figures; see `measure_monitors`."""
-        questions = data.questions
-        if not questions:
-            raise DataError("monitors need a question at least")
-        budgets = sorted({*keeps, self.settings.keep} - {1.0}, reverse=True)
-        depth: dict[int, list[Score]] = defaultdict(list)
-        budget: dict[float, list[Score]] = defaultdict(list)
-        looks: list[tuple[list[Attention], list[Attention]]] = []
-        tokens = []
-        with progress("Monitoring", len(questions)) as advance:
-            for question in questions:
-                prepared = self._scorer.prepare(question)
-                visual = int(prepared.visual.sum())
-                tokens.append((visual, len(prepared.visual) - visual))
-                for layer, score in self._depth(prepared).items():
-                    depth[layer].append(score)
-                for keep in budgets:
-                    settings = replace(self.settings, keep=keep)
-                    budget[keep].append(self._scorer.score(prepared, settings, with_answer=True))
-                budget[1.0].append(depth[self.layers][-1])
-                looks.append(self._attention(prepared))
-                advance(1)
-        mean_visual, mean_text = np.mean(tokens, 0)
-        return Monitors(
-            data=data.name,
-            questions=len(questions),
-            layers=self.layers,
-            pruning_layer=self.settings.layer,
-            keep=self.settings.keep,
-            visual_tokens=float(mean_visual),
-            text_tokens=float(mean_text),
-            attention=self._layers(looks, [visual for visual, _ in tokens]),
-            depth=tuple(DepthPoint(layer, _kept(questions, scores)) for layer, scores in depth.items()),
-            budget=tuple(BudgetPoint(keep, _kept(questions, budget[keep])) for keep in (1.0, *budgets)),
-        )
-
-    def depth(self, questions: Sequence[Question]) -> tuple[DepthPoint, ...]:
-        """The read-depth curve alone."""
-        found: dict[int, list[Score]] = defaultdict(list)
-        for question in questions:
-            for layer, score in self._depth(self._scorer.prepare(question)).items():
-                found[layer].append(score)
-        return tuple(DepthPoint(layer, _kept(questions, scores)) for layer, scores in found.items())
-
-    def _depth(self, prepared: Prepared) -> dict[int, Score]:
-        """By the first layer that sees no visual token; the last one is the unpruned model."""
-        scores = {layer: self._scorer.score_without_image(prepared, layer) for layer in self._prunable}
-        return {**scores, self.layers: Score(0.0, True, prepared.right)}
-
-    def _attention(self, prepared: Prepared) -> tuple[list[Attention], list[Attention]]:
-        """Of each layer, with every visual token and with pruning. Below the pruning layer the two are one."""
-        prompt = len(prepared.token_ids)
-        unpruned = [self._look(layer, *prepared.layers[layer], prompt) for layer in range(self.layers)]
-        pruned = unpruned[: self.settings.layer]
-        dropped = int(prepared.visual.sum()) - self.settings.num_keep(int(prepared.visual.sum()))
-
-        def look(layer: int, stream: Stream, projected: Projected) -> None:
-            pruned.append(self._look(layer, stream, projected, prompt - dropped))
-
-        self._scorer.logits(prepared, self.settings, look)
-        return unpruned, pruned
-
-    def _look(self, layer: int, stream: Stream, projected: Projected, prompt: int) -> Attention:
-        return look_at(stream, projected, prompt, self._decoder.language_model.layers[layer].self_attn.scaling)
-
-    def _layers(
-        self, looks: Sequence[tuple[list[Attention], list[Attention]]], visual: Sequence[int]
-    ) -> tuple[LayerFigures, ...]:
-        return tuple(
-            LayerFigures(
-                layer,
-                float(np.mean([after[layer].seen / count for (_, after), count in zip(looks, visual, strict=True)])),
-                bootstrap_mean([before[layer].entropy for before, _ in looks]),
-                bootstrap_mean([after[layer].entropy for _, after in looks]),
-                bootstrap_mean([before[layer].visual for before, _ in looks]),
-                bootstrap_mean([after[layer].visual for _, after in looks]),
-            )
-            for layer in range(self.layers)
-        )
+    return {layer: scorer.score_without_image(prepared, layer) for layer in layers}
 
 
-def _kept(questions: Sequence[Question], scores: Sequence[Score]) -> Kept:
+def _layer(layer: int, looks: Sequence[tuple[Look, Look]]) -> LayerFigures:
+    retention = float(np.mean([after[1] / before[1] for before, after in looks]))
+    before, after = (bootstrap_mean([look[side][0] for look in looks]) for side in (0, 1))
+    return LayerFigures(layer, retention, before, after)
+
+
+def _point(layer: int, scores: Sequence[Score]) -> DepthPoint:
     right = [score.right for score in scores if score.right is not None]
-    complete = len(right) == len(scores)
-    kinds = shares(questions, right) if complete else {}
-    return Kept(
-        bootstrap_mean([score.kl for score in scores]),
-        share([score.agrees for score in scores]),
-        share(right) if complete else None,
-        {kind: value for kind, value in kinds.items() if kind != ALL},
+    agreement, accuracy = (
+        Interval(float(np.mean(held)), *interval(float(np.mean(held)), len(held))) if held else None
+        for held in ([score.agrees for score in scores], right if len(right) == len(scores) else [])
     )
+    assert agreement is not None
+    return DepthPoint(layer, bootstrap_mean([score.kl for score in scores]), agreement, accuracy)

@@ -11,8 +11,8 @@ from typing import Any
 from iwp_export.accuracy.figures import Accuracy, AtKeep
 from iwp_export.accuracy.scoring import compare
 from iwp_export.errors import ReportError
-from iwp_export.latency.figures import PHASES, SPANS, TITLES
-from iwp_export.latency.spread import ratio_apart
+from iwp_export.latency.figures import PHASES, SPANS, ratio_apart
+from iwp_export.latency.verdict import TITLES
 from iwp_export.reports.page import PARTS
 from iwp_export.reports.report import Report, headline
 from iwp_export.tables import table
@@ -167,9 +167,9 @@ def _latency(first: Named, other: Named) -> list[str]:
     a, b = first.report.latency, other.report.latency
     if a is None or b is None:
         return []
-    ratio = ratio_apart(a.pruned.end_to_end, b.pruned.end_to_end)
+    ratio = ratio_apart(a.pruned.times["end_to_end"], b.pruned.times["end_to_end"])
     text = f"{ratio.mean:.2f} times as fast as {first.name} end to end ({ratio.low:.2f} to {ratio.high:.2f}, pruned)"
-    ours, theirs = (each.ratios["end_to_end"].value for each in (a, b))
+    ours, theirs = (each.ratios["end_to_end"].mean for each in (a, b))
     gains = f"pruning makes answers {theirs:.2f} times as fast on {other.name}, {ours:.2f} times on {first.name}"
     return [f"{other.name} is {text}; {gains}."]
 
@@ -240,11 +240,13 @@ def _accuracy_blocks(scored: Sequence[Named]) -> list[html.Block]:
 
 def _latency_blocks(timed: Sequence[Named]) -> list[html.Block]:
     series, columns = [], [html.Column("Phase")]
-    rows: list[list[object]] = [[TITLES[phase]] for phase in (*PHASES, *SPANS)]
+    rows: list[list[object]] = [[TITLES.get(phase, phase)] for phase in (*PHASES, *SPANS)]
     for each in timed:
         latency = each.report.latency
         assert latency is not None
-        series.append(Values(each.name, tuple(MILLISECONDS * seconds for seconds in latency.pruned.end_to_end)))
+        series.append(
+            Values(each.name, tuple(MILLISECONDS * seconds for seconds in latency.pruned.times["end_to_end"]))
+        )
         columns += [html.Column(f"{each.name}, pruned", True), html.Column(f"{each.name}, unpruned", True)]
         for row, phase in zip(rows, (*PHASES, *SPANS), strict=True):
             row += [f"{MILLISECONDS * side.phases[phase].p50:.1f}" for side in (latency.pruned, latency.unpruned)]

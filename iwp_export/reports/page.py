@@ -10,8 +10,8 @@ from typing import Any
 
 from iwp_export.accuracy import verdict as accuracy_verdict
 from iwp_export.device.state import facts
-from iwp_export.latency import page as latency_page
-from iwp_export.monitors import page as monitors_page
+from iwp_export.latency import verdict as latency_verdict
+from iwp_export.monitors import verdict as monitors_verdict
 from iwp_export.parity import verdict as parity_verdict
 from iwp_export.reports.report import Report
 from iwp_export.view import axes, charts
@@ -30,22 +30,11 @@ class Part:
     blocks: Callable[[Any], Sequence[html.Block]]
 
 
-def _parity(parity: Any) -> list[html.Block]:
-    shown = parity_verdict.view(parity)
-    [table] = shown.tables
-    rows = [["" if cell is None else cell for cell in row] for row in table.rows]
-    columns = [
-        html.Column(each) if isinstance(each, str) else html.Column(each.title, each.number) for each in table.columns
-    ]
-    shown_table = html.Table(columns, rows, table.caption)
-    return [html.Verdict(shown.sentences), html.Pairs(shown.facts), shown_table, *map(html.Paragraph, shown.notes)]
-
-
 PARTS = (
     Part("accuracy", accuracy_verdict.TITLE, lambda accuracy: blocks_of(accuracy_verdict.view(accuracy))),
-    Part("latency", "Latency", latency_page.blocks),
-    Part("parity", "Parity", _parity),
-    Part("monitors", "Where the model reads the image", monitors_page.blocks),
+    Part("latency", "Latency", lambda found: blocks_of(latency_verdict.view(found))),
+    Part("parity", "Parity", lambda found: blocks_of(parity_verdict.view(found))),
+    Part("monitors", "Where the model reads the image", lambda found: blocks_of(monitors_verdict.view(found))),
 )
 
 
@@ -91,10 +80,12 @@ def make_page(report: Report) -> html.Page:
 
 def blocks_of(view: View) -> list[html.Block]:
     """A view as blocks: a bridge for as long as some parts have views and some have blocks."""
-    made: list[html.Block] = [html.Chart(_drawn(chart), chart.caption) for chart in view.charts]
+    made: list[html.Block] = [html.Pairs(view.facts)] if view.facts else []
+    made += [html.Chart(_drawn(chart), chart.caption) for chart in view.charts]
     for table in view.tables:
         columns = [html.Column(each.title, each.number) if isinstance(each, Column) else each for each in table.columns]
-        made.append(html.Table(columns, table.rows, table.caption, table.strong))
+        rows = [["" if cell is None else cell for cell in row] for row in table.rows]
+        made.append(html.Table(columns, rows, table.caption, table.strong))
     for example in view.examples:
         pictures = [html.Picture(each.png, each.alt, each.caption) for each in example.pictures]
         made.append(html.Paragraph(example.title))
@@ -103,7 +94,7 @@ def blocks_of(view: View) -> list[html.Block]:
 
 
 def _drawn(chart: Chart) -> Svg:
-    lines = [charts.Line(each.name, each.x, each.y, each.low, each.high) for each in chart.series]
+    lines = [charts.Line(each.name, each.x, each.y or each.x, each.low, each.high) for each in chart.series]
     return charts.lines(re.sub(r"\W+", "-", chart.title.lower()), chart.alt, lines, _axis(chart.x), _axis(chart.y))
 
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from iwp_export.accuracy import verdict as accuracy_verdict
-from iwp_export.latency import words as latency_words
-from iwp_export.monitors import words as monitors_words
+from iwp_export.latency import verdict as latency_verdict
+from iwp_export.monitors import verdict as monitors_verdict
 from iwp_export.parity import verdict as parity_verdict
 from iwp_export.reports.report import Report
 from iwp_export.view import terminal
@@ -16,9 +16,9 @@ from iwp_export.view.figures import gates_view
 
 WORDS: Mapping[str, Callable[[Any], str]] = {
     "accuracy": lambda accuracy: terminal.render([replace(accuracy_verdict.view(accuracy), sentences=(), notes=())]),
-    "latency": latency_words.figures,
+    "latency": lambda found: terminal.render([replace(latency_verdict.view(found), sentences=())]),
     "parity": lambda parity: terminal.render([replace(parity_verdict.view(parity), sentences=())]),
-    "monitors": monitors_words.figures,
+    "monitors": lambda found: terminal.render([replace(monitors_verdict.view(found), sentences=())]),
 }
 """What makes text of each field of a report."""
 

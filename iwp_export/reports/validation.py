@@ -11,8 +11,7 @@ from iwp_export.accuracy.scoring import check_answers, check_limit, find_score
 from iwp_export.device.state import read_state, warnings
 from iwp_export.engine.files import SUFFIX
 from iwp_export.errors import BackendError, DataError, SettingsError
-from iwp_export.monitors import knee
-from iwp_export.monitors import words as monitors_words
+from iwp_export.monitors import verdict as monitors_verdict
 from iwp_export.monitors.figures import Monitors
 from iwp_export.parity import check as parity_check
 from iwp_export.parity import verdict as parity_verdict
@@ -108,8 +107,8 @@ class Validation:
             doubts += accuracy_verdict.warnings(accuracy, found)
         if settings.monitors:
             monitors = self._monitors()
-            verdict += monitors_words.verdict(monitors)
-            doubts += knee.warnings(monitors)
+            verdict += monitors_verdict.view(monitors).sentences
+            doubts += monitors_verdict.warnings(monitors)
         state = read_state()
         doubts += warnings(state, self._before)
         gates += [strict_gate(doubts)] if settings.strict else []
@@ -158,6 +157,7 @@ class Validation:
         settings = self._settings
         assert self._data is not None
         try:
+            from iwp_export.backends.torch.session import TorchSession
             from iwp_export.monitors.measure import measure_monitors
             from iwp_export.scorer import Reference
         except ModuleNotFoundError as error:
@@ -166,8 +166,10 @@ class Validation:
             raise BackendError(
                 f"monitors need {error.name}; to get it: pip install 'iwp-export[export]'", options=("monitors",)
             ) from error
-        reference = Reference.of(self._pipeline.manifest, settings.checkpoint)
-        return measure_monitors(self._pipeline, reference, self._data, max_new_tokens=settings.max_new_tokens)
+        manifest = self._pipeline.manifest
+        reference = Reference.of(manifest, settings.checkpoint)
+        session = TorchSession(reference.model, reference.family, manifest.pruning)
+        return measure_monitors(self._pipeline, session, self._data, max_new_tokens=settings.max_new_tokens)
 
 
 def _refuse_itself(pipeline: Pipeline, path: Path, against: str) -> None:

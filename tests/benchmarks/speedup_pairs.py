@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 
 from iwp_export.calibrator.candidates import Budget, budget_pairs, candidate_layers
-from iwp_export.latency.bench import BenchSettings, measure_latency
+from iwp_export.latency.bench import measure_latency
 from iwp_export.latency.figures import Latency
-from iwp_export.latency.workload import Ask, Asks
+from iwp_export.latency.requests import choose_questions
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.runtime.pipeline import Pipeline
+from iwp_export.settings import BenchSettings
 from tests.benchmarks.cpu_model import Shape, exported, surroundings, work_folder, write_model
 
 SELECTIONS: dict[str, dict[str, Any]] = {"mmr": {}, "coverage": {"select": "coverage"}}
@@ -32,12 +33,14 @@ def measured(checkpoint: Path, shape: Shape, layer: int, keep: float, threads: i
     """One pair: what was promised, and what each selection reaches."""
     row: dict[str, Any] = {"layer": layer, "keep": round(keep, 4)}
     side = 14 * shape.grid
-    asks = Asks((Ask((np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8),), PROMPT),), "noise")
+    image = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
     for name, changes in SELECTIONS.items():
         settings = PruningSettings(layer=layer, keep=keep).with_changes(**changes)
         bundle = exported(checkpoint, settings)
         chosen = BenchSettings(new_tokens=1, pairs=pairs, warmup=1, threads=threads)
-        latency = measure_latency(Pipeline.open(bundle, threads=threads), asks, chosen, bundle.name, meters=[])
+        pipeline = Pipeline.open(bundle, threads=threads)
+        asked = choose_questions(pipeline.manifest, [image], PROMPT, None, 1)
+        latency = measure_latency(pipeline, asked, chosen, bundle.name, meters=[])
         row[name] = reached(latency)
     print(json.dumps(row), flush=True)
     return row
@@ -46,11 +49,10 @@ def measured(checkpoint: Path, shape: Shape, layer: int, keep: float, threads: i
 def reached(latency: Latency) -> dict[str, Any]:
     """The prefill's speed-up with its interval and its promise, and its share of that."""
     found, work = latency.ratios["prefill"], latency.workload
-    assert found.promised is not None
     return {
         "prompt": {"visual": work.visual_tokens, "text": work.text_tokens, "kept": work.kept},
-        "speedup": asdict(found),
-        "share_of_the_promise": round(found.value / found.promised, 3),
+        "speedup": {**asdict(found), "promised": latency.promised},
+        "share_of_the_promise": round(found.mean / latency.promised, 3),
         "prefill_seconds": {side: asdict(getattr(latency, side).phases["prefill"]) for side in ("unpruned", "pruned")},
     }
 

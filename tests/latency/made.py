@@ -7,25 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import pytest
 
 from iwp_export.backends.session import Cache, Features, StepInputs, StepOutput
-from iwp_export.latency.figures import (
-    PHASES,
-    SPANS,
-    Dropped,
-    Latency,
-    Memory,
-    Ratio,
-    Selection,
-    Side,
-    Workload,
-)
-from iwp_export.latency.spread import spread_of
+from iwp_export.latency.figures import SPANS, Dropped, Latency, Side, Workload, spread_of
 from iwp_export.models.common.family import Array
 from iwp_export.runtime.pipeline import Pipeline
-from tests.runtime.toy import ToySession, toy_pipeline
+from iwp_export.view.figures import Interval
+from tests.runtime.toy import ASSETS, ToySession, toy_pipeline
 
 PAIRS = 20
 
@@ -63,23 +52,16 @@ class ClockedSession(ToySession):
 
 def pipeline_on(session: ToySession) -> Pipeline:
     toy, _ = toy_pipeline(keep=0.25)
-    return Pipeline.of(toy.manifest, _assets(), session)
+    return Pipeline.of(toy.manifest, ASSETS, session)
 
 
-def _assets():
-    from tests.runtime.toy import ASSETS
-
-    return ASSETS
-
-
-def side(times: Mapping[str, float], noise: float = 0.0, steps: int = 3) -> Side:
+def side(times: Mapping[str, float], memory: int) -> Side:
     """A side whose phases take these seconds; `rest` is none."""
-    rng = np.random.default_rng(0)
-    whole = {**times, "first_token": sum(times.values()) - times["decode"], "end_to_end": sum(times.values())}
-    columns = {name: tuple(whole[name] * (1 + noise * rng.standard_normal(PAIRS))) for name in (*PHASES, *SPANS)}
-    phases = {name: spread_of(values) for name, values in columns.items()} | {"rest": spread_of([0.0] * PAIRS)}
-    each = (times["decode"] / steps,) * steps
-    return Side(**columns, steps=each, phases=phases | {"step": spread_of(each)}, cache_bytes=3 << 31)
+    whole = sum(times.values())
+    every = {**times, "rest": 0.0, "first_token": whole - times["decode"], "end_to_end": whole}
+    columns = {name: (value,) * PAIRS for name, value in every.items()}
+    phases = {name: spread_of(values) for name, values in columns.items()}
+    return Side(columns, phases | {"step": spread_of([times["decode"] / 3] * 3)}, 3 << 31, memory, None)
 
 
 def latency(
@@ -87,11 +69,11 @@ def latency(
 ) -> Latency:
     """A bench with these seconds, unpruned and pruned."""
     shared = {"preprocess": 0.01, "vision": 0.05}
-    before, after = (side({**shared, "prefill": prefill[i], "decode": decode[i]}) for i in (0, 1))
+    before, after = (side({**shared, "prefill": prefill[i], "decode": decode[i]}, (6 - i) << 30) for i in (0, 1))
 
-    def ratio(name: str, promised: float | None = None) -> Ratio:
+    def ratio(name: str) -> Interval:
         value = before.phases[name].mean / after.phases[name].mean
-        return Ratio(value, value * 0.97, value * 1.03, promised)
+        return Interval(value, value * 0.97, value * 1.03)
 
     made = Latency(
         artefact="made.bundle",
@@ -101,16 +83,13 @@ def latency(
         warmup=3,
         pruned=after,
         unpruned=before,
-        ratios={name: ratio(name, 1.81 if name == "prefill" else None) for name in ("prefill", "decode", *SPANS)},
-        trends=(),
-        selection=Selection(spread_of([0.004] * PAIRS), "alone"),
-        loops=(),
-        memory=Memory(1 << 33, {"pruned prefill": 5 << 30, "unpruned prefill": 6 << 30}, {}),
+        ratios={name: ratio(name) for name in ("prefill", "decode", *SPANS)},
+        promised=1.81,
+        repeats={},
+        selection=spread_of([0.004] * PAIRS),
+        loaded=1 << 33,
         energy=(),
-        dropped=(
-            Dropped("pruned", (9, 9, 5), (9, 9, 5), "read back"),
-            Dropped("unpruned", (9,) * 3, (9,) * 3, "read back"),
-        ),
+        dropped=(Dropped("pruned", (9, 9, 5), (9, 9, 5)), Dropped("unpruned", (9,) * 3, (9,) * 3)),
         load=(0.5, 0.6),
         cpus=4,
         notes=("joules not measured: no power sensor",),

@@ -171,11 +171,6 @@ def test_outputs_do_not_replace_what_is_read(tmp_path: Path) -> None:
         (("accuracy", "at"), [], "keep 1"),
         (("accuracy", "at", 0, "kinds"), [], "kinds"),
         (("accuracy", "at", 1, "same"), [], "35 questions"),
-        (("latency", "ratios"), {}, "ratio"),
-        (("latency", "pruned", "phases"), {}, "lacks"),
-        (("latency", "pruned", "end_to_end"), [], "number of runs"),
-        (("latency", "pruned", "end_to_end"), [0.0] * 20, "above 0"),
-        (("monitors", "depth"), [], "no point"),
         (("parity", "dtype"), "float8", "float32"),
     ],
 )

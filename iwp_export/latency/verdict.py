@@ -1,0 +1,239 @@
+"""A bench in words: its gates, what makes its figures unreliable, and its view."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Iterable, Sequence
+
+from iwp_export.latency.figures import PHASES, SIDES, SPANS, Dropped, Latency, Spread
+from iwp_export.settings import RUNS_FOR_P99, BenchSettings
+from iwp_export.tables import human_bytes
+from iwp_export.view.figures import Gate, Interval, milliseconds, percent
+from iwp_export.view.view import Axis, Chart, Column, Series, Table, View, distribution
+
+TITLES = {"first_token": "time to first token", "end_to_end": "end to end", "step": "decode step"}
+SHORTFALL = 0.9
+"""Below this part of the promise a prefill has missed it."""
+BUSY = 0.5
+"""Load average a processor from which other work takes turns with the bench."""
+DRIFT = 0.1
+"""Change of the median, from the first third of the runs to the last, that is more than noise."""
+HELPS = {
+    "decode": "shorter answers or smaller weights would help more",
+    "vision": "pruning does not touch the vision tower",
+    "preprocess": "pruning does not touch the host's work on images",
+    "rest": "that is the host's work between the phases",
+}
+NOTES = (
+    "ratios are unpruned over pruned: the median of the pairs, with its 95 % interval",
+    "one request at a time; each computes its image's features anew, and a phase ends when its results are there",
+)
+ONE_PROCESS = (
+    "the intervals are of one process: what differs from one start to the next is not in them; --repeat 5 measures five"
+)
+PROCESSES = "the intervals are of the ratios of {} processes; memory, energy and steps are of the one in the middle"
+
+
+def gates(latency: Latency, settings: BenchSettings) -> list[Gate]:
+    """Tokens are dropped, always; and the limits that the settings have, of the pruned runs."""
+    found = [_as_expected(side) for side in latency.dropped]
+    held = {side.side: sum(side.found) for side in latency.dropped}
+    if held["pruned"] >= held["unpruned"] and found[0].passed:
+        where = "the pruned caches are as long as the unpruned ones"
+        remedy = "choose a smaller keep ratio, or images with more visual tokens"
+        found[0] = Gate(found[0].name, False, found[0].measured, "fewer than unpruned", where, remedy)
+    if settings.fail_if_slower is not None:
+        ratio = latency.ratios[settings.fail_if_slower.replace("-", "_")]
+        remedy = "prune at an earlier layer, keep less, or measure more pairs on a quiet machine"
+        passed = ratio.low > 1
+        name = f"faster-{settings.fail_if_slower}"
+        found.append(Gate(name, passed, _ratio(ratio), "lower end above 1", remedy="" if passed else remedy))
+    limits = (
+        ("max-ttft", "first_token", "p90", settings.max_ttft_ms),
+        ("max-p99", "end_to_end", "p99", settings.max_p99_ms),
+    )
+    for name, phase, which, limit in limits:
+        if limit is not None:
+            value, title = getattr(latency.pruned.phases[phase], which), f"{which} of the {TITLES[phase]}"
+            measured = f"{title}: too few runs" if value is None else f"{title} {milliseconds(value)}"
+            remedy = f"measure {RUNS_FOR_P99} pairs or more" if value is None else ""
+            found.append(
+                Gate(name, value is not None and 1000 * value <= limit, measured, f"{limit:g} ms", remedy=remedy)
+            )
+    return found
+
+
+def _as_expected(side: Dropped) -> Gate:
+    """Of the unpruned side too: a cache that lost a row there would flatter the ratio's other half."""
+    where = side.flaw
+    if len(side.found) != len(side.expected):
+        where = f"{len(side.found)} layers, not {len(side.expected)}"
+    elif side.found != side.expected:
+        layer = next(i for i, length in enumerate(side.found) if length != side.expected[i])
+        where = f"layer {layer}: {side.found[layer]}, not {side.expected[layer]}"
+    name = "tokens-dropped" if side.side == "pruned" else "tokens-kept"
+    remedy = "" if side.holds else "build or export the artefact again, and validate it"
+    return Gate(name, side.holds, layers_of(side.found), layers_of(side.expected), where, remedy)
+
+
+def layers_of(lengths: Sequence[int]) -> str:
+    """Cache lengths, layers of the same length together: `layers 0 to 3 hold 97, 4 to 7 hold 41`."""
+    parts, first = [], 0
+    for length, group in itertools.groupby(lengths):
+        last = first + len(list(group)) - 1
+        parts.append(f"{first} to {last} hold {length}" if last > first else f"{first} holds {length}")
+        first = last + 1
+    return f"layers {', '.join(parts)}"
+
+
+def warnings(latency: Latency) -> list[str]:
+    """What makes the figures unreliable."""
+    said = []
+    for side in () if latency.repeats else SIDES:
+        values = latency.side(side).times["end_to_end"]
+        third = len(values) // 3
+        change = statistics.median(values[-third:]) / statistics.median(values[:third]) - 1
+        if abs(change) > DRIFT:
+            said.append(
+                f"{side} requests took {percent(abs(change))} {'more' if change > 0 else 'less'} at the end than at "
+                "first: warm up longer, or keep the machine's clocks and its other work steady"
+            )
+    if latency.load and latency.load[0] > BUSY * latency.cpus:
+        load = f"load average {latency.load[0]:g} on {latency.cpus} processors"
+        said.append(f"the machine was busy before the bench ({load}): its times and ratios are a busy machine's")
+    return said
+
+
+def view(latency: Latency) -> View:
+    """What was found, asked and measured."""
+    return View(
+        "Latency",
+        sentences=_sentences(latency),
+        facts=_facts(latency),
+        charts=[_distribution(latency, "end_to_end"), _distribution(latency, "prefill"), _bars(latency)],
+        tables=[_phases(latency)],
+        notes=_notes(latency),
+    )
+
+
+def _sentences(latency: Latency) -> list[str]:
+    """The first is the headline."""
+    prefill, whole = latency.ratios["prefill"], latency.ratios["end_to_end"]
+    said = f"prefill {_ratio(prefill)} of {latency.promised:.2f} promised; end to end {_ratio(whole)}"
+    means = {name: latency.pruned.phases[name].mean for name in PHASES}
+    name = max(means, key=lambda name: means[name])
+    share = percent(means[name] / latency.pruned.phases["end_to_end"].mean)
+    because = f"{name} takes {share}: {HELPS[name]}" if name in HELPS else ""
+    if whole.low <= 1:
+        shown = "pruning makes it slower" if whole.high < 1 else "no speed-up is shown"
+        said = f"{said}: {'; '.join(filter(None, (shown, because)))}"
+    elif because and whole.mean < prefill.mean:
+        said = f"{said} because {because}"
+    else:
+        said = f"{said}; time to first token {_ratio(latency.ratios['first_token'])}"
+    found = [said]
+    if prefill.high < SHORTFALL * latency.promised:
+        op, time = latency.selection, latency.pruned.phases["prefill"].p50
+        choice = f", nor the choice of tokens ({milliseconds(op.p50)}, {percent(op.p50 / time)} of it)" if op else ""
+        said = f"the prefill is slower than the operation count predicts: a call's fixed cost is not counted{choice}"
+        found.append(said)
+    dropped = gates(latency, BenchSettings())[0]
+    how = "read back from the backend's buffers"
+    if dropped.passed:
+        return [*found, f"tokens were dropped: {dropped.measured} ({how})"]
+    return [*found, f"TOKENS WERE NOT DROPPED as they should be: {dropped.measured} ({how}); {dropped.where}"]
+
+
+def _facts(latency: Latency) -> list[tuple[str, object]]:
+    work, sides = latency.workload, [latency.side(side) for side in SIDES]
+    processes = f" in {len(latency.repeats['prefill'])} processes" if latency.repeats else ""
+    facts: list[tuple[str, object]] = [
+        ("artefact", f"{latency.artefact}, {latency.dtype}, {latency.provider}"),
+        ("asked", f"{work.source}; {work.new_tokens} new tokens"),
+        ("prompt", f"{work.visual_tokens:.0f} visual and {work.text_tokens:.0f} text tokens"),
+        ("pruning", f"at layer {work.layer}, keep {work.keep:g}: {work.kept:.0f} visual tokens go on"),
+        ("runs", f"{latency.pairs} pairs in turn{processes}, after {latency.warmup} of each side that do not count"),
+        ("cache", _change(side.cache for side in sides)),
+    ]
+    loaded = "" if latency.loaded is None else f" ({human_bytes(latency.loaded)} before the first run)"
+    peaks = [side.memory for side in sides if side.memory is not None]
+    facts.append(("peak memory", f"{_change(peaks)}{loaded}" if peaks else "not measured: this system does not tell"))
+    gpu = [side.gpu for side in sides if side.gpu is not None]
+    facts += [("GPU memory", _change(gpu))] if gpu else []
+    for energy in latency.energy:
+        joules = " -> ".join(f"{statistics.fmean(each):.3g} J" for each in (energy.unpruned, energy.pruned))
+        facts.append(("energy", f"{joules} an answer, of the {energy.scope} ({energy.meter})"))
+    return facts
+
+
+def _phases(latency: Latency) -> Table:
+    """A row for each phase and side: narrow enough for a phone's width to show what belongs together."""
+    rows: list[Sequence[object]] = []
+    for name in (*PHASES, *SPANS, "step"):
+        ratio = latency.ratios.get(name)
+        for side in SIDES:
+            if found := latency.side(side).phases.get(name):
+                first = side == "unpruned"
+                rows.append(
+                    (
+                        TITLES.get(name, name) if first else "",
+                        side,
+                        *_cells(found),
+                        _ratio(ratio) if ratio and not first else "",
+                    )
+                )
+        if name == "prefill" and latency.selection:
+            rows.append(("of it selection", "pruned", *_cells(latency.selection), ""))
+    titles = ("p50", "p90", "p99", "mean", "ratio")
+    columns: list[Column | str] = ["ms", "", *(Column(title, number=True) for title in titles)]
+    return Table(columns, rows, "Milliseconds of each phase; ratios are unpruned over pruned")
+
+
+def _cells(found: Spread) -> list[str]:
+    p99 = f"{_number(found.worst)}*" if found.p99 is None else _number(found.p99)
+    return [_number(found.p50), _number(found.p90), p99, _number(found.mean)]
+
+
+def _notes(latency: Latency) -> list[str]:
+    notes = [*NOTES, PROCESSES.format(len(latency.repeats["prefill"])) if latency.repeats else ONE_PROCESS]
+    spreads = (*latency.pruned.phases.values(), *([latency.selection] if latency.selection else []))
+    fewest = min(found.runs for found in spreads)
+    if fewest < RUNS_FOR_P99:
+        notes.append(
+            f"* the slowest run: a p99 means nothing of fewer than {RUNS_FOR_P99} runs, and there are {fewest}"
+        )
+    if latency.selection:
+        notes.append(
+            "selection is the op in a graph of its own, on random keys of the prompt's shape; the prefill contains it"
+        )
+    if latency.load:
+        notes.append(f"load average {' before and '.join(f'{value:g}' for value in latency.load)} after")
+    return [*notes, *latency.notes]
+
+
+def _distribution(latency: Latency, name: str) -> Chart:
+    title = TITLES.get(name, name)
+    series = [distribution(side, [1000 * value for value in latency.side(side).times[name]]) for side in SIDES]
+    alt = f"Share of {latency.pairs} runs of each kind done within a time, {title}; the table has the percentiles"
+    caption = "The share of runs done within a time. Further left is faster, and steeper is steadier."
+    x, y = Axis(f"{title}, ms"), Axis("share of runs", "percent", 0.0, 1.0)
+    return Chart("steps", f"How long answers take: {title}", alt, series, x, y, caption=caption)
+
+
+def _bars(latency: Latency) -> Chart:
+    series = [Series(side, tuple(1000 * latency.side(side).phases[name].mean for name in PHASES)) for side in SIDES]
+    alt = "Mean time of each phase, pruned and unpruned; the table has the values"
+    return Chart("bars", "Where the time goes", alt, series, Axis("mean, ms", low=0.0), names=PHASES)
+
+
+def _ratio(found: Interval) -> str:
+    return f"{found.mean:.2f} ({found.low:.2f} to {found.high:.2f})"
+
+
+def _number(seconds: float) -> str:
+    return milliseconds(seconds).removesuffix(" ms")
+
+
+def _change(sizes: Iterable[float]) -> str:
+    return " -> ".join(map(human_bytes, sizes))
