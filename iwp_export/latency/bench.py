@@ -77,14 +77,7 @@ def measure_latency(
         BackendError: the backend failed.
     """
     manifest, questions = pipeline.manifest, asked.questions
-    keep = manifest.pruning.keep if settings.keep is None else settings.keep
-    if keep == 1:
-        raise SettingsError("keep is 1, which prunes nothing: choose one below to compare with it", options=("keep",))
-    if settings.pairs is not None and settings.pairs < len(questions):
-        raise SettingsError(
-            f"{settings.pairs} pairs do not ask all of {len(questions)} questions: measure more, or ask fewer",
-            options=("pairs", "limit"),
-        )
+    keep = _check_keep(manifest, settings, len(questions))
     keeps = {"pruned": keep, "unpruned": 1.0}  # the least first: a backend may keep the memory that it once took
 
     def ask(side: str, number: int) -> Run:
@@ -123,6 +116,18 @@ def measure_latency(
         cpus=os.cpu_count() or 1,
         notes=(*notes, *why_not),
     )
+
+
+def _check_keep(manifest: Manifest, settings: BenchSettings, questions: int) -> float:
+    keep = manifest.pruning.keep if settings.keep is None else settings.keep
+    if keep == 1:
+        raise SettingsError("keep is 1, which prunes nothing: choose one below to compare with it", options=("keep",))
+    if settings.pairs is not None and settings.pairs < questions:
+        raise SettingsError(
+            f"{settings.pairs} pairs do not ask all of {questions} questions: measure more, or ask fewer",
+            options=("pairs", "limit"),
+        )
+    return keep
 
 
 def run_pairs(ask: Callable[[str, int], Run], settings: BenchSettings, questions: int = 1) -> dict[str, list[Run]]:

@@ -25,14 +25,17 @@ HELPS = {
     "preprocess": "pruning does not touch the host's work on images",
     "rest": "that is the host's work between the phases",
 }
-NOTES = (
-    "ratios are unpruned over pruned: the median of the pairs, with its 95 % interval",
-    "one request at a time; each computes its image's features anew, and a phase ends when its results are there",
-)
 ONE_PROCESS = (
-    "the intervals are of one process: what differs from one start to the next is not in them; --repeat 5 measures five"
+    "ratios are unpruned over pruned: the median of the pairs, with its 95 % interval in this process; what differs "
+    "from one start to the next is not in it, --repeat 5 measures that"
 )
-PROCESSES = "the intervals are of the ratios of {} processes; memory, energy and steps are of the one in the middle"
+PROCESSES = (
+    "ratios are unpruned over pruned: the mean of {} processes, with its 95 % interval; memory, energy and decode "
+    "steps are of the process in the middle"
+)
+HOW = "one request at a time; each computes its image's features anew, and a phase ends when its results are there"
+OP = "selection is the op in a graph of its own, on random keys of the prompt's shape; the prefill contains it"
+NO_P99 = f"* the slowest run: a p99 means nothing of fewer than {RUNS_FOR_P99} runs, and there are {{}}"
 
 
 def gates(latency: Latency, settings: BenchSettings) -> list[Gate]:
@@ -45,23 +48,24 @@ def gates(latency: Latency, settings: BenchSettings) -> list[Gate]:
         found[0] = Gate(found[0].name, False, found[0].measured, "fewer than unpruned", where, remedy)
     if settings.fail_if_slower is not None:
         ratio = latency.ratios[settings.fail_if_slower.replace("-", "_")]
-        remedy = "prune at an earlier layer, keep less, or measure more pairs on a quiet machine"
-        passed = ratio.low > 1
+        remedy = (
+            "" if ratio.low > 1 else "prune at an earlier layer, keep less, or measure more pairs on a quiet machine"
+        )
         name = f"faster-{settings.fail_if_slower}"
-        found.append(Gate(name, passed, _ratio(ratio), "lower end above 1", remedy="" if passed else remedy))
-    limits = (
-        ("max-ttft", "first_token", "p90", settings.max_ttft_ms),
-        ("max-p99", "end_to_end", "p99", settings.max_p99_ms),
-    )
-    for name, phase, which, limit in limits:
-        if limit is not None:
-            value, title = getattr(latency.pruned.phases[phase], which), f"{which} of the {TITLES[phase]}"
-            measured = f"{title}: too few runs" if value is None else f"{title} {milliseconds(value)}"
-            remedy = f"measure {RUNS_FOR_P99} pairs or more" if value is None else ""
-            found.append(
-                Gate(name, value is not None and 1000 * value <= limit, measured, f"{limit:g} ms", remedy=remedy)
-            )
+        found.append(Gate(name, ratio.low > 1, _ratio(ratio), "lower end above 1", remedy=remedy))
+    p90, p99 = latency.pruned.phases["first_token"].p90, latency.pruned.phases["end_to_end"].p99
+    if settings.max_ttft_ms is not None:
+        found.append(_within("max-ttft", "p90 of the time to first token", p90, settings.max_ttft_ms))
+    if settings.max_p99_ms is not None:
+        found.append(_within("max-p99", "p99 end to end", p99, settings.max_p99_ms))
     return found
+
+
+def _within(name: str, what: str, seconds: float | None, limit: float) -> Gate:
+    if seconds is None:
+        remedy = f"measure {RUNS_FOR_P99} pairs or more"
+        return Gate(name, False, f"{what}: too few runs", f"{limit:g} ms", remedy=remedy)
+    return Gate(name, 1000 * seconds <= limit, f"{what} {milliseconds(seconds)}", f"{limit:g} ms")
 
 
 def _as_expected(side: Dropped) -> Gate:
@@ -171,18 +175,12 @@ def _phases(latency: Latency) -> Table:
     """A row for each phase and side: narrow enough for a phone's width to show what belongs together."""
     rows: list[Sequence[object]] = []
     for name in (*PHASES, *SPANS, "step"):
+        before, after = (side.phases.get(name) for side in (latency.unpruned, latency.pruned))
+        if before is None or after is None:  # an answer of one token has no decode steps
+            continue
         ratio = latency.ratios.get(name)
-        for side in SIDES:
-            if found := latency.side(side).phases.get(name):
-                first = side == "unpruned"
-                rows.append(
-                    (
-                        TITLES.get(name, name) if first else "",
-                        side,
-                        *_cells(found),
-                        _ratio(ratio) if ratio and not first else "",
-                    )
-                )
+        rows.append((TITLES.get(name, name), "unpruned", *_cells(before), ""))
+        rows.append(("", "pruned", *_cells(after), _ratio(ratio) if ratio else ""))
         if name == "prefill" and latency.selection:
             rows.append(("of it selection", "pruned", *_cells(latency.selection), ""))
     titles = ("p50", "p90", "p99", "mean", "ratio")
@@ -196,17 +194,11 @@ def _cells(found: Spread) -> list[str]:
 
 
 def _notes(latency: Latency) -> list[str]:
-    notes = [*NOTES, PROCESSES.format(len(latency.repeats["prefill"])) if latency.repeats else ONE_PROCESS]
-    spreads = (*latency.pruned.phases.values(), *([latency.selection] if latency.selection else []))
+    notes = [PROCESSES.format(len(latency.repeats["prefill"])) if latency.repeats else ONE_PROCESS, HOW]
+    spreads = [*latency.pruned.phases.values(), *filter(None, [latency.selection])]
     fewest = min(found.runs for found in spreads)
-    if fewest < RUNS_FOR_P99:
-        notes.append(
-            f"* the slowest run: a p99 means nothing of fewer than {RUNS_FOR_P99} runs, and there are {fewest}"
-        )
-    if latency.selection:
-        notes.append(
-            "selection is the op in a graph of its own, on random keys of the prompt's shape; the prefill contains it"
-        )
+    notes += [NO_P99.format(fewest)] if fewest < RUNS_FOR_P99 else []
+    notes += [OP] if latency.selection else []
     if latency.load:
         notes.append(f"load average {' before and '.join(f'{value:g}' for value in latency.load)} after")
     return [*notes, *latency.notes]

@@ -76,9 +76,9 @@ def test_the_whole_text():
     assert "6.0 GiB -> 5.0 GiB (8.0 GiB before the first run)" in text
     assert "4.1 J -> 2.1 J an answer, of the module (VDD_IN)" in text
     assert "joules not measured: no power sensor" in text and "load average 0.5 before and 0.6 after" in text
-    assert "the intervals are of one process" in text and "--repeat" in text
+    assert "its 95 % interval in this process" in text and "--repeat 5" in text
     several = latency(repeats={"prefill": (1.7, 1.8, 1.9)})
-    assert "the intervals are of the ratios of 3 processes" in terminal.render([view(several)])
+    assert "the mean of 3 processes" in terminal.render([view(several)])
 
 
 def test_the_charts():
