@@ -20,7 +20,7 @@ from iwp_export.bundle.schema import to_json
 from iwp_export.device.gpu import find_gpus
 from iwp_export.device.machine import NO_ARRAYS, Imported, explain_host_compiler, explain_nvcc, import_all
 from iwp_export.device.meters import find_meters
-from iwp_export.device.state import SPEED, DeviceState, facts, read_state, warnings
+from iwp_export.device.state import DeviceState, facts, read_state, warnings
 from iwp_export.engine.kernels import LIBRARY_VARIABLE, PLUGIN_VARIABLE
 from iwp_export.tables import human_bytes
 from iwp_export.version import __version__
@@ -105,7 +105,7 @@ def examine(state: DeviceState) -> dict[str, Any]:
         "gpus": [asdict(gpu) for gpu in gpus],
         "nvcc": nvcc,
         "state": to_json(state),
-        "meters": {meter.name: meter.problem or f"{meter.scope}, {meter.source}" for meter in find_meters()},
+        "meters": {meter.name: f"{meter.scope}, {meter.source}" for meter in find_meters()},
         "warnings": warnings(state),
         "libraries": {name: os.environ.get(name) for name in (LIBRARY_VARIABLE, PLUGIN_VARIABLE)},
         "packages": {
@@ -171,17 +171,14 @@ def _nvcc_package(cuda: int | None) -> str:
 
 def view(report: Mapping[str, Any], state: DeviceState) -> View:
     """The report for people."""
-    sizes = {key: human_bytes(size) for key, size in report["machine"].items() if key.endswith("_bytes")}
+    python, machine = report["python"], report["machine"]
+    sizes = {key: human_bytes(size) for key, size in machine.items() if key.endswith("_bytes")}
     about = [
-        (
-            "iwp-export",
-            f"{report['iwp_export']}, Python {report['python']['version']} ({report['python']['executable']})",
-        ),
-        ("machine", f"{state.board or state.system}, {report['machine']['architecture']}, {state.cpus} CPUs"),
+        ("iwp-export", f"{report['iwp_export']}, Python {python['version']} ({python['executable']})"),
+        ("processor", machine["architecture"]),
         ("memory", f"{sizes['memory_bytes']} ({sizes['memory_available_bytes']} free)"),
         ("disk", f"{sizes['disk_free_bytes']} free here"),
-        ("GPUs", ", ".join(f"{gpu['name']} (SM {gpu['sm']})" for gpu in report["gpus"]) or "none"),
-        *((name, value) for name, value in facts(state) if name in SPEED),
+        *(fact for fact in facts(state) if fact[0] != "packages"),
         *((f"power of {name}", value) for name, value in report["meters"].items()),
         ("ONNX Runtime's providers", ", ".join(report["providers"]) or "none"),
         *((name, path) for name, path in report["libraries"].items() if path),
@@ -190,7 +187,7 @@ def view(report: Mapping[str, Any], state: DeviceState) -> View:
         (_state(found), name, found["version"] or found["problem"], found["install"])
         for name, found in report["packages"].items()
     ]
-    tasks = []
+    tasks: list[tuple[str, str, str]] = []
     for task, found in report["can"].items():
         first, *others = [*map(_need, found["missing"])] or [""]
         tasks += [("yes" if found["ok"] else "no", task, first), *(("", "", need) for need in others)]

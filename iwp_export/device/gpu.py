@@ -128,59 +128,45 @@ SLOWED = {
 """Bits of NVML's reasons for lower clocks (nvmlClocksEventReason...). Others, such as an idle card, are harmless."""
 
 
-class Nvml:
-    """NVML, started, and its handles of the GPUs."""
+def ask_nvml(call: str, *arguments: Any) -> Any:
+    """What a call of NVML gives, by its name in nvidia-ml-py.
 
-    def __init__(self, module: Any) -> None:
-        module.nvmlInit()
-        self._module = module
-        self.handles = [module.nvmlDeviceGetHandleByIndex(index) for index in range(module.nvmlDeviceGetCount())]
-
-    def ask(self, call: str, *arguments: Any) -> Any:
-        """What a call gives; None where it is not supported, as most are not on a Jetson."""
-        try:
-            return getattr(self._module, call)(*arguments)
-        except self._module.NVMLError:
-            return None
-
-
-def open_nvml() -> Nvml | None:
-    """NVML; None without its package, nvidia-ml-py, without a driver or without a GPU."""
+    None without that package or a driver, and where a call is not supported, as most are not on a Jetson.
+    """
     try:
-        module = importlib.import_module("pynvml")
+        nvml = importlib.import_module("pynvml")
     except ImportError:
         return None
     try:
-        nvml = Nvml(module)
-    except module.NVMLError:
+        nvml.nvmlInit()  # it counts its callers: cheap once it is started
+        return getattr(nvml, call)(*arguments)
+    except nvml.NVMLError:
         return None
-    return nvml if nvml.handles else None
 
 
 def read_card() -> dict[str, Any]:
     """Fields of `DeviceState` that NVML tells, of the first GPU. It does not tell whether clocks are locked."""
-    nvml = open_nvml()
-    if nvml is None:
+    card = ask_nvml("nvmlDeviceGetHandleByIndex", 0)
+    if card is None:
         return {}
-    card, ask = nvml.handles[0], nvml.ask
-    cuda, limit = ask("nvmlSystemGetCudaDriverVersion"), ask("nvmlDeviceGetEnforcedPowerLimit", card)
-    reasons = ask("nvmlDeviceGetCurrentClocksThrottleReasons", card)
+    cuda, limit = ask_nvml("nvmlSystemGetCudaDriverVersion"), ask_nvml("nvmlDeviceGetEnforcedPowerLimit", card)
+    reasons = ask_nvml("nvmlDeviceGetCurrentClocksThrottleReasons", card)
     found = {
-        "gpu": ask("nvmlDeviceGetName", card),
-        "gpus": len(nvml.handles),
-        "driver": ask("nvmlSystemGetDriverVersion"),
+        "gpu": ask_nvml("nvmlDeviceGetName", card),
+        "gpus": ask_nvml("nvmlDeviceGetCount"),
+        "driver": ask_nvml("nvmlSystemGetDriverVersion"),
         "cuda": cuda and f"{cuda // 1000}.{cuda % 1000 // 10}",
-        "gpu_clock": _clock(nvml, SM),
-        "memory_clock": _clock(nvml, MEMORY),
+        "gpu_clock": _clock(card, SM),
+        "memory_clock": _clock(card, MEMORY),
         "power_limit": limit and limit / 1000,
         "throttling": None if reasons is None else tuple(name for bit, name in SLOWED.items() if reasons & bit),
     }
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _clock(nvml: Nvml, kind: int) -> Clock | None:
+def _clock(card: Any, kind: int) -> Clock | None:
     calls = ("nvmlDeviceGetClockInfo", "nvmlDeviceGetMaxClockInfo")
-    now, greatest = (nvml.ask(call, nvml.handles[0], kind) for call in calls)
+    now, greatest = (ask_nvml(call, card, kind) for call in calls)
     return None if now is None and greatest is None else Clock(now=now, greatest=greatest)
 
 
@@ -189,8 +175,8 @@ def gpu_used_bytes() -> int | None:
 
     None without NVML or a GPU.
     """
-    nvml = open_nvml()
-    memory = None if nvml is None else nvml.ask("nvmlDeviceGetMemoryInfo", nvml.handles[0])
+    card = ask_nvml("nvmlDeviceGetHandleByIndex", 0)
+    memory = None if card is None else ask_nvml("nvmlDeviceGetMemoryInfo", card)
     if memory is not None:
         return int(memory.used)
     shared = psutil.virtual_memory()

@@ -12,13 +12,17 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from iwp_export.device.gpu import Nvml, open_nvml
+from iwp_export.device.gpu import ask_nvml
 from iwp_export.device.machine import find, read_number, read_text
 
 INTERVAL = 0.02
 """Seconds between readings of power: shorter than any phase worth measuring, and long beside a read over I2C."""
+COUNTER = "nvmlDeviceGetTotalEnergyConsumption"
+"""NVML's counter of energy, in millijoules."""
 CHANNELS = (1, 2, 3)
 """Of INA3221. `in4` to `in7` are voltages of the shunts and their sum, which are no rails."""
 MODULES = (
@@ -53,7 +57,6 @@ class PowerMeter:
         scope: what the energy is of: `module` (a Jetson without its carrier board) or `GPU`.
         read: one reading: watts, or joules since some moment. Raises OSError or ValueError if there is none.
         counts: whether `read` gives joules and not watts.
-        problem: why it cannot be read; empty if it can.
     """
 
     name: str
@@ -61,7 +64,6 @@ class PowerMeter:
     scope: str
     read: Callable[[], float] = field(repr=False, compare=False)
     counts: bool = False
-    problem: str = ""
 
     @contextmanager
     def measure(self) -> Iterator[Energy]:
@@ -69,7 +71,7 @@ class PowerMeter:
 
         A counter is read before and after the block; power also from a thread, and is summed up over time.
         """
-        energy, stop = Energy(problem=self.problem), threading.Event()
+        energy, stop = Energy(), threading.Event()
         readings: list[tuple[float, float]] = []
 
         def take() -> None:
@@ -77,7 +79,7 @@ class PowerMeter:
             try:
                 value = self.read()
             except (OSError, ValueError) as error:
-                energy.problem = f"{self.name} could not be read throughout: {error}"
+                energy.problem = str(error) or type(error).__name__
                 return
             readings.append(((before + time.perf_counter()) / 2, value))  # a read over I2C takes time
 
@@ -113,53 +115,48 @@ def mean_power(readings: Sequence[tuple[float, float]]) -> float:
 
 
 def find_meters(root: Path = Path("/")) -> list[PowerMeter]:
-    """The meters of this machine: a Jetson's module, or its GPU cards.
+    """The meters of this machine: a Jetson's module, else its GPU cards that count energy, as they do since Volta.
 
     Args:
         root: the folder that stands for `/` in a test.
     """
     rails = _rails(root)
-    names = next((names for names in MODULES if rails.keys() >= set(names)), ())
-    if names:
-        sources = "; ".join(f"{volts} and {amperes.name}" for volts, amperes in map(rails.__getitem__, names))
-        return [
-            PowerMeter(
-                " + ".join(names), f"INA3221, {sources}", "module", lambda: sum(_watts(*rails[name]) for name in names)
-            )
-        ]
-    nvml = open_nvml()  # a Jetson's has no counter
-    return [_card(nvml, index) for index in range(len(nvml.handles))] if nvml else []
+    for names in MODULES:
+        if rails.keys() >= set(names):
+            files = [rails[name] for name in names]
+            source = f"INA3221, {', '.join(str(volts) for volts, _ in files)} and the currents beside"
+            return [PowerMeter(" + ".join(names), source, "module", partial(_watts, files))]
+    cards = [ask_nvml("nvmlDeviceGetHandleByIndex", index) for index in range(ask_nvml("nvmlDeviceGetCount") or 0)]
+    return [
+        PowerMeter(f"GPU {index}", "NVML's counter of energy", "GPU", partial(_joules, card), counts=True)
+        for index, card in enumerate(cards)
+        if ask_nvml(COUNTER, card) is not None
+    ]
 
 
 def _rails(root: Path) -> dict[str, tuple[Path, Path]]:
     """Files of the millivolts and milliamperes of each rail of a Jetson."""
-    chips = [
-        path for path in find(root, "/sys/class/hwmon/hwmon*") if (read_text(path / "name") or "").startswith("ina3221")
-    ]
     return {
         label: (chip / f"in{channel}_input", chip / f"curr{channel}_input")
-        for chip in chips
+        for chip in find(root, "/sys/class/hwmon/hwmon*")
+        if (read_text(chip / "name") or "").startswith("ina3221")
         for channel in CHANNELS
         if (label := read_text(chip / f"in{channel}_label")) and read_number(chip / f"in{channel}_enable") != 0
     }
 
 
-def _watts(volts: Path, amperes: Path) -> float:
-    millivolts, milliamperes = read_number(volts), read_number(amperes)
-    if millivolts is None or milliamperes is None:
-        raise ValueError(f"{volts} or {amperes.name} holds no number")
-    return millivolts * milliamperes / 1e6
+def _watts(rails: Sequence[tuple[Path, Path]]) -> float:
+    total = 0.0
+    for volts, amperes in rails:
+        millivolts, milliamperes = read_number(volts), read_number(amperes)
+        if millivolts is None or milliamperes is None:
+            raise ValueError(f"{volts} or {amperes.name} holds no number")
+        total += millivolts * milliamperes / 1e6
+    return total
 
 
-def _card(nvml: Nvml, index: int) -> PowerMeter:
-    """A card's counter of energy in millijoules, which cards since Volta have."""
-    call = ("nvmlDeviceGetTotalEnergyConsumption", nvml.handles[index])
-
-    def joules() -> float:
-        counted = nvml.ask(*call)
-        if counted is None:
-            raise ValueError("NVML no longer answers")
-        return float(counted) / 1e3
-
-    problem = "this GPU has no counter of energy" if nvml.ask(*call) is None else ""
-    return PowerMeter(f"GPU {index}", "NVML's counter of energy", "GPU", joules, counts=True, problem=problem)
+def _joules(card: Any) -> float:
+    counted = ask_nvml(COUNTER, card)
+    if counted is None:
+        raise ValueError("NVML no longer answers")
+    return float(counted) / 1e3

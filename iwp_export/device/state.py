@@ -25,8 +25,19 @@ STEADY = "performance"
 """The governor that leaves a CPU at its highest frequency."""
 MOST_COUNTED = 2**31 - 1
 """What a report holds of a count; a driver may answer nonsense."""
-SPEED = ("power mode", "power limit", "GPU clock", "memory clock", "CPU clock", "throttling")
-"""Facts that say how fast a machine runs now."""
+NAMES = {
+    "l4t": "L4T",
+    "gpu": "GPU",
+    "gpus": "GPUs",
+    "cuda": "CUDA",
+    "gpu_clock": "GPU clock",
+    "cpu": "CPU",
+    "cpus": "usable CPUs",
+    "cpu_clock": "CPU clock",
+    "power_limit": "power limit, W",
+    "throttle_counts": "slowed down since it started",
+}
+"""How fields are called for people, where it is not by their name."""
 
 
 @dataclass(frozen=True)
@@ -157,37 +168,21 @@ def warnings(state: DeviceState, before: DeviceState | None = None) -> list[str]
 
 def facts(state: DeviceState) -> list[tuple[str, str]]:
     """Names and values of what is known, for a view."""
-    jetpack = f"JetPack {state.jetpack or 'unknown'}, L4T {state.l4t}" if state.l4t else None
-    versions = {"driver": state.driver, "CUDA": state.cuda}
-    slowed = {name: count for name, count in state.throttle_counts.items() if count}
-    found = (
-        ("board", state.board),
-        ("system", _joined(state.system, jetpack)),
-        ("GPU", state.gpu and f"{state.gpu}{f', one of {state.gpus}' if (state.gpus or 1) > 1 else ''}"),
-        ("versions", _joined(*(f"{name} {version}" for name, version in versions.items() if version))),
-        ("power mode", state.power_mode),
-        ("power limit", None if state.power_limit is None else f"{state.power_limit:.0f} W"),
-        ("GPU clock", _clock(state.gpu_clock)),
-        ("memory clock", _clock(state.memory_clock)),
-        ("CPU", _joined(state.cpu, f"{state.cpus} usable" if state.cpus else None)),
-        ("CPU clock", _joined(_clock(state.cpu_clock), state.governor)),
-        ("throttling", None if state.throttling is None else _joined(*state.throttling) or "none now"),
-        ("slowed down since it started", _joined(*(f"{count:,} times by {name}" for name, count in slowed.items()))),
-        ("packages", _joined(*(f"{name} {version}" for name, version in state.packages.items()))),
-    )
-    return [(name, value) for name, value in found if value]
+    known = {name: value for name, value in vars(state).items() if value is not None and value != {}}
+    return [(NAMES.get(name, name.replace("_", " ")), _said(value)) for name, value in known.items()]
 
 
-def _joined(*parts: str | None) -> str:
-    return ", ".join(filter(None, parts))
-
-
-def _clock(clock: Clock | None) -> str | None:
-    if clock is None:
-        return None
-    greatest = f"at most {clock.greatest:,.0f} MHz" if clock.greatest else ""
-    lock = {True: "locked", False: f"not locked, {_span(clock)}", None: _joined(greatest, "lock unknown")}[clock.locked]
-    return _joined(f"{clock.now:,.0f} MHz" if clock.now is not None else None, lock)
+def _said(value: object) -> str:
+    if isinstance(value, Clock):
+        now = f"{value.now:,.0f} MHz" if value.now is not None else ""
+        most = f"at most {value.greatest:,.0f} MHz, " if value.greatest else ""
+        locks = {True: "locked", False: f"not locked, {_span(value)}", None: f"{most}lock unknown"}
+        return ", ".join(filter(None, (now, locks[value.locked])))
+    if isinstance(value, Mapping):
+        return ", ".join(
+            f"{name} {each:,}" if isinstance(each, int) else f"{name} {each}" for name, each in value.items()
+        )
+    return (", ".join(value) or "none now") if isinstance(value, tuple) else str(value)
 
 
 def _span(clock: Clock) -> str:

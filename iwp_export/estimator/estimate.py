@@ -139,7 +139,6 @@ class Estimate:
         device: its figures. `weights`: a name of `WEIGHTS`. `prompt`: what is asked.
         weights_bytes: of the whole model.
         smaller: the largest kind of weights with which it would fit, if it does not; None if none is small enough.
-        smaller_bytes: of those weights.
     """
 
     model: str
@@ -151,7 +150,6 @@ class Estimate:
     unpruned: Side
     pruned: Side
     smaller: str | None = None
-    smaller_bytes: int = 0
 
     @property
     def fits(self) -> bool:
@@ -191,10 +189,9 @@ def predict(
     size = shape.weight_bytes(bits)
     before, after = side(replace(prompt, layer=0, kept=prompt.visual)), side(prompt)
     estimate = Estimate(model, settings, device, weights, prompt, size, before, after)
-    for name, other in WEIGHTS.items():
-        if not estimate.fits and shape.weight_bytes(other) <= device.usable - after.cache_bytes:
-            return replace(estimate, smaller=name, smaller_bytes=shape.weight_bytes(other))
-    return estimate
+    room = device.usable - after.cache_bytes
+    smaller = next((name for name, other in WEIGHTS.items() if shape.weight_bytes(other) <= room), None)
+    return estimate if estimate.fits else replace(estimate, smaller=smaller)
 
 
 def estimate_model(

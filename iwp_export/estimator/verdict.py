@@ -49,7 +49,7 @@ def _fit(estimate: Estimate) -> str:
     device, need = estimate.device, gigabytes(estimate.pruned.memory_bytes)
     sold = f"{device.memory / GB:.0f} GB"
     room = f"{gigabytes(device.usable)} usable of {sold}"
-    would = f"; {estimate.smaller} weights would ({gigabytes(estimate.smaller_bytes)})" if estimate.smaller else ""
+    would = f"; {estimate.smaller} weights would" if estimate.smaller else ""
     weights = f"{gigabytes(estimate.weights_bytes)} of weights"
     if estimate.weights_bytes > device.usable:
         return f"Does not fit into {sold}: {weights}{would}."

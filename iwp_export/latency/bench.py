@@ -209,7 +209,7 @@ def measure_energy(
     found, notes = [], [] if meters else ["joules not measured: no power sensor"]
     for meter in meters:
         joules: dict[str, list[float]] = {side: [] for side in SIDES}
-        problem = meter.problem
+        problem = ""
         for side in METER_TURNS * SIDES:
             if problem:
                 break

@@ -24,9 +24,9 @@ Patch = pytest.MonkeyPatch
 )
 def test_the_module_of_a_jetson(machine: Machine, name: str, watts: float, tmp_path: Path, monkeypatch: Patch) -> None:
     (meter,) = find_meters(machine.write(tmp_path, monkeypatch))
-    assert (meter.name, meter.scope, meter.problem) == (name, "module", "")
+    assert (meter.name, meter.scope) == (name, "module")
     assert meter.read() == pytest.approx(watts, abs=0.01)
-    assert "in1_input and curr1_input" in meter.source
+    assert "in1_input" in meter.source
 
 
 def test_rails_that_are_not_the_whole_are_no_meter(tmp_path: Path, monkeypatch: Patch) -> None:
@@ -44,12 +44,9 @@ def test_a_card_counts_energy(tmp_path: Path, monkeypatch: Patch) -> None:
     assert (meter.name, meter.scope, energy.joules, energy.problem) == ("GPU 0", "GPU", 4.5, "")
 
 
-def test_a_card_without_a_counter_says_so(tmp_path: Path, monkeypatch: Patch) -> None:
+def test_a_card_without_a_counter_is_no_meter(tmp_path: Path, monkeypatch: Patch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", nvml(nvmlDeviceGetTotalEnergyConsumption=None))
-    (meter,) = find_meters(tmp_path)
-    with meter.measure() as energy:
-        pass
-    assert meter.problem == "this GPU has no counter of energy" and energy.joules is None
+    assert find_meters(tmp_path) == []
 
 
 def test_sampled_power_is_summed_up(tmp_path: Path, monkeypatch: Patch) -> None:
@@ -93,4 +90,4 @@ def test_a_reading_that_fails_leaves_no_joules(counts: bool) -> None:
 
     with PowerMeter("rail", "test", "module", read, counts=counts).measure() as energy:
         time.sleep(0.03)
-    assert energy.joules is None and energy.problem == "rail could not be read throughout: the sensor is gone"
+    assert energy.joules is None and energy.problem == "the sensor is gone"

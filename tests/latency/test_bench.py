@@ -92,10 +92,12 @@ def meter(clock: Clock, readings: list[float], name: str = "VDD_IN", problem: st
     """A counter of a board that draws 50 W by the fake clock; what it reads is noted."""
 
     def read() -> float:
+        if problem:
+            raise OSError(problem)
         readings.append(clock.now)
         return 50 * clock.now
 
-    return PowerMeter(name, "fake", "module", read, counts=True, problem=problem)
+    return PowerMeter(name, "fake", "module", read, counts=True)
 
 
 def test_joules_of_an_answer(session):
