@@ -6,30 +6,25 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from iwp_export.backends.session import Floats, Ints
+from iwp_export.backends.session import Floats
 from iwp_export.bundle.schema import Flaw
 from iwp_export.bundle.store import Bundle
 from iwp_export.engine.files import SUFFIX, read_engine
 from iwp_export.errors import BackendError, BundleError, DataError, RecordingError, RequestError
 from iwp_export.parity.figures import (
-    CACHES,
-    FEATURES,
-    HIDDEN,
     LIMITS,
-    LOGITS,
-    PIXELS,
-    PROMPT,
     Gap,
     Identity,
     Integrity,
     KeepFigures,
     KeptFigures,
     Parity,
+    Stage,
     StageFigures,
     TokenFigures,
 )
@@ -40,6 +35,7 @@ from iwp_export.parity.observation import (
     ParityReference,
     Rows,
     Sample,
+    Tensor,
     observe,
     samples_of,
 )
@@ -50,12 +46,8 @@ from iwp_export.pruning.settings import PruningSettings, check_keep
 from iwp_export.questions import Question
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.runtime.processor import Prompt
+from iwp_export.settings import CHECKPOINT, CheckpointDtype, Device
 
-if TYPE_CHECKING:
-    from iwp_export.exporter.loading import Device
-    from iwp_export.exporter.plan import Dtype
-
-CHECKPOINT = "checkpoint"
 KEEPS = (1.0, 0.3, 0.111)
 """Ratios to compare at, unless the caller says otherwise: unpruned, the usual one, and nearly nothing."""
 NEW_TOKENS = 8
@@ -68,8 +60,7 @@ def open_reference(
     *,
     checkpoint: str | None = None,
     device: Device = "cpu",
-    dtype: Dtype = "float32",
-    provider: str = "cpu",
+    dtype: CheckpointDtype = "float32",
     threads: int | None = None,
 ) -> ParityReference:
     """Open what an artefact is to be compared with.
@@ -79,7 +70,7 @@ def open_reference(
         against: `checkpoint`; a bundle's folder; an engine, NAME.plan; or a recording, NAME.npz.
         checkpoint: where the checkpoint is; None is where the artefact was exported from.
         device, dtype: where and in which element type torch runs it; see `CheckpointReference`.
-        provider, threads: of a bundle, see `Pipeline.open`.
+        threads: of a bundle, see `Pipeline.open`.
 
     Raises:
         CheckpointError, BundleError, BackendError, RecordingError: it cannot be opened, or torch is missing.
@@ -103,7 +94,7 @@ def open_reference(
     if path.suffix == SUFFIX:
         return ArtefactReference(Pipeline.open(path), path.name)
     if path.is_dir():
-        return ArtefactReference(Pipeline.open(path, provider=provider, threads=threads), path.absolute().name)
+        return ArtefactReference(Pipeline.open(path, threads=threads), path.absolute().name)
     raise DataError(
         f"nothing to compare with at {against}: give `{CHECKPOINT}`, a bundle's folder, an engine (NAME{SUFFIX}) or a "
         f"recording (NAME{RECORDING})",
@@ -172,11 +163,10 @@ def check_parity(
         if hidden_states and reason:
             notes.append(f"Hidden states were not compared: {who} has none to show ({reason}).")
             inside = False
-    always = (CACHES, LOGITS, HIDDEN) if inside else (CACHES, LOGITS)
-    comparisons = [
-        Comparison(keep, pipeline.manifest.pruning, always if number else (PROMPT, PIXELS, FEATURES, *always))
-        for number, keep in enumerate(keeps)
-    ]
+    once: tuple[Stage, ...] = ("prompt", "pixels", "features")
+    always: tuple[Stage, ...] = ("caches", "logits", "hidden states") if inside else ("caches", "logits")
+    comparisons = [Comparison(keep, pipeline.manifest.pruning, (*once, *always)) for keep in keeps[:1]]
+    comparisons += [Comparison(keep, pipeline.manifest.pruning, always) for keep in keeps[1:]]
     with progress(f"Comparing with {reference.name}", len(samples) * len(keeps)) as advance:
         for sample in samples:
             for comparison in comparisons:
@@ -199,19 +189,19 @@ def _compare(
 ) -> None:
     """Ask both sides one sample at the comparison's keep ratio."""
     name, keep, stages = sample.name, comparison.figures.keep, comparison.stages
-    inside, first = HIDDEN in stages, PROMPT in stages
+    inside, first = "hidden states" in stages, "prompt" in stages
     theirs = reference.observe(sample, keep, new_tokens, inside)
     forced = theirs.forced.tolist()
     try:
         prompt = pipeline.processor.ask_once(sample.prompt, sample.images)
         if first:
-            compare_equal(stages[PROMPT], prompt.token_ids, theirs.token_ids, name)
+            compare(stages["prompt"], prompt.token_ids, theirs.token_ids, name)
         prompt = Prompt(theirs.token_ids, prompt.pictures)
         ours = observe(pipeline, prompt, keep, new_tokens, forced)
         if inside:  # from a run of its own: to look may take another decoder than the one that is compared
             ours = replace(ours, hidden=observe(pipeline, prompt, keep, new_tokens, forced, "layers").hidden)
     except RequestError as error:
-        stages[PROMPT if first else CACHES].fail(f"{name}: the artefact cannot be asked: {error}")
+        _fail(stages["prompt" if first else "caches"], f"{name}: the artefact cannot be asked: {error}")
         return
 
     def choice() -> Choice | None:
@@ -219,15 +209,13 @@ def _compare(
             return None
         return observe(pipeline, prompt, keep, 1, forced[:1], "choice").choice
 
-    if first:
-        comparison.add_inputs(name, ours, theirs)
     same = comparison.add_choice(name, ours, theirs, choice)
     if not same and len(ours.kept) == len(theirs.kept):
         followed = reference.observe_choosing(sample, keep, forced, ours.kept, inside)
         if followed is not None:
             comparison.figures.kept.followed += 1
             theirs, same = followed, True
-    comparison.add_rest(name, ours, theirs, same)
+    comparison.add_stages(name, ours, theirs, same)
 
 
 class Comparison:
@@ -239,28 +227,10 @@ class Comparison:
         stages: what is compared.
     """
 
-    def __init__(self, keep: float, settings: PruningSettings, stages: Sequence[str]) -> None:
+    def __init__(self, keep: float, settings: PruningSettings, stages: Sequence[Stage]) -> None:
         self._settings = settings
         self.figures = KeepFigures(keep, tuple(map(StageFigures, stages)), KeptFigures(), TokenFigures())
         self.stages = {stage.stage: stage for stage in self.figures.stages}
-
-    def add_inputs(self, sample: str, ours: Observation, theirs: Observation) -> None:
-        """Pixels and features, which are the same at every keep ratio."""
-        pixels, features = self.stages[PIXELS], self.stages[FEATURES]
-        mine, other = ours.features.tensors(), theirs.features.tensors()
-        if len(mine) != len(other):
-            features.fail(f"{sample}: {len(mine)} images, not {len(other)}")
-        for image, (each, expected) in enumerate(zip(mine, other, strict=False), 1):
-            compare_rows(features, each, expected, f"{sample}, image {image}", "visual token {}".format)
-        for key, wanted in theirs.inputs.items():
-            number, _, name = key.partition(".")
-            where, found = f"{sample}, image {int(number) + 1}, {name}", ours.inputs.get(key)
-            if isinstance(wanted, Rows) and isinstance(found, Rows):
-                compare_rows(pixels, found, wanted, where, "row {}".format)
-            elif isinstance(wanted, np.ndarray) and isinstance(found, np.ndarray):
-                compare_equal(pixels, found, wanted, where)
-            else:
-                pixels.fail(f"{where}: not there, or of another kind")
 
     def add_choice(
         self, sample: str, ours: Observation, theirs: Observation, look: Callable[[], Choice | None] = lambda: None
@@ -280,17 +250,17 @@ class Comparison:
         figures.choices += 1
         figures.differing += not np.array_equal(kept, expected)
         if len(kept) != len(expected):
-            figures.fail(f"{where}: {len(kept)} tokens went on, not {len(expected)}")
+            _fail(figures, f"{where}: {len(kept)} tokens went on, not {len(expected)}")
             return False
         if np.any(np.diff(kept) <= 0) or len(kept) == 0 or kept[0] < 0 or kept[-1] >= len(visual):
-            figures.fail(f"{where}: kept_index does not rise within the prompt")
+            _fail(figures, f"{where}: kept_index does not rise within the prompt")
             return False
         if np.array_equal(kept, expected):
             return True
         mine, right = (each[visual[each]] for each in (kept, expected))
         figures.agreement = min(figures.agreement, len(np.intersect1d(mine, right)) / max(len(right), 1))
         if len(mine) != len(right):
-            figures.fail(f"{where}: tokens of the text were dropped")
+            _fail(figures, f"{where}: tokens of the text were dropped")
         else:
             self._add_gap(where, np.searchsorted(np.flatnonzero(visual), mine), theirs.choice, look())
         return False
@@ -309,10 +279,10 @@ class Comparison:
         if all(number is None or np.isfinite(number) for number in found):
             self.figures.kept.gaps += (Gap(*found, where),)
         else:
-            self.figures.kept.fail(f"{where}: what tokens were chosen from is not finite")
+            _fail(self.figures.kept, f"{where}: what tokens were chosen from is not finite")
 
-    def add_rest(self, sample: str, ours: Observation, theirs: Observation, same: bool = True) -> None:
-        """What comes after the choice.
+    def add_stages(self, sample: str, ours: Observation, theirs: Observation, same: bool = True) -> None:
+        """Tensors and greedy tokens.
 
         Args:
             sample: its name.
@@ -320,38 +290,31 @@ class Comparison:
             same: whether both kept the same tokens. Else what lies below the pruning layer is compared, which is the
                 same whatever was kept.
         """
-        below, where = self._settings.layer, f"{sample}, keep {self.figures.keep:g}"
-        caches, mine, other = self.stages[CACHES], ours.cache.tensors(), theirs.cache.tensors()
-        if len(mine) != len(other):
-            caches.fail(f"{where}: {len(mine) // 2} layers, the reference has {len(other) // 2}")
-        for number, (each, expected) in enumerate(zip(mine, other, strict=False)):
-            layer, name = number // 2, ("key", "value")[number % 2]
-            if same or layer < below:
-                token = _token_names(theirs, pruned=layer >= below)
-                compare_rows(caches, each, expected, f"{where}, layer {layer}, {name}", token)
-        for layer, (each, expected) in enumerate(zip(ours.hidden.tensors(), theirs.hidden.tensors(), strict=False)):
-            if same or layer <= below:
-                token = _token_names(theirs, pruned=layer > below)
-                compare_rows(self.stages[HIDDEN], each, expected, f"{where}, input of layer {layer}", token)
-        if same:
-            compare_logits(self.stages[LOGITS], ours.logits, theirs.logits, where)
-            self._add_tokens(where, ours, theirs)
+        mine, other, below = ours.tensors(), theirs.tensors(), self._settings.layer
+        for key in dict.fromkeys((*other, *mine)):
+            stage, layer, name = key
+            pruned = layer >= below if stage == "caches" else layer > below
+            if stage in self.stages and (same or not pruned):
+                place = (sample, f"keep {self.figures.keep:g}" if layer >= 0 else "", name)
+                names = ROWS[stage].format if stage in ROWS else _token_names(theirs, pruned)
+                where = ", ".join(filter(None, place))
+                compare(self.stages[stage], mine.get(key), other.get(key), where, names)
+        if same and ours.logits.shape == theirs.logits.shape:
+            self._add_tokens(f"{sample}, keep {self.figures.keep:g}", ours, theirs)
 
     def _add_tokens(self, where: str, ours: Observation, theirs: Observation) -> None:
         figures = self.figures.tokens
-        figures.tokens += min(len(ours.tokens), len(theirs.tokens))
-        for place, (token, expected) in enumerate(zip(ours.tokens, theirs.tokens, strict=False)):
-            if token == expected:
-                continue
+        figures.tokens += len(theirs.tokens)
+        for place in np.flatnonzero(ours.tokens != theirs.tokens):
+            token, expected, logits = ours.tokens[place], theirs.tokens[place], theirs.logits[place]
             figures.differing += 1
-            logits = theirs.logits[place]
-            apart = float(np.abs(ours.logits[place] - logits).max())
-            if abs(float(logits[expected] - logits[token])) <= 2 * apart:
+            if abs(float(logits[expected] - logits[token])) <= 2 * float(np.abs(ours.logits[place] - logits).max()):
                 figures.ties += 1
             else:
                 figures.where = figures.where or f"{where}, generated token {place}: {token}, not {expected}"
 
 
+ROWS = {"pixels": "row {}", "features": "visual token {}", "logits": "generated token {}"}
 Names = Callable[[int], str]
 """What to call a row by its number."""
 
@@ -362,31 +325,31 @@ def _token_names(theirs: Observation, pruned: bool) -> Names:
     return lambda row: f"token {prompt[row]}" if row < len(prompt) else f"generated token {row - len(prompt)}"
 
 
-def compare_equal(stage: StageFigures, ours: Ints, theirs: Ints, where: str) -> None:
-    """Compare whole numbers, which must be equal."""
-    stage.rows += 1
-    if stage.relative is None:
-        stage.absolute, stage.relative, stage.cosine = 0.0, 0.0, 1.0
-    if ours.shape != theirs.shape:
-        stage.fail(f"{where}: shape {list(ours.shape)}, the reference has {list(theirs.shape)}")
-    elif (differ := np.flatnonzero(ours != theirs)).size:
-        mine, other = ours.flat[differ[0]], theirs.flat[differ[0]]
-        stage.fail(f"{where}: {mine} at {differ[0]}, the reference has {other}")
+def _fail(figures: StageFigures | KeptFigures, flaw: str) -> None:
+    """Note a flaw; the first one stays."""
+    figures.flaw = figures.flaw or flaw
 
 
-def compare_rows(stage: StageFigures, ours: Rows, theirs: Rows, where: str, names: Names) -> None:
-    """Compare the rows of one tensor; what cannot be compared is a flaw."""
-    if len(ours.norm) != len(theirs.norm):
-        stage.fail(f"{where}: {len(ours.norm)} rows, the reference has {len(theirs.norm)}")
-    elif _finite(stage, np.c_[ours.norm, ours.sketch], np.c_[theirs.norm, theirs.sketch], where, names):
-        _add(stage, *distances(ours, theirs), where, names)
+def compare(stage: StageFigures, ours: Tensor | None, theirs: Tensor | None, where: str, names: Names = str) -> None:
+    """Compare a tensor: rows and logits by their distances, whole numbers, which must be equal, one by one.
 
-
-def compare_logits(stage: StageFigures, ours: Floats, theirs: Floats, where: str) -> None:
-    """Compare logits [T, V]."""
-    names: Names = "generated token {}".format
-    if ours.shape != theirs.shape:
-        stage.fail(f"{where}: {list(ours.shape)} logits, the reference has {list(theirs.shape)}")
+    What cannot be compared is a flaw.
+    """
+    if isinstance(ours, Rows) and isinstance(theirs, Rows):
+        if len(ours.norm) != len(theirs.norm):
+            _fail(stage, f"{where}: {len(ours.norm)} rows, the reference has {len(theirs.norm)}")
+        elif _finite(stage, np.c_[ours.norm, ours.sketch], np.c_[theirs.norm, theirs.sketch], where, names):
+            _add(stage, *distances(ours, theirs), where, names)
+    elif not isinstance(ours, np.ndarray) or not isinstance(theirs, np.ndarray):
+        _fail(stage, f"{where}: not there, or of another kind")
+    elif ours.shape != theirs.shape:
+        _fail(stage, f"{where}: shape {list(ours.shape)}, the reference has {list(theirs.shape)}")
+    elif stage.stage != "logits":
+        stage.rows += 1
+        if stage.relative is None:
+            stage.absolute, stage.relative, stage.cosine = 0.0, 0.0, 1.0
+        for place in np.flatnonzero(ours != theirs)[:1]:
+            _fail(stage, f"{where}: {ours.flat[place]} at {place}, the reference has {theirs.flat[place]}")
     elif _finite(stage, ours, theirs, where, names):
         a, b = ours.astype(np.float64), theirs.astype(np.float64)
         norms, others, apart = (np.linalg.norm(each, axis=1) for each in (a, b, a - b))
@@ -401,7 +364,7 @@ def _finite(stage: StageFigures, ours: Floats, theirs: Floats, where: str, names
     """Whether all numbers [n, w] are finite; a flaw if not."""
     for array, whose in ((ours, ""), (theirs, " of the reference")):
         if (bad := np.flatnonzero(~np.isfinite(array).all(1))).size:
-            stage.fail(f"{where}, {names(int(bad[0]))}: a number{whose} is not finite")
+            _fail(stage, f"{where}, {names(int(bad[0]))}: a number{whose} is not finite")
             return False
     return True
 
@@ -413,7 +376,7 @@ def _add(stage: StageFigures, absolute: Any, relative: Any, cosine: float, where
         return
     worst = int(np.argmax(relative))
     if not np.isfinite(relative[worst]):
-        stage.fail(f"{where}, {names(worst)}: the reference is nothing but zeros")
+        _fail(stage, f"{where}, {names(worst)}: the reference is nothing but zeros")
     elif stage.relative is None or relative[worst] > stage.relative:
         stage.relative, stage.where = float(relative[worst]), f"{where}, {names(worst)}"
     stage.absolute = max(stage.absolute or 0.0, float(absolute.max()))

@@ -5,20 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
-from typing import Annotated
+from typing import Annotated, Literal
 
 from iwp_export.bundle.manifest import DecoderInfo, GenerationInfo, Manifest, ModelInfo, VisionInfo
 from iwp_export.bundle.recipe import SHOWN_DIGITS, Name, Settings, Share
 from iwp_export.bundle.schema import Count, FileSize, Number, one_of, to_json
 
-PROMPT, PIXELS, FEATURES, HIDDEN, CACHES, LOGITS = STAGES = (
-    "prompt",
-    "pixels",
-    "features",
-    "hidden states",
-    "caches",
-    "logits",
-)
+Stage = Literal["prompt", "pixels", "features", "hidden states", "caches", "logits"]
 PIXELS_LIMIT = 1e-5
 """Relative, of a row of pixels. Both sides resize by the same code and differ, if at all, in the last bit of a float32
 normalisation (6e-8); leaving it out, or another mean, changes percents."""
@@ -28,20 +21,19 @@ OWN_GAP = 1e-4
 
 @dataclass(frozen=True)
 class Limits:
-    """Of one element type. Each is at least twice what right artefacts reach, and every deliberate fault of
-    `tests/benchmarks/faults.py` is beyond one. Measured on tiny-llava, 8 layers deep, on a CPU, against its checkpoint
-    in float32, in 50 runs (docs/benchmarks/faults.json). Deeper models gather more rounding, and a GPU adds in another
-    order; neither was measured.
+    """How far an artefact may be from its reference where one of the two computes in an element type.
+
+    Each is at least twice what right artefacts reach, and every deliberate fault of `tests/benchmarks/faults.py` is
+    beyond one. Measured on tiny-llava, 8 layers deep, on a CPU, against its checkpoint in float32, in 50 runs
+    (docs/benchmarks/faults.json). Deeper models gather more rounding, and a GPU adds in another order: not measured.
 
     Attributes:
         rows: relative distance of a token's row of features, states, keys or values: the worst of thousands.
         cosine: of all rows of a tensor with the reference's, at least.
         logits: relative distance of a token's logits.
         kl: divergence of the next token's distribution from the reference's, nats.
-        scores: of importance brought to 0 to 1, by which an artefact's may differ from the reference's where it keeps
-            other tokens.
-        gap: of priorities, by which its choice may then miss the reference's where it does not tell what it chose
-            from, as an engine does not.
+        scores: of importance brought to 0 to 1, by which an artefact's may differ where it keeps other tokens.
+        gap: of priorities, by which its choice may miss the reference's where it does not tell what it chose from.
         flips: share of choices that may miss by more: one early choice that flips changes all later penalties.
     """
 
@@ -124,24 +116,22 @@ class Integrity:
 
 @dataclass
 class StageFigures:
-    """The distance of one stage from the reference's, at one keep ratio, over all samples.
+    """The distance of one stage from the reference's, at one keep ratio, over all samples so far.
 
     Attributes:
-        stage: one of `STAGES`.
+        stage: which.
         rows: how many rows (a token's numbers at one layer, a line of pixels) were compared.
         absolute: the largest difference: of a logit; elsewhere the length of a row's difference. None if nothing was
             compared, as for the next three.
-        relative: the largest distance of a row, of the reference's length (`compare.distances`).
+        relative: the largest distance of a row, of the reference's length (`check.distances`).
         cosine: the smallest, of a tensor of such rows with the reference's: of one layer's keys, say.
         kl: the largest divergence of the next token's distribution from the reference's, nats; None but for logits.
-        where: the place of the largest relative distance.
-        cosine_where: the tensor with the smallest cosine.
-        kl_where: the place of the largest divergence.
+        where, cosine_where, kl_where: the places of these.
         flaw: the first thing that cannot be compared, with its place: a number that is not finite, a row that is
             missing. Empty if there is none.
     """
 
-    stage: Name
+    stage: Stage
     rows: Number = 0
     absolute: float | None = None
     relative: float | None = None
@@ -152,10 +142,6 @@ class StageFigures:
     kl_where: str = ""
     flaw: str = ""
 
-    def fail(self, flaw: str) -> None:
-        """Note a flaw; the first one stays."""
-        self.flaw = self.flaw or flaw
-
 
 @dataclass(frozen=True)
 class Gap:
@@ -165,8 +151,7 @@ class Gap:
         gap: the most by which a token that was left out beats one that was taken, in priorities from 0 to 1, by what
             the reference chose from (`pruning.reference.selection_gap`); None if it does not tell.
         own_gap: the same by what the artefact itself chose from; None if it does not tell.
-        scores: largest difference of a token's importance from the reference's, both brought to 0 to 1; None if one
-            does not tell.
+        scores: largest difference of a token's importance, brought to 0 to 1, from the reference's; None likewise.
         where: sample and keep ratio.
     """
 
@@ -195,10 +180,6 @@ class KeptFigures:
     gaps: tuple[Gap, ...] = ()
     followed: Number = 0
     flaw: str = ""
-
-    def fail(self, flaw: str) -> None:
-        """Note a flaw; the first one stays."""
-        self.flaw = self.flaw or flaw
 
 
 @dataclass

@@ -22,7 +22,7 @@ from iwp_export.backends.session import Array, Cache, Features, Floats, Inside, 
 from iwp_export.bundle.schema import CONTROL
 from iwp_export.errors import DataError, RequestError, os_reason
 from iwp_export.models.common.family import Picture
-from iwp_export.parity.figures import Identity
+from iwp_export.parity.figures import Identity, Stage
 from iwp_export.pruning.reference import pair_likeness
 from iwp_export.questions import Question
 from iwp_export.runtime.images import load_image
@@ -33,6 +33,8 @@ from iwp_export.runtime.processor import Prompt
 PROJECTIONS = 8
 SEED = b"iwp-export parity, version 1"
 """Recordings hold what it leads to: another seed is another format."""
+LAST = 1 << 20
+"""A layer beyond all."""
 Look = Literal["nothing", "choice", "layers"]
 """Whether to look inside of calls: at what visual tokens are chosen by, or also at the states between layers."""
 
@@ -61,11 +63,14 @@ class Rows:
             lengths = np.array([len(rows) for rows in flat], np.int64)
             return cls(np.concatenate(sketch).astype(np.float32), np.concatenate(norm).astype(np.float32), lengths)
 
-    def tensors(self) -> list[Rows]:
-        """Those of each tensor."""
+    def split(self) -> list[Rows]:
+        """The rows of each tensor."""
         ends = np.cumsum(self.lengths)[:-1]
         parts = zip(np.split(self.sketch, ends), np.split(self.norm, ends), strict=True)
         return [Rows(sketch, norm, np.array([len(norm)])) for sketch, norm in parts] if len(self.lengths) else []
+
+
+Tensor = Rows | Array
 
 
 @cache
@@ -113,6 +118,19 @@ class Observation:
     cache: Rows
     hidden: Rows
     choice: Choice | None = None
+
+    def tensors(self) -> dict[tuple[Stage, int, str], Tensor]:
+        """What is compared one by one: by stage, layer and name. Inputs are of layer -1, logits of `LAST`."""
+        found: dict[tuple[Stage, int, str], Tensor] = {}
+        for key, value in self.inputs.items():
+            number, _, name = key.partition(".")
+            found["pixels", -1, f"image {int(number) + 1}, {name}"] = value
+        found |= {("features", -1, f"image {n}"): rows for n, rows in enumerate(self.features.split(), 1)}
+        for n, rows in enumerate(self.cache.split()):
+            found["caches", n // 2, f"layer {n // 2}, {('key', 'value')[n % 2]}"] = rows
+        found |= {("hidden states", n, f"input of layer {n}"): rows for n, rows in enumerate(self.hidden.split())}
+        found["logits", LAST, ""] = self.logits
+        return found
 
 
 def observe(

@@ -38,6 +38,17 @@ RECORDING = ".npz"
 DOCUMENT = "recording"
 SIZE_LIMIT = 4 << 30
 """Bytes that a recording may hold unpacked: a file that claims more is not read."""
+DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    ValueError,
+    EOFError,
+    KeyError,
+    NotImplementedError,
+    RecursionError,
+    MemoryError,
+)
+"""What reading a damaged archive may raise; an array's head may claim any size."""
 REMEDY = "copy it again, or record again"
 
 
@@ -225,16 +236,7 @@ def read_recording(path: Path | str) -> Recording:
         if not all(isinstance(array, np.ndarray) for array in arrays.values()):
             raise ValueError("an entry is no array")
         info = RECORDING_JSON.from_dict(json.loads(arrays.pop(DOCUMENT).tobytes()), where)
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        ValueError,
-        EOFError,
-        KeyError,
-        NotImplementedError,
-        RecursionError,
-        MemoryError,  # an array's head may claim any size
-    ) as error:
+    except DAMAGE as error:
         reason = " ".join(str(error).split())[:80] or type(error).__name__
         raise RecordingError(f"{where} is damaged or is no recording ({reason}): {REMEDY}") from error
     except OSError as error:

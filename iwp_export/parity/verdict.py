@@ -4,22 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from iwp_export.parity.figures import (
-    CACHES,
-    FEATURES,
-    HIDDEN,
-    LIMITS,
-    LOGITS,
-    OWN_GAP,
-    PIXELS,
-    PIXELS_LIMIT,
-    PROMPT,
-    Gap,
-    Integrity,
-    Limits,
-    Parity,
-    StageFigures,
-)
+from iwp_export.parity.figures import LIMITS, OWN_GAP, PIXELS_LIMIT, Gap, Integrity, Limits, Parity, StageFigures
 from iwp_export.tables import human_bytes
 from iwp_export.view.figures import Gate, percent
 from iwp_export.view.view import Column, Table, View
@@ -27,12 +12,12 @@ from iwp_export.view.view import Column, Table, View
 PRECISION = "export again, or build with a higher precision"
 FIRST_LAYER = "the first layer that differs is named; export again, or build with a higher precision"
 REMEDIES = {
-    PROMPT: "export again: the processor's files or the chat template are not the checkpoint's",
-    PIXELS: "export again: the image processor's configuration is not the checkpoint's",
-    FEATURES: "export again; if it fails again in float16, values overflow: try float32 or bfloat16",
-    HIDDEN: FIRST_LAYER,
-    CACHES: FIRST_LAYER,
-    LOGITS: PRECISION,
+    "prompt": "export again: the processor's files or the chat template are not the checkpoint's",
+    "pixels": "export again: the image processor's configuration is not the checkpoint's",
+    "features": "export again; if it fails again in float16, values overflow: try float32 or bfloat16",
+    "hidden states": FIRST_LAYER,
+    "caches": FIRST_LAYER,
+    "logits": PRECISION,
 }
 NOTHING = "nothing was compared"
 HOW_TO_READ = (
@@ -42,9 +27,9 @@ HOW_TO_READ = (
 )
 
 
-def gates(parity: Parity, limits: Limits | None = None) -> list[Gate]:
-    """One for each stage, over all keep ratios, by the limits of the figures' element type unless others are given."""
-    return list(_gates(parity, LIMITS[parity.dtype] if limits is None else limits))
+def gates(parity: Parity) -> list[Gate]:
+    """One for each stage, over all keep ratios, by the limits of the figures' element type."""
+    return list(_gates(parity, LIMITS[parity.dtype]))
 
 
 def integrity_gate(found: Integrity) -> Gate:
@@ -63,12 +48,12 @@ def _gates(parity: Parity, limits: Limits) -> Iterator[Gate]:
     yield _gate("same checkpoint", not differences, measured, "the reference's", "; ".join(differences), remedy)
     every = [figures for keep in parity.keeps for figures in keep.stages]
     for stage, relative, cosine in (
-        (PROMPT, 0.0, 1.0),
-        (PIXELS, PIXELS_LIMIT, -1.0),
-        (FEATURES, limits.rows, limits.cosine),
-        (HIDDEN, limits.rows, limits.cosine),
-        (CACHES, limits.rows, limits.cosine),
-        (LOGITS, limits.logits, limits.cosine),
+        ("prompt", 0.0, 1.0),
+        ("pixels", PIXELS_LIMIT, -1.0),
+        ("features", limits.rows, limits.cosine),
+        ("hidden states", limits.rows, limits.cosine),
+        ("caches", limits.rows, limits.cosine),
+        ("logits", limits.logits, limits.cosine),
     ):
         if stages := [figures for figures in every if figures.stage == stage]:
             yield _stage_gate(stage, stages, relative, cosine)
@@ -81,13 +66,13 @@ def _gates(parity: Parity, limits: Limits) -> Iterator[Gate]:
 
 
 def _stage_gate(name: str, stages: Sequence[StageFigures], relative: float, cosine: float) -> Gate:
-    limit = "the same tokens" if name == PROMPT else f"{relative:g} of its length"
+    limit = "the same tokens" if name == "prompt" else f"{relative:g} of its length"
     limit += f", cosine {_cosine_text(cosine)}" if -1 < cosine < 1 else ""
     flaw = next((figures.flaw for figures in stages if figures.flaw), "")
     found = [figures for figures in stages if figures.relative is not None]
     if flaw or not found:
         return _gate(name, False, "not comparable" if flaw else NOTHING, limit, flaw, REMEDIES[name])
-    if name == PROMPT:
+    if name == "prompt":
         return Gate(name, True, f"the same in {found[0].rows}", limit)
     far = max(found, key=lambda figures: figures.relative or 0.0)
     turned = min(found, key=lambda figures: 1.0 if figures.cosine is None else figures.cosine)

@@ -6,7 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ from iwp_export.models import ALIASES
 from iwp_export.parity import check
 from iwp_export.parity.check import Comparison, check_parity, open_reference
 from iwp_export.parity.checkpoint import CheckpointReference
-from iwp_export.parity.figures import STAGES, Parity
+from iwp_export.parity.figures import Parity, Stage
 from iwp_export.parity.observation import ArtefactReference, Observation, Rows, samples_of
 from iwp_export.parity.verdict import gates, view
 from iwp_export.pruning.settings import PruningSettings
@@ -32,6 +32,7 @@ from tests.parity.made_up import K, S, T, observation, stacked
 from tests.parity.tampered import tampered
 
 SETTINGS = PruningSettings(layer=1)
+STAGES: tuple[Stage, ...] = get_args(Stage)
 
 
 def describe(parity: Parity) -> str:
@@ -207,8 +208,7 @@ def test_what_cannot_be_compared(
 
 def flaws(ours: Observation, theirs: Observation) -> dict[str, str]:
     comparison = Comparison(0.5, SETTINGS, STAGES)
-    comparison.add_inputs("one", ours, theirs)
-    comparison.add_rest("one", ours, theirs)
+    comparison.add_stages("one", ours, theirs)
     return {name: stage.flaw for name, stage in comparison.stages.items() if stage.flaw}
 
 
@@ -226,12 +226,12 @@ def test_what_cannot_be_compared_is_placed() -> None:
     less, moved = {"0.pixel_values": stacked(3)}, {"0.pack_index": np.array([0, 1, 2, 4, 3])}
     for changes, stage, says in (
         ({"cache": shorter}, "caches", "one, keep 0.5, layer 0, value: 11 rows, the reference has 12"),
-        ({"cache": half}, "caches", "one, keep 0.5: 1 layers, the reference has 2"),
-        ({"features": stacked(3)}, "features", "one: 1 images, not 2"),
+        ({"cache": half}, "caches", "one, keep 0.5, layer 1, key: not there"),
+        ({"features": stacked(3)}, "features", "one, image 2: not there"),
         ({"inputs": {**right.inputs, **less}}, "pixels", "one, image 1, pixel_values: 3 rows, the reference has 12"),
         ({"inputs": {**right.inputs, **moved}}, "pixels", "one, image 1, pack_index: 4 at 3, the reference has 3"),
         ({"inputs": {}}, "pixels", "one, image 1, pixel_values: not there"),
-        ({"logits": right.logits[:, :19]}, "logits", "one, keep 0.5: [4, 19] logits, the reference has [4, 20]"),
+        ({"logits": right.logits[:, :19]}, "logits", "one, keep 0.5: shape [4, 19], the reference has [4, 20]"),
     ):
         found = flaws(replace(right, **changes), right)
         assert list(found) == [stage] and says in found[stage]
@@ -241,7 +241,7 @@ def test_the_worst_row_is_named_by_its_token_in_the_unpruned_prompt() -> None:
     right = observation()
     for row, name in ((3, "token 5"), (K + 1, "generated token 1")):
         comparison = Comparison(0.5, SETTINGS, STAGES)
-        comparison.add_rest("one", replace(right, cache=changed(right.cache, 2, row)), right)
+        comparison.add_stages("one", replace(right, cache=changed(right.cache, 2, row)), right)
         caches = comparison.stages["caches"]
         assert caches.where == f"one, keep 0.5, layer 1, key, {name}"
         assert caches.cosine_where == "one, keep 0.5, layer 1, key"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from iwp_export.parity.check import compare_rows, distances
+from iwp_export.parity.check import compare, distances
 from iwp_export.parity.figures import StageFigures
 from iwp_export.parity.observation import Rows, _signs
 
@@ -21,7 +21,7 @@ def sketched(rows: Any) -> Rows:
 
 def flaw(rows: Any) -> str:
     stage = StageFigures("features")
-    compare_rows(stage, sketched(rows), sketched(np.ones_like(rows)), "here", "row {}".format)
+    compare(stage, sketched(rows), sketched(np.ones_like(rows)), "here", "row {}".format)
     return stage.flaw
 
 
@@ -71,10 +71,10 @@ def test_tensors_come_back_from_their_rows() -> None:
     tensors = [RNG.standard_normal((3, 5)), RNG.standard_normal((0, 5)), RNG.standard_normal((2, 2, 7))]
     rows = Rows.of(tensors)
     assert rows.lengths.tolist() == [3, 0, 4]
-    for each, tensor in zip(rows.tensors(), tensors, strict=True):
+    for each, tensor in zip(rows.split(), tensors, strict=True):
         np.testing.assert_array_equal(each.sketch, sketched(tensor).sketch)
         np.testing.assert_array_equal(each.norm, sketched(tensor).norm)
-    assert Rows.of([]).tensors() == []
+    assert Rows.of([]).split() == []
 
 
 def test_the_projections_never_change() -> None:

@@ -234,7 +234,7 @@ def test_an_answer_is_cut() -> None:
     cut = unpack(pack(whole, 0, 0), 0, 0, 2)
     assert (len(cut.tokens), len(cut.logits)) == (2, 2)
     assert cut.cache.lengths.tolist() == [S + 1, S + 1, K + 1, K + 1] and cut.hidden.lengths.tolist() == [S + 1] * 2
-    for mine, other in zip(cut.cache.tensors(), whole.cache.tensors(), strict=True):
+    for mine, other in zip(cut.cache.split(), whole.cache.split(), strict=True):
         np.testing.assert_array_equal(mine.norm, other.norm[:-2])
 
 

@@ -20,6 +20,7 @@ from iwp_export.parity.figures import (
     KeepFigures,
     KeptFigures,
     Parity,
+    Stage,
     StageFigures,
     TokenFigures,
 )
@@ -28,10 +29,10 @@ from iwp_export.pruning.settings import PruningSettings
 from iwp_export.view.figures import Gate
 from tests.runtime.toy import toy_manifest, write_plan
 
-STAGES = ("prompt", "pixels", "features", "caches", "logits")
+STAGES: tuple[Stage, ...] = ("prompt", "pixels", "features", "caches", "logits")
 
 
-def stage(name: str, relative: float | None = 0.0, flaw: str = "", rows: int = 9) -> StageFigures:
+def stage(name: Stage, relative: float | None = 0.0, flaw: str = "", rows: int = 9) -> StageFigures:
     kl = 0.0 if name == "logits" else None
     return StageFigures(name, rows, 0.0, relative, 1.0, kl, f"the worst of {name}", f"tensor of {name}", "", flaw)
 
