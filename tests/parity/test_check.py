@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from iwp_export import api
 from iwp_export.bundle.schema import from_json, to_json
 from iwp_export.errors import CheckpointError, DataError, RequestError, SettingsError
 from iwp_export.models import ALIASES
@@ -27,7 +26,6 @@ from iwp_export.questions import Question
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.view import terminal
 from tests.backends.trt.fake_trt import make_session
-from tests.exporter.tiny import write_llava_next
 from tests.parity.made_up import K, S, T, observation, stacked
 from tests.parity.tampered import tampered
 
@@ -75,16 +73,14 @@ def test_figures_survive_json(pipeline: Pipeline, checkpoint: CheckpointReferenc
         assert again == parity and gates(again) == gates(parity)
 
 
-def test_several_images_of_another_family(tmp_path: Path) -> None:
+def test_several_images_of_another_family(random_next_bundle: Path, tmp_path: Path) -> None:
     """LLaVA-NeXT needs the images' sizes beside their pixels, and pads the tiles of several images."""
-    write_llava_next(tmp_path / "next")
     images = []
     for size in SIZES:
         images.append(tmp_path / f"{size}.png")
         Image.fromarray(np.random.default_rng(sum(size)).integers(0, 256, (*size, 3), np.uint8)).save(images[-1])
     asked = [Question((images[0],), "how many ?"), Question(tuple(images), "what is the red digit ?")]
-    bundle = api.export(str(tmp_path / "next"), tmp_path / "next.bundle", PruningSettings(layer=1))
-    pipeline = Pipeline.open(bundle, threads=1)
+    pipeline = Pipeline.open(random_next_bundle, threads=1)
     parity = check_parity(pipeline, open_reference(pipeline), asked, (1, 0.3), 3, hidden_states=True)
     assert failed(parity) == [], describe(parity)
     relative = {stage.stage: stage.relative for keep in parity.keeps for stage in keep.stages}

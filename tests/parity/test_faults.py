@@ -13,7 +13,12 @@ from iwp_export.questions import Question
 from tests.benchmarks.fault_list import FAULTS, Fault
 from tests.benchmarks.fault_shop import PASSED, Workshop
 
-QUICK = [fault for fault in FAULTS if fault.quick]
+FIRST = {fault.gate: fault.name for fault in reversed(FAULTS) if fault.quick}
+"""One fault for each gate runs always, the others in `make test-slow`."""
+PARAMETERS = [
+    pytest.param(fault, id=fault.name, marks=() if FIRST[fault.gate] == fault.name else pytest.mark.slow)
+    for fault in FAULTS
+]
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +33,7 @@ def test_a_right_artefact_passes(shop: Workshop) -> None:
         assert max(outcome.margins.values()) < 0.5, outcome.margins
 
 
-@pytest.mark.parametrize("fault", QUICK, ids=[fault.name for fault in QUICK])
+@pytest.mark.parametrize("fault", PARAMETERS)
 def test_a_fault_fails_its_gate(shop: Workshop, fault: Fault) -> None:
     outcome = fault.judge(shop)
     assert fault.caught(outcome), (outcome.code, outcome.failed, outcome.error)
