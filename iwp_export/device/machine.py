@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.metadata
 import importlib.util
 import json
@@ -13,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,25 +151,6 @@ IMPORT_TIMEOUT = 180
 """Seconds for one import: torch takes a minute from a slow SD card."""
 NO_ARRAYS = "it does not read arrays of this numpy"
 """What is wrong with bindings of TensorRT that were compiled for another numpy."""
-IMPORT = """
-import importlib.metadata, json, sys
-name, distribution, no_arrays = sys.argv[1:]
-found = {"version": None, "problem": None, "providers": []}
-try:
-    module = __import__(name)
-    found["version"] = str(getattr(module, "__version__", None) or importlib.metadata.version(distribution))
-    found["providers"] = list(getattr(module, "get_available_providers", list)())
-    if hasattr(module, "PluginField"):
-        from iwp_export.device.machine import reads_arrays
-        found["problem"] = None if reads_arrays(module) else no_arrays
-except BaseException as error:
-    absent = isinstance(error, ModuleNotFoundError) and error.name == name
-    text = " ".join(str(error).split())
-    found["problem"] = "not installed" if absent else f"{type(error).__name__}: {text}"
-print()
-print(json.dumps(found))
-"""
-"""Tries an import in a process of its own: a broken native library may abort, and torch need not stay in memory."""
 
 
 @dataclass(frozen=True)
@@ -177,7 +159,7 @@ class Imported:
 
     version: str | None
     problem: str | None
-    providers: tuple[str, ...] | list[str] = ()
+    providers: Sequence[str] = ()
 
 
 def package_versions() -> dict[str, str]:
@@ -190,13 +172,17 @@ def package_versions() -> dict[str, str]:
 
 
 def import_all(modules: Mapping[str, str]) -> dict[str, Imported]:
-    """Try to import the module of each distribution, in a process of its own."""
+    """Try to import the module of each distribution.
+
+    Each in a process of its own: a broken native library may abort, and torch need not stay in memory.
+    """
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-        return dict(zip(modules, pool.map(_import_one, modules.values(), modules), strict=True))
+        return dict(zip(modules, pool.map(_import_elsewhere, modules.values(), modules), strict=True))
 
 
-def _import_one(module: str, distribution: str) -> Imported:
-    command = [sys.executable, "-W", "ignore", "-c", IMPORT, module, distribution, NO_ARRAYS]
+def _import_elsewhere(module: str, distribution: str) -> Imported:
+    code = f"from iwp_export.device import machine; machine.try_import({module!r}, {distribution!r})"
+    command = [sys.executable, "-W", "ignore", "-c", code]
     try:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=IMPORT_TIMEOUT)
         return Imported(**json.loads(done.stdout.rstrip().splitlines()[-1]))
@@ -204,6 +190,21 @@ def _import_one(module: str, distribution: str) -> Imported:
         return Imported(None, f"its import did not end in {IMPORT_TIMEOUT} s")
     except (ValueError, IndexError, TypeError):
         return Imported(None, f"its import ended the process with exit code {done.returncode}")
+
+
+def try_import(name: str, distribution: str) -> None:
+    """Import a module in this process and print an `Imported` as JSON, on a line of its own."""
+    try:
+        module = importlib.import_module(name)
+        version = getattr(module, "__version__", None) or importlib.metadata.version(distribution)
+        providers = getattr(module, "get_available_providers", tuple)()
+        problem = NO_ARRAYS if hasattr(module, "PluginField") and not reads_arrays(module) else None
+        found = Imported(str(version), problem, providers)
+    except BaseException as error:
+        absent = isinstance(error, ModuleNotFoundError) and error.name == name
+        text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        found = Imported(None, "not installed" if absent else text)
+    print("\n" + json.dumps(vars(found)))
 
 
 def reads_arrays(trt: Any) -> bool:
