@@ -197,7 +197,7 @@ def try_import(name: str, distribution: str) -> None:
     try:
         module = importlib.import_module(name)
         version = getattr(module, "__version__", None) or importlib.metadata.version(distribution)
-        providers = getattr(module, "get_available_providers", tuple)()
+        providers: list[str] = getattr(module, "get_available_providers", list)()
         problem = NO_ARRAYS if hasattr(module, "PluginField") and not reads_arrays(module) else None
         found = Imported(str(version), problem, providers)
     except BaseException as error:
