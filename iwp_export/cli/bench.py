@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from iwp_export.cli import flags, reporting
+from iwp_export.cli import flags, report
 from iwp_export.settings import BenchSettings
 
 DESCRIPTION = (
@@ -27,13 +27,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     text = "an image; repeat for several"
     asked.add_argument("--image", dest="images", metavar="FILE", type=Path, action="append", default=[], help=text)
     flags.add(parser, BenchSettings)
-    reporting.add_arguments(parser)
+    report.add_outputs(parser)
 
 
 def execute(args: argparse.Namespace) -> int:
     """Measure, print and write; 1 if a gate failed."""
     settings = flags.read(args, BenchSettings)
-    reporting.check(args, settings.data, *args.images)
+    report.check_outputs(args.output, args.force, [args.artefact], (settings.data, *args.images))
     from iwp_export.reports.benchmark import benchmark
 
-    return reporting.finish(benchmark(args.artefact, settings, args.images, reporting.command_line()), args)
+    return report.finish([benchmark(args.artefact, settings, args.images, report.command_line())], args)

@@ -1,9 +1,21 @@
-"""`iwp-export report`: the page of a report, or several reports beside each other."""
+"""`iwp-export report`: the page of a report, or several reports beside each other; and what verbs that report share."""
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import shlex
+import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from iwp_export.cli import flags
+
+if TYPE_CHECKING:
+    from iwp_export.reports.report import Report
+    from iwp_export.view.view import View
 
 DESCRIPTION = (
     "Make the page of a report that validate or bench wrote; of several about one artefact a single page;\n"
@@ -16,6 +28,7 @@ EXAMPLES = """\
   iwp-export report desktop.json jetson.json -o compared.html     what differs, with intervals
 """
 EXIT_ERROR = 2
+JSON, PAGE = ".json", ".html"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -28,27 +41,120 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Print a summary, and write the page. Returns 1 if a report has a gate that failed."""
-    from iwp_export.errors import OutputError
-    from iwp_export.reports import comparison, page
-    from iwp_export.reports.files import PAGE, check_outputs, refuse_repeated
+    from iwp_export.errors import ReportError
+    from iwp_export.reports import comparison
     from iwp_export.reports.report import read_report
-    from iwp_export.reports.summary import describe
 
-    if args.output is not None:
-        if args.output.suffix != PAGE:
-            raise OutputError(f"a page's name ends in {PAGE}, got {args.output}", options=("output",))
-        check_outputs([args.output], args.force)
-    refuse_repeated(args.reports)
+    check_outputs([args.output] if args.output else [], args.force, kinds=(PAGE,))
+    places = [os.path.realpath(path) for path in args.reports]
+    for path, place in zip(args.reports, places, strict=True):
+        if places.count(place) > 1:
+            raise ReportError(f"{path} is given twice")
     reports = [read_report(path) for path in args.reports]
     whole = reports[0] if len(reports) == 1 else comparison.merged(reports)
     if whole is not None:
-        print(describe(whole))
-        made = page.make_page(whole) if args.output else None
+        title, subtitle, views = whole.title, whole.subtitle, whole.views()
     else:
         these = comparison.named(reports, args.reports)
-        print(comparison.describe(these))
-        made = comparison.make_page(these) if args.output else None
-    if made is not None:
-        made.write(args.output)
+        title, subtitle, views = comparison.TITLE, comparison.subtitle(these), comparison.views(these)
+    show(views)
+    if args.output:
+        from iwp_export.view.html import write_page
+
+        write_page(args.output, title, subtitle, views)
         print(f"wrote {args.output}")
+    return 0 if all(report.passed for report in reports) else 1
+
+
+def show(views: Sequence[View]) -> None:
+    """Print views."""
+    from iwp_export.view.terminal import render
+
+    print(render(views))
+
+
+def add_outputs(parser: argparse.ArgumentParser) -> None:
+    """Declare `-o`, `--force` and `--json` of a verb that measures."""
+    add = flags.group(parser, "report").add_argument
+    text = "the report: NAME.json, NAME.html or both"
+    add("-o", "--output", metavar="FILE", type=Path, nargs="+", default=[], help=text)
+    add("--force", action="store_true", help="replace files that are there already")
+    add("--json", action="store_true", help="print the report as JSON: seconds, bytes and shares")
+
+
+def check_outputs(
+    paths: Sequence[Path],
+    force: bool = False,
+    artefacts: Sequence[Path] = (),
+    inputs: Sequence[Path | None] = (),
+    kinds: Sequence[str] = (JSON, PAGE),
+) -> None:
+    """Refuse, before minutes of work, what cannot or should not be written.
+
+    Args:
+        paths: where reports go.
+        force: replace files that are there already.
+        artefacts: what is measured, in whose folders no report belongs.
+        inputs: files that are read; None is none.
+        kinds: suffixes that are written.
+
+    Raises:
+        OutputError: a name has another suffix or is given twice, a file is there already, is read too, or lies in an
+            artefact.
+        BackendError: matplotlib, which draws a page, is missing.
+    """
+    from iwp_export.bundle.document import check_output, plain_name
+    from iwp_export.errors import OutputError
+    from iwp_export.view.draw import check_installed
+
+    places = [os.path.realpath(path) for path in paths]  # unlike `resolve` it takes links in a circle
+    read = [os.path.realpath(path) for path in inputs if path is not None]
+    for path, place in zip(paths, places, strict=True):
+        where = plain_name(path, OutputError)
+        inside = next((each for each in artefacts if Path(place).is_relative_to(os.path.realpath(each))), None)
+        reasons = {
+            f"a report's name ends in {' or '.join(kinds)}, got {where}": path.suffix not in kinds,
+            f"{where} is given twice": places.count(place) > 1,
+            f"{where} is read too: a report would replace it": place in read,
+            f"{where} is inside {inside}, which holds nothing but its own files: choose another": inside is not None,
+        }
+        if wrong := next((reason for reason, holds in reasons.items() if holds), None):
+            raise OutputError(wrong, options=("output",))
+        check_output(path, force)
+        if path.suffix == PAGE:
+            check_installed()
+
+
+def command_line() -> str:
+    """This process's, for a report."""
+    return f"iwp-export {shlex.join(sys.argv[1:])}"
+
+
+def finish(reports: Sequence[Report], args: argparse.Namespace) -> int:
+    """Write and print the report of an artefact, or the comparison of several; returns 1 if a gate failed, else 0."""
+    from iwp_export.errors import OutputError, os_reason
+    from iwp_export.files import whole_file
+    from iwp_export.reports import comparison
+    from iwp_export.reports.report import REPORT_JSON
+    from iwp_export.view.html import write_page
+
+    found: list[dict[str, Any]] = [REPORT_JSON.to_dict(report) for report in reports]
+    if len(reports) == 1:
+        shown, page = reports[0].findings(), (reports[0].title, reports[0].subtitle, reports[0].views())
+    else:
+        these = comparison.named(reports, args.artefacts)
+        shown = comparison.views(these)
+        page = (comparison.TITLE, comparison.subtitle(these), shown)
+    text = json.dumps(found[0] if len(found) == 1 else {"artefacts": found}, indent=2)
+    try:
+        for path in args.output:
+            if path.suffix == PAGE:
+                write_page(path, *page)
+                continue
+            with whole_file(path) as file:
+                file.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"Cannot write {path}: {os_reason(error)}", options=("output",)) from error
+    finally:  # what took minutes is shown even where the disk is full
+        print(text) if args.json else show(shown)
     return 0 if all(report.passed for report in reports) else 1

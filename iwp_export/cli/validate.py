@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from iwp_export.cli import flags, reporting
+from iwp_export.cli import flags, report
 from iwp_export.settings import ValidationSettings
 
 DESCRIPTION = (
@@ -25,15 +25,20 @@ EXIT_ERROR = 2
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("artefact", metavar="ARTEFACT", type=Path, help="a bundle, or an engine (NAME.plan)")
+    text = "a bundle, or an engine (NAME.plan); several are compared"
+    parser.add_argument("artefacts", metavar="ARTEFACT", type=Path, nargs="+", help=text)
     flags.add(parser, ValidationSettings)
-    reporting.add_arguments(parser)
+    report.add_outputs(parser)
 
 
 def execute(args: argparse.Namespace) -> int:
     """Validate, print and write; 1 if a gate failed."""
     settings = flags.read(args, ValidationSettings)
-    reporting.check(args, settings.data, settings.record, Path(settings.against))
-    from iwp_export.reports.validation import validate
+    inputs = (settings.data, settings.record, Path(settings.against))
+    report.check_outputs(args.output, args.force, args.artefacts, inputs)
+    from iwp_export.reports.validation import validate, validate_each
 
-    return reporting.finish(validate(args.artefact, settings, reporting.command_line(), args.force), args)
+    command = report.command_line()
+    if len(args.artefacts) > 1:
+        return report.finish(validate_each(args.artefacts, settings, command), args)
+    return report.finish([validate(args.artefacts[0], settings, command, args.force)], args)

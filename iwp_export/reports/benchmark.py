@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from iwp_export.device.state import read_state, warnings
+from iwp_export.device.state import read_state
 from iwp_export.latency import verdict
-from iwp_export.latency.bench import measure_latency, measure_repeatedly
+from iwp_export.latency.bench import check_settings, measure_latency, measure_repeatedly
 from iwp_export.latency.requests import choose_questions
-from iwp_export.reports.report import Report, ReportArtefact, headline, now
+from iwp_export.reports.report import Report, make_report
 from iwp_export.runtime.images import ImageSource
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.settings import BenchSettings
-from iwp_export.view.figures import Gate, strict_gate
 
 
 def benchmark(path: Path, settings: BenchSettings, images: Sequence[ImageSource], command: str) -> Report:
@@ -29,23 +28,13 @@ def benchmark(path: Path, settings: BenchSettings, images: Sequence[ImageSource]
         SettingsError, DataError, RequestError, BundleError, BackendError: see `Pipeline.open`, `choose_questions` and
             `measure_latency`.
     """
+    check_settings(settings)
     pipeline = Pipeline.open(path, provider=settings.provider, threads=settings.threads)
     asked = choose_questions(pipeline.manifest, images, settings.prompt, settings.data, settings.limit)
     before = read_state()
-    if settings.repeat == 1:
-        latency = measure_latency(pipeline, asked, settings, path.absolute().name)
-    else:
+    if settings.repeat > 1:
         latency = measure_repeatedly(path, asked, settings)
-    state = read_state()
-    doubts = [*warnings(state, before), *verdict.warnings(latency)]
-    found: list[Gate] = [*verdict.gates(latency, settings), *([strict_gate(doubts)] if settings.strict else [])]
-    return Report(
-        command=command,
-        made=now(),
-        artefact=ReportArtefact.of(path, pipeline),
-        verdict=(headline(found), *verdict.view(latency).sentences),
-        gates=tuple(found),
-        warnings=tuple(doubts),
-        state=state,
-        latency=latency,
-    ).printable()
+    else:
+        latency = measure_latency(pipeline, asked, settings, path.absolute().name)
+    gates, doubts = verdict.gates(latency, settings), verdict.warnings(latency)
+    return make_report(command, path, pipeline, before, gates, doubts, settings.strict, latency=latency)

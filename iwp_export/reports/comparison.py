@@ -1,4 +1,4 @@
-"""Two reports or more beside each other: a desktop and a Jetson, before a change and after it."""
+"""Two reports or more beside each other: a desktop and a Jetson, before a change and after it, one export and another."""
 
 from __future__ import annotations
 
@@ -6,23 +6,16 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from iwp_export.accuracy.figures import Accuracy, AtKeep
+from iwp_export.accuracy import verdict as accuracy_verdict
+from iwp_export.accuracy.figures import Accuracy
 from iwp_export.accuracy.scoring import compare
-from iwp_export.errors import ReportError
 from iwp_export.latency.figures import PHASES, SPANS, ratio_apart
-from iwp_export.latency.verdict import TITLES
-from iwp_export.reports.page import PARTS
 from iwp_export.reports.report import Report, headline
-from iwp_export.tables import table
-from iwp_export.view import page as html
-from iwp_export.view.axes import Axis
-from iwp_export.view.charts import Line, lines
-from iwp_export.view.distributions import Values, ecdf
-from iwp_export.view.figures import Interval
+from iwp_export.view.figures import Interval, milliseconds
+from iwp_export.view.view import Axis, Chart, Column, Table, View, distribution
 
-MILLISECONDS = 1000
+TITLE = "Comparison of reports"
 
 
 @dataclass(frozen=True)
@@ -39,21 +32,21 @@ def merged(reports: Sequence[Report]) -> Report | None:
     The machine is the one of the latencies, if there are any; a warning names others. None if the reports are about
     different artefacts, or if two measured the same.
     """
-    first = next((report for report in reports if report.latency is not None), reports[0])  # times need their machine
-    measured = [part.field for report in reports for part in PARTS if getattr(report, part.field) is not None]
+    measured = [name for report in reports for name in report.measured]
     same = {(report.artefact.digest, report.artefact.provider) for report in reports}
     if len(reports) < 2 or len(same) > 1 or len(set(measured)) < len(measured):
         return None
-    sections: dict[str, Any] = {part.field: _first(reports, part.field) for part in PARTS}
+    first = next((report for report in reports if report.latency is not None), reports[0])  # times need their machine
     gates = tuple(itertools.chain(*(report.gates for report in reports)))
     found = itertools.chain(*(report.verdict[1:] for report in reports))  # the first of each is its own headline
+    doubts = [*itertools.chain(*(report.warnings for report in reports)), *_machines(reports)]
     return replace(
         first,
         command="\n".join(report.command for report in reports),
         verdict=(headline(gates), *found),
         gates=gates,
-        warnings=tuple(dict.fromkeys(itertools.chain(*(report.warnings for report in reports), _machines(reports)))),
-        **sections,
+        warnings=tuple(dict.fromkeys(doubts)),
+        **{name: getattr(report, name) for report in reports for name in report.measured},
     )
 
 
@@ -61,8 +54,7 @@ def _machines(reports: Sequence[Report]) -> list[str]:
     """Which part is from which machine, where there are several."""
     if len({device(report) for report in reports}) < 2:
         return []
-    parts = [", ".join(part.field for part in PARTS if getattr(report, part.field) is not None) for report in reports]
-    told = [f"{part} on {device(report)}" for part, report in zip(parts, reports, strict=True)]
+    told = [f"{', '.join(report.measured)} on {device(report)}" for report in reports]
     return [f"measured on different machines: {'; '.join(told)}"]
 
 
@@ -72,35 +64,41 @@ def device(report: Report) -> str:
     return ", ".join(name for name in (state.board, state.gpu, state.cpu) if name) or "an unknown machine"
 
 
-def _first(reports: Sequence[Report], field: str) -> object:
-    return next((found for report in reports if (found := getattr(report, field)) is not None), None)
-
-
 def named(reports: Sequence[Report], paths: Sequence[Path]) -> list[Named]:
-    """Reports under their files' names, or under their paths where two files share a name.
-
-    Raises:
-        ReportError: there is one only, so nothing to compare.
-    """
-    if len(reports) < 2:
-        raise ReportError(f"a comparison needs two reports or more, got {len(reports)}")
-    names = [path.stem for path in paths]
-    for longer in (lambda path: str(path.with_suffix("")), str):
-        if len(set(names)) < len(names):
-            names = [longer(path) for path in paths]
+    """Reports under the names of their files or artefacts, or under their paths where two share a name."""
+    names = [path.absolute().name.removesuffix(".json") for path in paths]
+    if len(set(names)) < len(names):
+        names = [str(path) for path in paths]
     return [Named(name, report) for name, report in zip(names, reports, strict=True)]
+
+
+def subtitle(these: Sequence[Named]) -> str:
+    """The line below a page's title."""
+    return " · ".join(each.name for each in these)
+
+
+def views(these: Sequence[Named]) -> list[View]:
+    """How the reports differ, what they are of, and their figures beside each other."""
+    timed = [each for each in these if each.report.latency is not None]
+    return [
+        View(TITLE, differences(these)),
+        View("What is compared", tables=[_overview(these)]),
+        *_accuracies(these),
+        *([_latencies(timed)] if len(timed) > 1 else []),
+        *([View("Gates", tables=[_gate_table(these)])] if any(each.report.gates for each in these) else []),
+    ]
 
 
 def differences(these: Sequence[Named]) -> list[str]:
     """How each report differs from the first, in sentences; first what makes them hard to compare."""
-    first = these[0]
-    found = [sentence for other in these[1:] for sentence in _unlike(first, other)]
-    for other in these[1:]:
+    first, *others = these
+    found = list(filter(None, (_unlike(first, other) for other in others)))
+    for other in others:
         found += [*_gates(first, other), *_accuracy(first, other), *_latency(first, other)]
     return found or ["No gate changed, and neither scores of the same questions nor latencies are in both."]
 
 
-def _unlike(first: Named, other: Named) -> list[str]:
+def _unlike(first: Named, other: Named) -> str:
     """What differs beside what is being compared."""
     a, b = first.report, other.report
     pairs = [("model", a.artefact.model, b.artefact.model)]
@@ -113,16 +111,15 @@ def _unlike(first: Named, other: Named) -> list[str]:
         ours, theirs = vars(a.latency.workload), vars(b.latency.workload)
         pairs += [(name, ours[name], theirs[name]) for name in ours]
     names = [name.replace("_", " ") for name, x, y in pairs if x != y]
-    return [f"{first.name} and {other.name} differ in {', '.join(names)}: compare with care."] if names else []
+    return f"{first.name} and {other.name} differ in {', '.join(names)}: compare with care." if names else ""
 
 
 def _gates(first: Named, other: Named) -> list[str]:
     before, after = held(first.report), held(other.report)
-    changed = [name for name in before.keys() & after.keys() if before[name] != after[name]]
     return [
-        f"{name}: {'passed' if before[name] else 'failed'} in {first.name}, "
-        f"{'passed' if after[name] else 'failed'} in {other.name}."
-        for name in sorted(changed)
+        f"{name}: {_word(before[name])} in {first.name}, {_word(after[name])} in {other.name}."
+        for name in sorted(before.keys() & after.keys())
+        if before[name] != after[name]
     ]
 
 
@@ -134,33 +131,25 @@ def held(report: Report) -> dict[str, bool]:
     return found
 
 
+def _word(holds: bool | None) -> str:
+    return {True: "passed", False: "FAILED", None: "not set"}[holds]
+
+
 def _accuracy(first: Named, other: Named) -> list[str]:
     a, b = first.report.accuracy, other.report.accuracy
-    if a is None or b is None:
-        return []
     sentences = []
-    for here, there in shared_keeps(a, b):
-        change = score_change(a, b, here, there)
-        if change is not None:
-            text = f"{100 * change.mean:+.1f} points ({100 * change.low:+.1f} to {100 * change.high:+.1f})"
-            sentences.append(f"At keep {here.keep:g} {other.name} scores {text} against {first.name}.")
+    for keep, change in _changes(a, b) if a and b else []:
+        points = f"{100 * change.mean:+.1f} points ({100 * change.low:+.1f} to {100 * change.high:+.1f})"
+        sentences.append(f"At keep {keep:g} {other.name} scores {points} against {first.name}.")
     return sentences
 
 
-def shared_keeps(a: Accuracy, b: Accuracy) -> list[tuple[AtKeep, AtKeep]]:
-    """What both measured, by keep ratio."""
-    others = {found.keep: found for found in b.at}
-    return [(found, others[found.keep]) for found in a.at if found.keep in others]
-
-
-def score_change(a: Accuracy, b: Accuracy, here: AtKeep, there: AtKeep) -> Interval | None:
-    """Score of `there` less that of `here`, with the interval of differences of an artefact's own budgets.
-
-    None without scores of the same questions by the same score.
-    """
-    if a.digest != b.digest or a.score != b.score or not here.scores or len(here.scores) != len(there.scores):
-        return None
-    return compare(here.scores, there.scores)[0]
+def _changes(a: Accuracy, b: Accuracy) -> list[tuple[float, Interval]]:
+    """By keep ratio that both have, score of `b` less that of `a`; none without scores of the same questions."""
+    theirs = {found.keep: found.scores for found in b.at}
+    if (a.digest, a.score) != (b.digest, b.score) or not a.score:
+        return []
+    return [(found.keep, compare(found.scores, theirs[found.keep])[0]) for found in a.at if found.keep in theirs]
 
 
 def _latency(first: Named, other: Named) -> list[str]:
@@ -174,13 +163,7 @@ def _latency(first: Named, other: Named) -> list[str]:
     return [f"{other.name} is {text}; {gains}."]
 
 
-def describe(these: Sequence[Named]) -> str:
-    """For the terminal."""
-    return "\n".join([*differences(these), "", table(overview(these))])
-
-
-def overview(these: Sequence[Named]) -> list[list[str]]:
-    """What is compared, a column for each report under a row of names."""
+def _overview(these: Sequence[Named]) -> Table:
     rows: list[tuple[str, Callable[[Report], object]]] = [
         ("result", lambda report: "passed" if report.passed else "FAILED"),
         ("artefact", lambda report: f"{report.artefact.name} ({report.artefact.digest[:12]})"),
@@ -193,74 +176,39 @@ def overview(these: Sequence[Named]) -> list[list[str]]:
         ("settings from", lambda report: report.artefact.pruning_source),
         ("made", lambda report: report.made),
     ]
-    return [
-        ["", *(each.name for each in these)],
-        *([name, *(str(of(each.report)) for each in these)] for name, of in rows),
-    ]
+    return Table(_columns(these), [[name, *(of(each.report) for each in these)] for name, of in rows])
 
 
-def make_page(these: Sequence[Named]) -> html.Page:
-    """The page.
-
-    Raises:
-        BackendError: matplotlib is missing.
-    """
-    head, *rows = overview(these)
-    sections = [html.Section("What is compared", [html.Table(("", *head[1:]), rows, "The reports")])]
-    scored = [each for each in these if each.report.accuracy is not None]
-    timed = [each for each in these if each.report.latency is not None]
-    if len(scored) > 1:
-        sections.append(html.Section("Accuracy against budget", _accuracy_blocks(scored)))
-    if len(timed) > 1:
-        sections.append(html.Section("Latency", _latency_blocks(timed)))
-    names = " · ".join(each.name for each in these)
-    return html.Page("Comparison of reports", names, (html.Verdict(differences(these)), *sections, _gate_table(these)))
+def _columns(these: Sequence[Named]) -> list[str]:
+    return ["", *(each.name for each in these)]
 
 
-def _accuracy_blocks(scored: Sequence[Named]) -> list[html.Block]:
+def _accuracies(these: Sequence[Named]) -> list[View]:
+    """A table for each set of questions that two reports or more have in common."""
+    groups: dict[object, list[tuple[Path, Accuracy]]] = {}
+    for each in these:
+        if found := each.report.accuracy:
+            groups.setdefault((found.digest, found.score), []).append((Path(each.name), found))
+    return [accuracy_verdict.compare(group) for group in groups.values() if len(group) > 1]
+
+
+def _latencies(timed: Sequence[Named]) -> View:
+    columns: list[Column | str] = ["phase"]
+    rows: list[list[object]] = [[phase.replace("_", " ")] for phase in (*PHASES, *SPANS)]
     series = []
-    for each in scored:
-        assert each.report.accuracy is not None
-        at = sorted(each.report.accuracy.at, key=lambda found: found.keep)
-        shown = [found.score or found.agreement for found in at]
-        keeps = tuple(found.keep for found in at)
-        means, lows, highs = (tuple(getattr(one, end) for one in shown) for end in ("mean", "low", "high"))
-        series.append(Line(each.name, keeps, means, lows, highs))
-    chart = lines(
-        "accuracy",
-        "Score of each report by keep ratio",
-        series,
-        Axis("share of the visual tokens that stay"),
-        Axis("score", "percent", 0.0, 1.02),
-    )
-    return [
-        html.Chart(chart, "Score with its 95 % interval; agreement with the unpruned model where there are no answers")
-    ]
-
-
-def _latency_blocks(timed: Sequence[Named]) -> list[html.Block]:
-    series, columns = [], [html.Column("Phase")]
-    rows: list[list[object]] = [[TITLES.get(phase, phase)] for phase in (*PHASES, *SPANS)]
     for each in timed:
         latency = each.report.latency
         assert latency is not None
-        series.append(
-            Values(each.name, tuple(MILLISECONDS * seconds for seconds in latency.pruned.times["end_to_end"]))
-        )
-        columns += [html.Column(f"{each.name}, pruned", True), html.Column(f"{each.name}, unpruned", True)]
+        series.append(distribution(each.name, [1000 * seconds for seconds in latency.pruned.times["end_to_end"]]))
+        columns += [Column(f"{each.name}, {side}", number=True) for side in ("pruned", "unpruned")]
         for row, phase in zip(rows, (*PHASES, *SPANS), strict=True):
-            row += [f"{MILLISECONDS * side.phases[phase].p50:.1f}" for side in (latency.pruned, latency.unpruned)]
-    chart = ecdf(
-        "end-to-end", "Share of pruned answers that are done by a time", series, Axis("ms, end to end, pruned")
-    )
-    return [
-        html.Chart(chart, "Share of the pruned answers that are done by a time"),
-        html.Table(columns, rows, "Median of each phase, in ms"),
-    ]
+            row += [milliseconds(side.phases[phase].p50) for side in (latency.pruned, latency.unpruned)]
+    share, title = Axis("share of runs", "percent", 0.0, 1.0), "Share of pruned answers that are done by a time"
+    chart = Chart("steps", title, title, series, Axis("end to end, pruned, ms"), share)
+    return View("Latency", charts=[chart], tables=[Table(columns, rows, "Median of each phase")])
 
 
-def _gate_table(these: Sequence[Named]) -> html.Section:
-    words = [{name: "passed" if holds else "FAILED" for name, holds in held(each.report).items()} for each in these]
-    names = dict.fromkeys(itertools.chain(*words))
-    rows = [[name, *(of.get(name, "not set") for of in words)] for name in names]
-    return html.Section("Gates", [html.Table(("Gate", *(each.name for each in these)), rows, "Gates of each report")])
+def _gate_table(these: Sequence[Named]) -> Table:
+    gates = [held(each.report) for each in these]
+    names = dict.fromkeys(itertools.chain(*gates))
+    return Table(_columns(these), [[name, *(_word(each.get(name)) for each in gates)] for name in names])

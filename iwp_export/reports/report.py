@@ -1,24 +1,37 @@
-"""The report of a validation or a benchmark: what was measured of an artefact, which gates it held, and where."""
+"""The report of a validation or a bench: what was measured of an artefact, which gates it held, and its views."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from iwp_export.accuracy import verdict as accuracy_verdict
 from iwp_export.accuracy.figures import Accuracy
 from iwp_export.bundle.document import Document, read_file, write_file
 from iwp_export.bundle.recipe import Digest, Name, PruningSource, Settings
 from iwp_export.bundle.schema import CONTROL
-from iwp_export.device.state import DeviceState
+from iwp_export.device.state import DeviceState, facts, read_state, warnings
 from iwp_export.errors import ReportError
+from iwp_export.latency import verdict as latency_verdict
 from iwp_export.latency.figures import Latency
+from iwp_export.monitors import verdict as monitors_verdict
 from iwp_export.monitors.figures import Monitors
+from iwp_export.parity import verdict as parity_verdict
 from iwp_export.parity.figures import Parity
 from iwp_export.runtime.pipeline import Pipeline
-from iwp_export.view.figures import Gate
+from iwp_export.view.figures import Gate, gates_view, strict_gate
+from iwp_export.view.view import View
+
+VIEWS: Mapping[str, Callable[[Any], View]] = {
+    "accuracy": accuracy_verdict.view,
+    "latency": latency_verdict.view,
+    "parity": parity_verdict.view,
+    "monitors": monitors_verdict.view,
+}
+"""Fields of a report that hold a proof's figures, in the order in which they are shown."""
 
 
 @dataclass(frozen=True)
@@ -93,15 +106,92 @@ class Report:
         """Whether every gate holds."""
         return all(gate.passed for gate in self.gates)
 
-    def printable(self) -> Report:
-        """The same with control characters, as file names, command lines and device files may have, as escapes.
+    @property
+    def measured(self) -> list[str]:
+        """The fields that hold figures."""
+        return [name for name in VIEWS if getattr(self, name) is not None]
 
-        A file cannot hold them, nor should a terminal get them; what took minutes to measure is not lost for one.
+    @property
+    def title(self) -> str:
+        """Of its page."""
+        return f"{self.artefact.name}: {'passed' if self.passed else 'FAILED'}"
+
+    @property
+    def subtitle(self) -> str:
+        """The line below it."""
+        return f"{self.artefact.model} · {self.artefact.dtype} · {self.artefact.provider} · {self.made}"
+
+    def findings(self) -> list[View]:
+        """The verdict and what it rests on.
+
+        The sentences of each proof are in the verdict, so its own view goes without them.
         """
-        return _printable(self)
+        return [
+            View(self.title, self.verdict),
+            *([View("Warnings", self.warnings)] if self.warnings else []),
+            *([gates_view(self.gates)] if self.gates else []),
+            *(replace(VIEWS[name](getattr(self, name)), sentences=()) for name in self.measured),
+        ]
+
+    def views(self) -> list[View]:
+        """The findings, the machine, and where the figures come from: for a page, and for who was not there."""
+        artefact = self.artefact
+        provenance = [
+            ("made", self.made),
+            ("artefact", artefact.name),
+            ("digest", artefact.digest),
+            ("model", f"{artefact.model} ({artefact.model_type})"),
+            ("pruning", ", ".join(f"{name} {value}" for name, value in vars(artefact.pruning).items())),
+            ("settings from", artefact.pruning_source),
+        ]
+        machine = View("Machine", facts=facts(self.state))
+        return [*self.findings(), machine, View("How it was made", facts=provenance, command=self.command)]
+
+
+def make_report(
+    command: str,
+    path: Path,
+    pipeline: Pipeline,
+    before: DeviceState,
+    gates: Sequence[Gate],
+    doubts: Sequence[str],
+    strict: bool,
+    **figures: Any,
+) -> Report:
+    """A report of what has just been measured.
+
+    Args:
+        command: the command line.
+        path: the artefact's place.
+        pipeline: the artefact.
+        before: the machine before the measurement.
+        gates, doubts: of the figures; the machine's warnings are added.
+        strict: warnings fail.
+        **figures: fields of `VIEWS`.
+    """
+    state = read_state()
+    doubts = [*doubts, *warnings(state, before)]
+    gates = [*gates, *([strict_gate(doubts)] if strict else [])]
+    shown = [VIEWS[name](figures[name]) for name in VIEWS if figures.get(name) is not None]
+    return _printable(
+        Report(
+            command=command,
+            made=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            artefact=ReportArtefact.of(path, pipeline),
+            verdict=(headline(gates), *(sentence for view in shown for sentence in view.sentences)),
+            gates=tuple(gates),
+            warnings=tuple(doubts),
+            state=state,
+            **figures,
+        )
+    )
 
 
 def _printable(value: Any) -> Any:
+    """The same with control characters, as file names, command lines and device files may have, as escapes.
+
+    A file cannot hold them; what took minutes to measure is not lost for one.
+    """
     if isinstance(value, str):
         return CONTROL.sub(lambda found: ascii(found[0])[1:-1], value)
     if is_dataclass(value) and not isinstance(value, type):
@@ -109,11 +199,6 @@ def _printable(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {_printable(name): _printable(inner) for name, inner in value.items()}
     return tuple(map(_printable, value)) if isinstance(value, tuple) else value
-
-
-def now() -> str:
-    """The time in UTC, to the second."""
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def headline(gates: Sequence[Gate]) -> str:
@@ -146,6 +231,6 @@ REPORT_JSON = Document(
     foreign="is not a report: it",
     remedy="copy it again, or measure again",
     command=lambda data, where: "measure again",
-    version=1,
+    version=2,
     error=ReportError,
 )

@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from iwp_export.accuracy import verdict as accuracy_verdict
 from iwp_export.accuracy.measure import measure_accuracy
 from iwp_export.accuracy.scoring import check_answers, check_limit, find_score
-from iwp_export.device.state import read_state, warnings
-from iwp_export.engine.files import SUFFIX
+from iwp_export.bundle.store import Bundle
+from iwp_export.device.state import read_state
+from iwp_export.engine.files import SUFFIX, read_engine
 from iwp_export.errors import BackendError, DataError, SettingsError
 from iwp_export.monitors import verdict as monitors_verdict
 from iwp_export.monitors.figures import Monitors
 from iwp_export.parity import check as parity_check
 from iwp_export.parity import verdict as parity_verdict
-from iwp_export.parity.check import open_reference
 from iwp_export.parity.figures import Parity
-from iwp_export.parity.observation import ParityReference
 from iwp_export.parity.recording import RECORDING, check_recording, record
 from iwp_export.questions import SHIPPED, DataSet, open_data
-from iwp_export.reports.report import Report, ReportArtefact, headline, now
+from iwp_export.reports.report import Report, make_report
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.settings import CHECKPOINT, NOTHING, ValidationSettings
-from iwp_export.view.figures import Gate, strict_gate
+from iwp_export.view.figures import Gate
+
+if TYPE_CHECKING:
+    from iwp_export.parity.observation import ParityReference
 
 
 def validate(path: Path, settings: ValidationSettings, command: str, force: bool = False) -> Report:
-    """Open an artefact and validate it.
+    """Validate an artefact.
 
     Args:
         path: a bundle's folder, or NAME.plan.
@@ -36,17 +41,41 @@ def validate(path: Path, settings: ValidationSettings, command: str, force: bool
         force: replace a recording that is there already.
 
     Raises:
-        SettingsError, BundleError, BackendError: also see `Pipeline.open`, `Validation` and `Validation.run`.
+        SettingsError: a value is out of range, or the artefact would be compared with itself.
+        DataError: there are no questions, or some lack the answers that others have.
+        BundleError, CheckpointError, BackendError, RequestError, RecordingError, OutputError: see `Pipeline.open`,
+            `open_reference`, `check_parity`, `record` and `measure_accuracy`.
     """
-    find_score(settings.score)
-    check_limit("max_drop", settings.max_drop)
-    check_limit("min_agreement", settings.min_agreement)
-    if settings.threads is not None and (settings.against == CHECKPOINT or settings.monitors):
-        from iwp_export.exporter.loading import limit_threads
-
-        limit_threads(settings.threads)
+    _check(settings)
     pipeline = Pipeline.open(path, provider=settings.provider, threads=settings.threads)
     return Validation(pipeline, path, settings).run(command, force)
+
+
+def validate_each(paths: Sequence[Path], settings: ValidationSettings, command: str) -> list[Report]:
+    """Ask several artefacts the same questions; only one is in memory at a time.
+
+    Raises:
+        SettingsError: settings that are for a single artefact's comparison with its checkpoint. Else as `validate`.
+        BundleError: one of them is missing or damaged; found before the first is asked.
+    """
+    _check(settings)
+    given = {"against": settings.against != CHECKPOINT, "record": settings.record, "monitors": settings.monitors}
+    if options := tuple(name for name, value in given.items() if value):
+        raise SettingsError("several artefacts are compared by their answers: leave these out", options=options)
+    for path in paths:
+        read_engine(path) if path.suffix == SUFFIX else Bundle.open(path)
+    return [validate(path, replace(settings, against=NOTHING), command) for path in paths]
+
+
+def _check(settings: ValidationSettings) -> None:
+    """Refuse, before anything is loaded, what cannot be validated.
+
+    Raises:
+        SettingsError: there is no such score, or a limit is out of range.
+    """
+    find_score(settings.score)
+    for name in ("max_drop", "min_agreement"):
+        check_limit(name, getattr(settings, name))
 
 
 class Validation:
@@ -58,8 +87,7 @@ class Validation:
         settings: what to do.
 
     Raises:
-        SettingsError: the artefact would be compared with itself.
-        DataError: there are no questions, or only some have answers.
+        SettingsError, DataError: see `validate`.
     """
 
     def __init__(self, pipeline: Pipeline, path: Path, settings: ValidationSettings) -> None:
@@ -71,23 +99,16 @@ class Validation:
         self._before = read_state()
 
     def run(self, command: str, force: bool = False) -> Report:
-        """Validate.
-
-        Args:
-            command: the command line, for the report.
-            force: replace a recording that is there already.
-
-        Raises:
-            CheckpointError, BackendError, RequestError, RecordingError, OutputError: see `open_reference`,
-                `check_parity`, `record` and `measure_accuracy`.
-        """
+        """Validate; see `validate` for arguments and errors."""
         settings, pipeline, data = self._settings, self._pipeline, self._data
         if settings.record is not None:
             check_recording(settings.record, force)
-        verdict, gates, doubts = list[str](), list[Gate](), list[str]()
-        parity = accuracy = monitors = None
+        self._bound_torch()
+        gates, doubts = list[Gate](), list[str]()
+        figures: dict[str, Any] = {}
+        reference = None
         if settings.against != NOTHING:
-            reference = open_reference(
+            reference = parity_check.open_reference(
                 pipeline,
                 settings.against,
                 checkpoint=settings.checkpoint,
@@ -95,35 +116,31 @@ class Validation:
                 dtype=settings.checkpoint_dtype,
                 threads=settings.threads,
             )
-            parity = self._parity(reference, force)
-            doubts += parity_verdict.warnings(parity)
+            parity = figures["parity"] = self._parity(reference, force)
             gates += parity_verdict.gates(parity)
-            verdict += parity_verdict.view(parity).sentences
+            doubts += parity_verdict.warnings(parity)
         if data is not None:
-            accuracy = measure_accuracy(pipeline, data, settings.keep, settings.score, settings.max_new_tokens)
+            accuracy = figures["accuracy"] = measure_accuracy(
+                pipeline, data, settings.keep, settings.score, settings.max_new_tokens
+            )
             found = accuracy_verdict.gates(accuracy, settings.max_drop, settings.min_agreement)
             gates += found
-            verdict += accuracy_verdict.view(accuracy).sentences
             doubts += accuracy_verdict.warnings(accuracy, found)
         if settings.monitors:
-            monitors = self._monitors()
-            verdict += monitors_verdict.view(monitors).sentences
+            monitors = figures["monitors"] = self._monitors(reference)
             doubts += monitors_verdict.warnings(monitors)
-        state = read_state()
-        doubts += warnings(state, self._before)
-        gates += [strict_gate(doubts)] if settings.strict else []
-        return Report(
-            command=command,
-            made=now(),
-            artefact=ReportArtefact.of(self._path, pipeline),
-            verdict=(headline(gates), *verdict),
-            gates=tuple(gates),
-            warnings=tuple(doubts),
-            state=state,
-            parity=parity,
-            accuracy=accuracy,
-            monitors=monitors,
-        ).printable()
+        return make_report(command, self._path, pipeline, self._before, gates, doubts, settings.strict, **figures)
+
+    def _bound_torch(self) -> None:
+        """Give torch the settings' threads, where it will run."""
+        settings = self._settings
+        if settings.threads is None or not (settings.against == CHECKPOINT or settings.monitors):
+            return
+        try:
+            from iwp_export.exporter.loading import limit_threads
+        except ModuleNotFoundError:
+            return  # whoever loads the checkpoint says what is missing
+        limit_threads(settings.threads)
 
     def _open_data(self) -> DataSet | None:
         """The questions; None where there are none and a recording brings its own."""
@@ -153,23 +170,24 @@ class Validation:
             path=self._path,
         )
 
-    def _monitors(self) -> Monitors:
-        settings = self._settings
+    def _monitors(self, reference: ParityReference | None) -> Monitors:
+        """Of the checkpoint that parity has loaded, or of one that is loaded for it."""
+        settings, pipeline = self._settings, self._pipeline
         assert self._data is not None
         try:
-            from iwp_export.backends.torch.session import TorchSession
             from iwp_export.monitors.measure import measure_monitors
-            from iwp_export.scorer import Reference
+            from iwp_export.parity.checkpoint import CheckpointReference
         except ModuleNotFoundError as error:
             if str(error.name).startswith("iwp_export"):
                 raise
             raise BackendError(
                 f"monitors need {error.name}; to get it: pip install 'iwp-export[export]'", options=("monitors",)
             ) from error
-        manifest = self._pipeline.manifest
-        reference = Reference.of(manifest, settings.checkpoint)
-        session = TorchSession(reference.model, reference.family, manifest.pruning)
-        return measure_monitors(self._pipeline, session, self._data, max_new_tokens=settings.max_new_tokens)
+        if not isinstance(reference, CheckpointReference):
+            reference = CheckpointReference(
+                pipeline.manifest, settings.checkpoint, settings.device, settings.checkpoint_dtype
+            )
+        return measure_monitors(pipeline, reference.session, self._data, settings.max_new_tokens)
 
 
 def _refuse_itself(pipeline: Pipeline, path: Path, against: str) -> None:
