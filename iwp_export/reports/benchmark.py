@@ -7,7 +7,7 @@ from pathlib import Path
 
 from iwp_export.device.state import read_state
 from iwp_export.latency import verdict
-from iwp_export.latency.bench import check_settings, measure_latency, measure_repeatedly
+from iwp_export.latency.bench import measure_latency, measure_repeatedly
 from iwp_export.latency.requests import choose_questions
 from iwp_export.reports.report import Report, make_report
 from iwp_export.runtime.images import ImageSource
@@ -28,7 +28,6 @@ def benchmark(path: Path, settings: BenchSettings, images: Sequence[ImageSource]
         SettingsError, DataError, RequestError, BundleError, BackendError: see `Pipeline.open`, `choose_questions` and
             `measure_latency`.
     """
-    check_settings(settings)
     pipeline = Pipeline.open(path, provider=settings.provider, threads=settings.threads)
     asked = choose_questions(pipeline.manifest, images, settings.prompt, settings.data, settings.limit)
     before = read_state()

@@ -132,7 +132,7 @@ def held(report: Report) -> dict[str, bool]:
 
 
 def _word(holds: bool | None) -> str:
-    return {True: "passed", False: "FAILED", None: "not set"}[holds]
+    return {True: "passed", False: "FAILED", None: "no gate"}[holds]
 
 
 def _accuracy(first: Named, other: Named) -> list[str]:
@@ -165,7 +165,7 @@ def _latency(first: Named, other: Named) -> list[str]:
 
 def _overview(these: Sequence[Named]) -> Table:
     rows: list[tuple[str, Callable[[Report], object]]] = [
-        ("result", lambda report: "passed" if report.passed else "FAILED"),
+        ("result", lambda report: _word(report.passed if report.gates else None)),
         ("artefact", lambda report: f"{report.artefact.name} ({report.artefact.digest[:12]})"),
         ("model", lambda report: report.artefact.model),
         ("type", lambda report: report.artefact.dtype),
