@@ -12,7 +12,7 @@ from iwp_export import api
 from iwp_export.bundle.schema import to_json
 from iwp_export.cli import flags
 from iwp_export.settings import BuildSettings
-from iwp_export.tables import human_bytes, pairs
+from iwp_export.tables import human_bytes
 
 if TYPE_CHECKING:
     from iwp_export.api import BuildJob
@@ -59,21 +59,23 @@ def announce(machine: Machine) -> None:
 
 def describe(job: BuildJob) -> str:
     """A build's plan as text for people."""
+    from iwp_export.view.terminal import render
+    from iwp_export.view.view import View
+
     manifest, plan = job.bundle.manifest, job.plan
     visual = manifest.vision.tokens.typical
     kept = manifest.pruning.num_keep(visual, plan.keep)
-    return pairs(
-        [
-            ("model", f"{manifest.model.name} ({manifest.decoder.layers} layers, {manifest.decoder.dtype})"),
-            ("settings", manifest.pruning_source),
-            ("loads on", plan.machine.loads_on),
-            ("context", plan.limits),
-            ("tuned for", f"keep {plan.keep:.2f}: {kept} of {visual} visual tokens"),
-            ("profiles", plan.profiles),
-            ("weights", human_bytes(plan.weight_bytes)),
-            ("memory", f"about {human_bytes(plan.memory_bytes)} to build"),
-        ]
-    )
+    facts = [
+        ("model", f"{manifest.model.name} ({manifest.decoder.layers} layers, {manifest.decoder.dtype})"),
+        ("settings", manifest.pruning_source),
+        ("loads on", plan.machine.loads_on),
+        ("context", plan.limits),
+        ("tuned for", f"keep {plan.keep:.2f}: {kept} of {visual} visual tokens"),
+        ("profiles", plan.profiles),
+        ("weights", human_bytes(plan.weight_bytes)),
+        ("memory", f"about {human_bytes(plan.memory_bytes)} to build"),
+    ]
+    return render([View("Plan", facts=facts)])
 
 
 def summarise(job: BuildJob) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from iwp_export.cli.build import announce
 from iwp_export.models import ALIASES
 from iwp_export.pruning.settings import DESCRIPTIONS, PruningSettings, choices, names_of_settings
 from iwp_export.settings import BuildSettings, Dtype
-from iwp_export.tables import human_bytes, pairs
+from iwp_export.tables import human_bytes
 
 if TYPE_CHECKING:
     from iwp_export.exporter.plan import ExportPlan
@@ -134,19 +134,21 @@ def default_name(model: str) -> str:
 
 def describe(plan: ExportPlan) -> str:
     """A plan as text for people."""
+    from iwp_export.view.terminal import render
+    from iwp_export.view.view import View
+
     model, decoder, settings = plan.model, plan.decoder, plan.settings
     full, pruned = (human_bytes(plan.cache_bytes(TEXT_TOKENS, pruned)) for pruned in (False, True))
-    return pairs(
-        [
-            ("model", f"{model.name} ({model.model_type}) from {model.source}"),
-            ("decoder", f"{decoder.layers} layers of {decoder.hidden_size}, {decoder.dtype} ({plan.dtype_reason})"),
-            ("settings", plan.pruning.source),
-            ("pruning", f"at the input of layer {settings.layer}"),
-            ("tokens", f"keep {settings.keep:.2f} -> {plan.num_visual_kept} of {plan.num_visual} visual tokens"),
-            ("cache", f"{full} -> {pruned} for one image and {TEXT_TOKENS} text tokens"),
-            ("weights", human_bytes(plan.weight_bytes)),
-        ]
-    )
+    facts = [
+        ("model", f"{model.name} ({model.model_type}) from {model.source}"),
+        ("decoder", f"{decoder.layers} layers of {decoder.hidden_size}, {decoder.dtype} ({plan.dtype_reason})"),
+        ("settings", plan.pruning.source),
+        ("pruning", f"at the input of layer {settings.layer}"),
+        ("tokens", f"keep {settings.keep:.2f} -> {plan.num_visual_kept} of {plan.num_visual} visual tokens"),
+        ("cache", f"{full} -> {pruned} for one image and {TEXT_TOKENS} text tokens"),
+        ("weights", human_bytes(plan.weight_bytes)),
+    ]
+    return render([View("Plan", facts=facts)])
 
 
 def summarise(plan: ExportPlan) -> dict[str, Any]:

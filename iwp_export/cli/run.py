@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from iwp_export.bundle.schema import to_json
 from iwp_export.errors import OutputError, RequestError
 from iwp_export.pruning.settings import check_keep
-from iwp_export.tables import human_bytes, pairs
+from iwp_export.tables import human_bytes
 
 if TYPE_CHECKING:
     from iwp_export.runtime.pipeline import Pipeline
@@ -79,8 +79,11 @@ def execute(args: argparse.Namespace) -> None:
         body = {**answer, "pruning_source": to_json(source), "drawings": list(map(str, drawings))}
         print(json.dumps(body, indent=2))
         return
+    from iwp_export.view.terminal import render
+    from iwp_export.view.view import View
+
     print(flush=True)
-    stats = pairs(stats_rows(result)) if args.stats else ""
+    stats = render([View("Answer", facts=stats_rows(result))]) if args.stats else ""
     drew = (f"drew {path}" for path in drawings)
     for line in (f"{describe(result, keep)}; settings: {source}", stats, result.note, *drew):
         if line:
@@ -114,8 +117,10 @@ def _draw(pipeline: Pipeline, result: Result, path: Path) -> list[Path]:
 
 def describe(result: Result, keep: float) -> str:
     """Times and what pruning kept, as one line."""
+    from iwp_export.view.figures import milliseconds
+
     timing = result.timing
-    parts = [f"{name} {1000 * getattr(timing, name):.0f} ms" for name in PHASES]
+    parts = [f"{name} {milliseconds(getattr(timing, name))}" for name in PHASES]
     speed = f" ({timing.tokens_per_second:.1f} tokens/s)" if timing.decode_tokens else ""
     tokens = f"keep {keep:.2f} -> {result.visual_tokens_kept} of {result.visual_tokens} visual tokens"
     cache = f"cache {human_bytes(result.cache_bytes_unpruned)} -> {human_bytes(result.cache_bytes)}"
@@ -123,26 +128,32 @@ def describe(result: Result, keep: float) -> str:
     return f"{', '.join(parts)}{speed}; {generated}; {tokens}; {cache}"
 
 
-def stats_rows(result: Result) -> list[tuple[str, str]]:
+def stats_rows(result: Result) -> list[tuple[str, object]]:
     """What one answer says of tokens, caches and time, by name. All of it comes from the artefact: no torch."""
+    from iwp_export.view.figures import milliseconds, percent
+
     timing, text = result.timing, result.prompt_tokens - result.visual_tokens
-    rows = [("prompt", f"{result.prompt_tokens:,} tokens: {result.visual_tokens:,} visual, {text:,} others")]
+    rows: list[tuple[str, object]] = [
+        ("prompt", f"{result.prompt_tokens:,} tokens: {result.visual_tokens:,} visual, {text:,} others")
+    ]
     for number, (picture, kept) in enumerate(zip(result.pictures, result.kept, strict=True), 1):
         share = len(kept) / picture.num_tokens
-        rows.append((f"image {number}", f"{len(kept):,} of {picture.num_tokens:,} visual tokens kept ({share:.0%})"))
+        rows.append(
+            (f"image {number}", f"{len(kept):,} of {picture.num_tokens:,} visual tokens kept ({percent(share)})")
+        )
     for length, layers in itertools.groupby(enumerate(result.cache_lengths), lambda entry: entry[1]):
         numbers = [number for number, _ in layers]
         name = f"layers {numbers[0]} to {numbers[-1]}" if len(numbers) > 1 else f"layer {numbers[0]}"
         rows.append((name, f"{length:,} tokens in the cache"))
     share = result.cache_bytes / result.cache_bytes_unpruned
     sizes = f"{human_bytes(result.cache_bytes)} of {human_bytes(result.cache_bytes_unpruned)} unpruned"
-    rows.append(("cache", f"{sizes} ({share:.0%})"))
+    rows.append(("cache", f"{sizes} ({percent(share)})"))
     phases = {name: getattr(timing, name) for name in PHASES}
     whole = sum(phases.values())
-    rows += [(name, f"{1000 * value:.1f} ms ({value / whole:.0%})") for name, value in phases.items()]
-    rows.append(("first token", f"after {1000 * timing.time_to_first_token:.1f} ms"))
+    rows += [(name, f"{milliseconds(value)} ({percent(value / whole)})") for name, value in phases.items()]
+    rows.append(("first token", f"after {milliseconds(timing.time_to_first_token)}"))
     if timing.decode_tokens:
-        rows.append(("each further", f"{1000 * timing.decode / timing.decode_tokens:.1f} ms"))
+        rows.append(("each further", milliseconds(timing.decode / timing.decode_tokens)))
     return rows
 
 

@@ -1,4 +1,4 @@
-"""Two reports or more beside each other: a desktop and a Jetson, before a change and after it, one export and another."""
+"""Reports beside each other: a desktop and a Jetson, before a change and after it, one export and another."""
 
 from __future__ import annotations
 
