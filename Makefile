@@ -28,7 +28,7 @@ demo: $(STAMP)  ## export tiny-llava, ask it, draw the kept tokens, compare its 
 	$(BIN)/iwp-export tiny-llava --recipe paper -o $(PAPER) --force
 	$(BIN)/iwp-export tiny-llava --importance random -o $(RANDOM) --force
 	$(BIN)/iwp-export run $(BUNDLE) --image $(DEMO_IMAGE) --prompt "$(DEMO_PROMPT)" --save-tokens build/kept.png
-	$(BIN)/python -m iwp_export.accuracy $(BUNDLE) $(PAPER) $(RANDOM) --data $(DEMO_DATA) \
+	$(BIN)/iwp-export validate $(BUNDLE) $(PAPER) $(RANDOM) --data $(DEMO_DATA) \
 		--keep 1 0.3 0.11 --limit $(DEMO_QUESTIONS) --threads 1
 	$(BIN)/iwp-export validate $(BUNDLE) --limit $(DEMO_VALIDATED) --max-drop 10% --threads 1 \
 		-o build/report.json build/report.html --force
