@@ -120,7 +120,7 @@ def test_stats_of_one_request(tiny_bundle, image, capsys):
     assert main([*command, "--stats"]) == 0
     lines = dict(line.split("  ", 1) for line in capsys.readouterr().err.splitlines()[1:])
     found = {name: value.strip() for name, value in lines.items()}
-    assert found["image 1"] == "20 of 64 visual tokens kept (31%)"
+    assert found["image 1"] == "20 of 64 visual tokens kept (31.2 %)"
     assert found["layers 0 to 3"] == f"{lengths[0]} tokens in the cache"
     assert found["layers 4 to 7"] == f"{lengths[7]} tokens in the cache"
     assert found["prompt"].startswith(f"{answer['prompt_tokens']} tokens: 64 visual")

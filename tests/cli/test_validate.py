@@ -5,14 +5,17 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
+import torch
 
 from calibration.tiny_llava import HELDOUT
 from iwp_export.accuracy import scoring
 from iwp_export.cli.main import main
+from iwp_export.exporter.checkpoint import Checkpoint
 from iwp_export.reports.report import read_report
 from iwp_export.settings import ScoreName
 
@@ -70,19 +73,38 @@ def test_what_makes_scores_doubtful_is_a_warning(tiny_bundle: Path, tmp_path: Pa
     assert [(gate.name, gate.passed) for gate in made.gates] == [("no warnings", False)]
 
 
-def test_reports_become_a_page(tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("matplotlib", reason="the extra [report] is not installed")
-    files = [tmp_path / "all.json", tmp_path / "few.json"]
-    for file, keep in zip(files, ("0.5", "0.1"), strict=True):
-        assert main(["validate", str(tiny_bundle), *SMALL, "--against", "none", "--keep", keep, "-o", str(file)]) == 0
-    page = tmp_path / "page.html"
-    assert main(["report", *map(str, files), "-o", str(page)]) == 0
-    assert "At keep 1 few scores +0.0 points" in capsys.readouterr().out
-    assert "Comparison of reports" in page.read_text()
-    assert main(["report", str(files[0]), "-o", str(page)]) == 2
-    assert "already exists" in capsys.readouterr().err
-    assert main(["report", str(files[0]), "-o", str(page), "--force"]) == 0
-    assert "Accuracy against budget" in page.read_text()
+def test_several_artefacts_are_compared(tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A row for each artefact and keep ratio, and a list of their reports."""
+    other, output = tmp_path / "other.bundle", tmp_path / "all.json"
+    shutil.copytree(tiny_bundle, other)
+    limits = ["--keep", "1", "0.1", "--max-drop", "99%", "-o", str(output)]
+    assert main(["validate", str(tiny_bundle), str(other), *SMALL, *limits]) == 1
+    shown = capsys.readouterr().out
+    assert "At keep 0.1 other.bundle scores +0.0 points" in shown
+    rows = [line.split()[:2] for line in shown.splitlines() if line.split()[1:2] in (["1.00"], ["0.10"])]
+    assert rows == [[name, keep] for name in (tiny_bundle.name, "other.bundle") for keep in ("1.00", "0.10")]
+    assert [each["format"] for each in json.loads(output.read_text())["artefacts"]] == ["iwp-report"] * 2
+    assert main(["validate", str(tiny_bundle), str(other), "--monitors"]) == 2
+    assert "leave these out (--monitors)" in capsys.readouterr().err
+
+
+def test_monitors_take_the_checkpoint_that_parity_has_loaded(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[torch.dtype] = []
+    load = Checkpoint.load_model
+
+    def count(self: Checkpoint, dtype: str) -> Any:
+        model = load(self, dtype)
+        loaded.append(model.dtype)
+        return model
+
+    monkeypatch.setattr(Checkpoint, "load_model", count)
+    options = ["--monitors", "--checkpoint-dtype", "bfloat16", "--limit", "1", "--threads", "1"]
+    main(["validate", str(tiny_bundle), *options])
+    assert loaded == [torch.bfloat16]
+    assert main(["validate", str(tiny_bundle), *options, "--against", "none"]) == 0
+    assert loaded == [torch.bfloat16] * 2
 
 
 @pytest.mark.parametrize(
@@ -119,14 +141,6 @@ def test_mistakes_cost_one_line_and_exit_code_2(
 def test_the_settings_have_every_score() -> None:
     """They name them themselves, so that --help loads nothing."""
     assert tuple(scoring.SCORES) == get_args(ScoreName)
-
-
-@pytest.mark.parametrize("content", ["", "{}", '{"format": "iwp-recipe"}'])
-def test_what_is_no_report_is_exit_code_2(tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]) -> None:
-    file = tmp_path / "report.json"
-    file.write_text(content)
-    assert main(["report", str(file)]) == 2
-    assert len(capsys.readouterr().err.strip().splitlines()) == 1
 
 
 def test_what_was_measured_is_shown_even_if_the_disk_is_full(

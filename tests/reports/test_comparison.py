@@ -7,18 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from iwp_export.errors import ReportError
-from iwp_export.reports.comparison import (
-    Named,
-    describe,
-    differences,
-    held,
-    make_page,
-    merged,
-    named,
-    overview,
-)
+from iwp_export.reports.comparison import TITLE, Named, differences, held, merged, named, subtitle, views
 from iwp_export.reports.report import Report
+from iwp_export.view import html, terminal
 from tests.accuracy.made_up import measured
 from tests.latency.made import latency
 from tests.reports.made_up import BAD, GOOD, report
@@ -42,7 +33,7 @@ def test_differences_in_words(two: list[Named]) -> None:
     gate, whole, score, speed = differences(two)
     # no answer of 40 changed, which does not prove that none ever would
     assert whole == "At keep 1 after scores +0.0 points (-8.8 to +0.0) against before."
-    assert gate == "max-drop: failed in before, passed in after."
+    assert gate == "max-drop: FAILED in before, passed in after."
     assert score == "At keep 0.3 after scores +10.0 points (-0.6 to +20.0) against before."
     # 0.26 s beside prefill: 0.86 / 0.46
     assert speed.startswith("after is 1.87 times as fast as before end to end (1.87 to 1.87, pruned)")
@@ -84,33 +75,44 @@ def test_reports_that_share_nothing_say_so_and_no_more() -> None:
 def test_a_device_is_all_that_is_known_of_it(two: list[Named]) -> None:
     """A GPU in the machine is not what a bundle on the CPU ran on."""
     state = replace(two[0].report.state, gpu="Some GPU")
-    rows = dict(row[:2] for row in overview([Named("a", replace(two[0].report, state=state))]))
-    assert rows["device"] == "Some GPU, Some CPU" and rows["runs on"] == "cpu"
+    these = [Named("a", replace(two[0].report, state=state)), two[1]]
+    rows = {row[0]: row[1] for row in views(these)[1].tables[0].rows}
+    assert rows["device"] == "Some GPU, Some CPU" and rows["runs on"] == "cpu" and rows["result"] == "FAILED"
 
 
-def test_names_are_the_files_and_one_is_not_compared(two: list[Named]) -> None:
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["x/a.json", "b.json"], ["a", "b"]),
+        (["x/a.json", "y/a.json"], ["x/a.json", "y/a.json"]),
+        (["a.json", "a.bundle/"], ["a", "a.bundle"]),
+    ],
+)
+def test_names_are_those_of_files_and_artefacts(two: list[Named], paths: list[str], names: list[str]) -> None:
     reports: list[Report] = [each.report for each in two]
-    assert [each.name for each in named(reports, [Path("x/a.json"), Path("b.json")])] == ["a", "b"]
-    assert [each.name for each in named(reports, [Path("x/a.json"), Path("y/a.json")])] == ["x/a", "y/a"]
-    with pytest.raises(ReportError, match="two reports or more, got 1"):
-        named(reports[:1], [Path("a.json")])
+    assert [each.name for each in named(reports, list(map(Path, paths)))] == names
 
 
 def test_the_page_and_the_terminal(two: list[Named]) -> None:
     pytest.importorskip("matplotlib", reason="the extra [report] is not installed")
-    text = make_page(two).html()
+    text, shown = html.render(TITLE, subtitle(two), views(two)), terminal.render(views(two))
     check(text)
+    assert "before · after" in text
     for part in ("What is compared", "Accuracy against budget", "Latency", "Gates", "before, pruned"):
-        assert part in text
-    assert "result" in describe(two)
+        assert part in text and part in shown
+
+
+def test_reports_without_gates_and_latencies_have_no_tables_of_them(two: list[Named]) -> None:
+    these = [Named(each.name, replace(each.report, latency=None, gates=())) for each in two]
+    assert [view.title for view in views(these)] == [TITLE, "What is compared", "Accuracy against budget"]
+    assert "no gate" in terminal.render(views(these))
 
 
 @needs_chromium
-@pytest.mark.parametrize("width", [360, 1200])
-def test_a_browser_shows_it(two: list[Named], tmp_path: Path, width: int) -> None:
-    found, console = open_page(make_page(two).html(), tmp_path, width)
+def test_a_browser_shows_it_at_a_phones_width(two: list[Named], tmp_path: Path) -> None:
+    found, console = open_page(html.render(TITLE, subtitle(two), views(two)), tmp_path, 360)
     assert console == []
-    assert found["scroll"] == width and found["wide"] == []
+    assert found["scroll"] == 360 and found["wide"] == []
 
 
 def test_a_gate_of_several_ratios_holds_only_if_all_do(two: list[Named]) -> None:
@@ -118,8 +120,7 @@ def test_a_gate_of_several_ratios_holds_only_if_all_do(two: list[Named]) -> None
     failed = replace(two[0].report, gates=(BAD, replace(BAD, passed=True, where="keep 0.5")))
     assert held(failed) == {"max-drop": False}
     these = [Named("before", failed), Named("after", two[1].report)]
-    assert "max-drop: failed in before, passed in after." in differences(these)
-    assert "FAILED" in make_page(these).html()
+    assert "max-drop: FAILED in before, passed in after." in differences(these)
 
 
 def test_one_page_of_two_machines_has_the_one_of_the_latencies_and_says_so(two: list[Named]) -> None:
@@ -129,8 +130,3 @@ def test_one_page_of_two_machines_has_the_one_of_the_latencies_and_says_so(two: 
     whole = merged([scored, timed])
     assert whole is not None and whole.state == board
     assert "measured on different machines: accuracy on Some CPU; latency on Some Jetson, Another CPU" in whole.warnings
-
-
-def test_names_of_files_that_share_their_stem_and_folder_are_told_apart(two: list[Named]) -> None:
-    reports = [each.report for each in two]
-    assert [each.name for each in named(reports, [Path("a.json"), Path("a.old")])] == ["a.json", "a.old"]
