@@ -15,7 +15,6 @@ from typing import Any
 
 import psutil
 
-from iwp_export.backends.ort.session import PROVIDERS, how_to_install
 from iwp_export.bundle.schema import to_json
 from iwp_export.device.gpu import find_gpus
 from iwp_export.device.machine import NO_ARRAYS, Imported, explain_host_compiler, explain_nvcc, import_all
@@ -158,6 +157,8 @@ def _package_lack(name: str, found: Imported, state: DeviceState) -> Lack | None
 
 
 def _provider_lack(provider: str, ort: Imported) -> Lack | None:
+    from iwp_export.backends.ort.session import PROVIDERS, how_to_install
+
     if ort.problem is not None or PROVIDERS[provider] in ort.providers:
         return None  # a missing ONNX Runtime is said once, as a package
     return Lack(PROVIDERS[provider], "this ONNX Runtime was built without it", how_to_install(provider))

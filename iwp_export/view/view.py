@@ -13,9 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
-
 ECDF_STEPS = 500
 """Steps of a distribution of more values: a chart has no more pixels."""
 UNWRITABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
@@ -201,7 +198,9 @@ def distribution(name: str, values: Sequence[float]) -> Series:
     """
     if not len(values):
         raise ValueError(f"series {name!r} has no values")
-    ordered: npt.NDArray[np.float64] = np.sort(np.asarray(values, float))
+    import numpy as np  # views alone must stay light: `--help` answers at once
+
+    ordered = np.sort(np.asarray(values, float))
     shares = np.arange(1, len(ordered) + 1) / len(ordered)
     if len(ordered) > ECDF_STEPS:
         shares = np.arange(1, ECDF_STEPS + 1) / ECDF_STEPS
