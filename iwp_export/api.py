@@ -252,7 +252,7 @@ def calibrate(
     from iwp_export.calibrator.calibration import calibrate as run
 
     plan = plan_calibration(model, output, settings, force=force)
-    return run(plan, Path(output), force=force, threads=threads)
+    return run(plan, Path(output), force=force)
 
 
 def plan_calibration(
@@ -261,22 +261,7 @@ def plan_calibration(
     """Check everything that can be checked before a calibration; no weights are read. See `calibrate`."""
     from iwp_export.calibrator.plan import plan_calibration as plan
 
-    return plan(
-        str(model),
-        settings.data,
-        prompts=settings.prompts,
-        budgets={"keep": settings.keep, "speedup": settings.speedup, "max_drop": settings.max_drop},
-        objective=settings.objective,
-        layers=tuple(settings.layers),
-        samples=settings.samples,
-        seed=settings.seed,
-        max_new_tokens=settings.max_new_tokens,
-        device=settings.device,
-        dtype=settings.dtype,
-        revision=settings.revision,
-        output=Path(output),
-        force=force,
-    )
+    return plan(str(model), Path(output), settings, force)
 
 
 def estimate(

@@ -211,7 +211,7 @@ class CalibrationSettings(Settings):
     speedup: float | None = option(None, "of the prefill, by operations", "X", group="search", one_of="budget")
     max_drop: float | None = option(
         None,
-        "share of answers that may change: 1% or 0.01",
+        "share of the unpruned score that may go: 1% or 0.01",
         "SHARE",
         group="search",
         one_of="budget",

@@ -124,3 +124,34 @@ def test_a_model_without_questions_of_its_own_needs_a_file() -> None:
     with pytest.raises(DataError, match="no questions ship for my-llava: give a file") as refused:
         open_data(None, "my-llava")
     assert refused.value.options == ("data",)
+
+
+def test_the_digest_changes_with_whatever_a_score_depends_on(tmp_path):
+    for number in range(2):
+        (tmp_path / f"{number}.png").write_bytes(bytes(number + 1))
+    images = tuple(sorted(tmp_path.glob("?.png")))
+    first, second = Question(images[:1], "a", ("x",)), Question(images[1:2], "b", ("y",))
+    content = images[0].read_bytes()
+    digests = [
+        digest_of(questions)
+        for questions in (
+            [first, second],
+            [second, first],
+            [first],
+            [Question(images[:1], "a"), second],
+            [Question(images[:1], "a", ("",)), second],
+            [Question(images[:1], "ax", ("",)), second],
+            [Question(images[:2], "a", ("x",)), second],
+            [Question(images[:1], "b", ("x",)), second],
+        )
+    ]
+    before = digest_of([first, second])
+    images[0].write_bytes(content + b"\0")
+    digests.append(digest_of([first, second]))
+    assert len(set(digests)) == len(digests)
+    images[0].write_bytes(content)
+    assert digest_of([first, second]) == before
+    moved = images[0].rename(tmp_path / "moved.png")
+    assert digest_of([Question((moved,), "a", ("x",)), second]) == before
+    with pytest.raises(DataError, match="cannot read the image"):
+        digest_of([Question((tmp_path / "gone.png",), "a")])

@@ -9,7 +9,7 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
@@ -29,7 +29,8 @@ from iwp_export.runtime.model import LoadedModel
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.view import terminal
 from iwp_export.view.figures import interval, percent
-from iwp_export.view.view import Column, Table, View
+from iwp_export.view.html import write_page
+from iwp_export.view.view import Axis, Chart, Column, Series, Table, View
 
 KEEPS = (0.5, 0.353, 0.222, 0.111)
 RANDOM_SEEDS = (0, 1, 2)
@@ -65,7 +66,7 @@ def right_shares(
     """
     right: dict[str, list[bool]] = {}
     for question in questions:
-        if question.answer is None:
+        if not question.answers:
             raise DataError("accuracy needs questions with an `answer`")
         found = pipeline(list(question.images), question.prompt, max_new_tokens=max_new_tokens, keep=keep)
         for kind in filter(None, (question.kind, ALL)):
@@ -149,20 +150,31 @@ def refusals(session: TorchSession, settings: PruningSettings, only: Sequence[st
 
 
 def view(rows: Sequence[MethodAccuracy], whole: Mapping[str, float], questions: int) -> View:
-    """A table for each budget, the best method first, under the accuracy at keep 1."""
+    """A table and a chart for each budget, the best method first, under the accuracy at keep 1."""
     kinds = list(whole)
-    tables = []
+    titles = ("layer", *kinds, f"{ALL}, 95 % interval")
+    low, high = interval(whole[ALL], questions)
+    tables, charts = [], []
     for keep in dict.fromkeys(row.keep for row in rows):
         at_keep = sorted((row for row in rows if row.keep == keep), key=lambda row: -row.accuracy[ALL])
+        columns: list[Column | str] = [f"keep {keep:g}", *(Column(title, number=True) for title in titles)]
         lines = [
             (row.method, row.layer, *_shares(row.accuracy, kinds), " to ".join(map(percent, row.interval)))
             for row in at_keep
         ]
-        titles = ("layer", *kinds, f"{ALL}, 95 % interval")
-        columns: list[Column | str] = [f"keep {keep:g}", *(Column(title, number=True) for title in titles)]
-        unpruned = ("keep 1", "", *_shares(whole, kinds), "")
-        tables.append(Table(columns, [unpruned, *lines]))
-    return View("Comparison", [f"Accuracy on {questions} questions, best first."], tables=tables)
+        tables.append(Table(columns, [("keep 1", "", *_shares(whole, kinds), ""), *lines]))
+        bars = Series(
+            "right answers",
+            (whole[ALL], *(row.accuracy[ALL] for row in at_keep)),
+            low=(low, *(row.interval[0] for row in at_keep)),
+            high=(high, *(row.interval[1] for row in at_keep)),
+        )
+        names = ("every token", *(f"{row.method}, layer {row.layer}" for row in at_keep))
+        title = f"Right answers of each method at keep {keep:g}, with 95 % intervals"
+        axis = Axis(f"right of {questions} answers", "percent", 0.0, 1.15)
+        charts.append(Chart("bars", title, title, [bars], axis, names=names))
+    sentence = f"Accuracy on {questions} questions, best first."
+    return View("Ways to choose visual tokens", [sentence], charts=charts, tables=tables)
 
 
 def _shares(accuracy: Mapping[str, float], kinds: Sequence[str]) -> list[str]:
@@ -188,9 +200,9 @@ def changed(settings: PruningSettings, changes: Sequence[str]) -> PruningSetting
     return replace(settings, **values)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def make_parser(description: str | None) -> argparse.ArgumentParser:
+    """A parser with the arguments that the studies of an artefact share."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("artefact", type=Path, help="a bundle or an engine")
     add("--data", type=Path, required=True, help="questions with answers, one JSON object a line")
@@ -199,30 +211,57 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--threads", type=int, help="CPU threads")
     add("--checkpoint", help="where the checkpoint is (default: where the artefact says)")
     add("--keep", type=float, nargs="+", default=KEEPS, help="budgets (default: %(default)s)")
-    add("--layers", type=int, nargs="+", help="pruning layers (default: the artefact's)")
-    add("--methods", nargs="+", default=[], help="names of methods (default: all)")
-    add("--recipe", metavar="FILE", type=Path, help=f"a recipe, whose settings are compared as `{CALIBRATED}`")
-    add("--set", nargs="+", default=[], metavar="NAME=VALUE", help="other pruning settings")
-    add("-o", "--output", metavar="FILE", type=Path, help="JSON file for the result")
-    args = parser.parse_args(arguments)
+    add("-o", "--output", metavar="NAME.json", type=Path, help="the result; its page is beside it")
+    return parser
+
+
+def open_study(args: argparse.Namespace) -> tuple[list[Question], Pipeline, TorchSession]:
+    """The questions, the artefact, and its checkpoint in torch."""
+    if args.threads:
+        limit_threads(args.threads)
+    questions = list(islice(read_questions(args.data), args.limit))
+    pipeline = Pipeline.open(args.artefact, threads=args.threads)
+    model, settings = pipeline.manifest.model, pipeline.manifest.pruning
+    source = (model.source, model.revision) if args.checkpoint is None else (args.checkpoint, None)
+    session, _, _ = open_live(plan_export(source[0], settings, revision=source[1]), "float32")
+    return questions, pipeline, session
+
+
+def show(found: View, report: Mapping[str, Any], args: argparse.Namespace) -> None:
+    """Print a study's view and, where the arguments name a file, write its report and page."""
+    print(terminal.render([found]))
+    if args.output:
+        args.output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        write_page(args.output.with_suffix(".html"), found.title, args.artefact.name, [found])
+
+
+def run(execute: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser, given: Sequence[str]) -> int:
+    """Run a study; a mistake is one line and exit code 1."""
+    args = parser.parse_args(given)
+    args.command = shlex.join(given)
     try:
-        _execute(args, shlex.join(sys.argv[1:] if arguments is None else arguments))
+        execute(args)
     except IwpError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def _execute(args: argparse.Namespace, command: str) -> None:
-    if args.threads:
-        limit_threads(args.threads)
-    questions = list(islice(read_questions(args.data), args.limit))
-    pipeline = Pipeline.open(args.artefact, threads=args.threads)
-    model = pipeline.manifest.model
-    source = (model.source, model.revision) if args.checkpoint is None else (args.checkpoint, None)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line."""
+    parser = make_parser(__doc__)
+    add = parser.add_argument
+    add("--layers", type=int, nargs="+", help="pruning layers (default: the artefact's)")
+    add("--methods", nargs="+", default=[], help="names of methods (default: all)")
+    add("--recipe", metavar="FILE", type=Path, help=f"a recipe, whose settings are compared as `{CALIBRATED}`")
+    add("--set", nargs="+", default=[], metavar="NAME=VALUE", help="other pruning settings")
+    return run(_execute, parser, sys.argv[1:] if arguments is None else arguments)
+
+
+def _execute(args: argparse.Namespace) -> None:
+    questions, pipeline, session = open_study(args)
     settings = changed(pipeline.manifest.pruning, args.set)
     calibrated = read_recipe(args.recipe).settings if args.recipe else None
-    session, _, _ = open_live(plan_export(source[0], settings, revision=source[1]), "float32")
     layers = args.layers or [settings.layer]
     refused = {layer: refusals(session, replace(settings, layer=layer), args.methods) for layer in layers}
     for layer, reasons in refused.items():
@@ -236,9 +275,8 @@ def _execute(args: argparse.Namespace, command: str) -> None:
     ):
         rows.append(row)
         print(f"layer {row.layer}  keep {row.keep}  {row.method}: {percent(row.accuracy[ALL])}", file=sys.stderr)
-    print(terminal.render([view(rows, whole, len(questions))]))
     report = {
-        "command": f"python -m calibration.studies.compare {command}",
+        "command": f"python -m calibration.studies.compare {args.command}",
         "changes": args.set,
         **({"calibrated": calibrated.to_dict()} if calibrated else {}),
         "questions": len(questions),
@@ -248,8 +286,7 @@ def _execute(args: argparse.Namespace, command: str) -> None:
         "not run": {str(layer): reasons for layer, reasons in refused.items() if reasons},
         "versions": package_versions(),
     }
-    if args.output:
-        args.output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    show(view(rows, whole, len(questions)), report, args)
 
 
 if __name__ == "__main__":

@@ -30,10 +30,10 @@ from calibration.studies.rivals import methods
 from calibration.studies.seen import RivalSession
 from calibration.tiny_llava import HELDOUT
 from calibration.tiny_llava.scenes import build_pools
-from iwp_export import api
 from iwp_export.bundle.recipe import Recipe
 from iwp_export.calibrator.calibration import Calibration
-from iwp_export.calibrator.candidates import controls_of
+from iwp_export.calibrator.plan import plan_calibration
+from iwp_export.calibrator.search import controls_of
 from iwp_export.device.machine import package_versions
 from iwp_export.exporter.loading import limit_threads, open_live
 from iwp_export.pruning.settings import PruningSettings
@@ -46,14 +46,15 @@ from iwp_export.settings import CalibrationSettings
 KEEPS = (0.222, 0.111)
 SAMPLES = Path("iwp_export/assets/tiny_llava_samples/questions.jsonl")
 RANDOM_SEEDS = (0, 1, 2)
+NOWHERE = Path(tempfile.gettempdir()) / "none.json"
+"""A recipe that is not written."""
 
 
 class Reader:
     """A checkpoint in torch, and how it answers held-out questions with settings or another method."""
 
     def __init__(self, folder: str, questions: Sequence[Question]) -> None:
-        output = Path(tempfile.gettempdir()) / "none.json"
-        plan = api.plan_calibration(folder, output, CalibrationSettings(SAMPLES), force=True)
+        plan = plan_calibration(folder, NOWHERE, CalibrationSettings(SAMPLES), force=True)
         self.name, self.folder, self.questions = Path(folder).name, folder, questions
         self.session, self.manifest, self.processor = open_live(plan.export, "float32")
         self.scorer = Scorer(self.session, self.manifest, self.processor, plan.candidate_layers)
@@ -81,9 +82,7 @@ class Reader:
 def calibrated(folder: str, keep: float, data: Path = SAMPLES) -> tuple[Recipe, Calibration, float]:
     """A calibration on `data`; nothing is written."""
     start = time.perf_counter()
-    output = Path(tempfile.gettempdir()) / "none.json"
-    plan = api.plan_calibration(folder, output, CalibrationSettings(data, keep=[keep]), force=True)
-    calibration = Calibration(plan)
+    calibration = Calibration(plan_calibration(folder, NOWHERE, CalibrationSettings(data, keep=[keep]), force=True))
     return calibration.run(), calibration, time.perf_counter() - start
 
 

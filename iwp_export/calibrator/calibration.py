@@ -15,12 +15,10 @@ from iwp_export.bundle.recipe import (
     Role,
     write_recipe,
 )
-from iwp_export.calibrator.candidates import candidates, default_settings
 from iwp_export.calibrator.measurements import Measurements
-from iwp_export.calibrator.page import Example, write_page
 from iwp_export.calibrator.plan import PAGE_SUFFIX, CalibrationPlan
-from iwp_export.calibrator.search import Found, Search, rungs_for, survivors
-from iwp_export.calibrator.verdict import BLIND_SAMPLES, Evidence, verdict
+from iwp_export.calibrator.search import Found, Search, candidates, default_settings, rungs_for, survivors
+from iwp_export.calibrator.verdict import BLIND_SAMPLES, Evidence, example, verdict, view
 from iwp_export.errors import RequestError
 from iwp_export.exporter.loading import enough_memory, limit_threads, open_live
 from iwp_export.progress import progress
@@ -30,6 +28,8 @@ from iwp_export.runtime.drawing import draw_kept
 from iwp_export.scorer import Scorer
 from iwp_export.version import __version__
 from iwp_export.view.figures import standard_error
+from iwp_export.view.html import write_page
+from iwp_export.view.view import Example
 
 TOOLS = ("torch", "transformers", "numpy")
 EXAMPLES = 3
@@ -52,10 +52,10 @@ class Calibration:
     """
 
     def __init__(self, plan: CalibrationPlan, journal: Path | None = None) -> None:
-        self.plan = plan
-        session, manifest, processor = open_live(plan.export, plan.dtype, plan.device)
+        self.plan, asked = plan, plan.settings
+        session, manifest, processor = open_live(plan.export, plan.dtype, asked.device)
         layers = (*plan.candidate_layers, plan.legal_layers[0])
-        self._scorer = Scorer(session, manifest, processor, layers, plan.max_new_tokens)
+        self._scorer = Scorer(session, manifest, processor, layers, asked.max_new_tokens)
         self.model = RecipeModel(
             plan.export.model.name, plan.export.model.model_type, plan.export.checkpoint.with_weights().digest()
         )
@@ -63,15 +63,14 @@ class Calibration:
         self.cost = PrefillCost.of(plan.export.checkpoint.config.text_config, visual, text)
         self.candidates = candidates(plan.budget, plan.candidate_layers, self.cost)
         self.default = default_settings(plan.budget, plan.candidate_layers, self.cost)
-        self.rungs = rungs_for(len(plan.samples.questions))
+        self.rungs = rungs_for(plan.samples.searched)
         header = {
             "model": self.model.digest,
             "data": plan.samples.digest,
-            "seed": plan.seed,
-            "samples": len(plan.samples.questions),
+            "seed": asked.seed,
             "dtype": plan.dtype,
-            "device": plan.device,
-            "max_new_tokens": plan.max_new_tokens,
+            "device": asked.device,
+            "max_new_tokens": asked.max_new_tokens,
             "version": __version__,
         }
         self.measured = Measurements(self._scorer, plan.samples.questions, plan.keeps, journal, header)
@@ -106,19 +105,21 @@ class Calibration:
         for number, rung in enumerate(self.rungs):
             seconds += (rung - met) * (prepare + alive * score * max(1, len(self.plan.keeps)))
             met, alive = rung, survivors(alive, number)
-        return seconds + self.rungs[-1] * (prepare + 5 * score)
+        return seconds + len(self.plan.samples.questions) * (prepare + 5 * score)
 
     def run(self) -> Recipe:
         """Search, and say what was found."""
-        plan, count = self.plan, self.rungs[-1]
-        search = Search(self.measured, plan.budget, plan.objective, self.default, self.speedup, self.rungs)
+        plan, asked, count = self.plan, self.plan.settings, self.rungs[-1]
+        search = Search(self.measured, plan.budget, asked.objective, self.default, self.speedup, self.rungs)
         found = search.run(self.candidates)
         # At the lowest layer: above it the text has seen the image.
         blind = PruningSettings(layer=plan.legal_layers[0], keep=ONE_TOKEN).with_changes(importance="random")
         self.measured.run("One visual token", [blind], min(count, BLIND_SAMPLES))
-        evidence = Evidence(self.measured, found, self.default, plan.budget, plan.objective, count, blind)
+        runs, total = self.measured.runs, len(plan.samples.questions)
+        self.measured.run("Held-out samples", [found.chosen, self.default, found.random], total)
         versions = {name: importlib.metadata.version(name) for name in TOOLS}
         everything = len(dict.fromkeys([*self.candidates, self.default])) + 2 * len(plan.candidate_layers)
+        warning = plan.samples.warning
         return Recipe(
             settings=found.chosen,
             model=self.model,
@@ -126,57 +127,52 @@ class Calibration:
             search=RecipeSearch(
                 budget=str(plan.budget),
                 keeps=plan.keeps or (found.chosen.keep,),
-                objective=plan.objective,
-                seed=plan.seed,
+                objective=asked.objective,
+                seed=asked.seed,
                 rungs=self.rungs,
-                runs=self.measured.runs,
+                runs=runs,
                 runs_of_all=everything * count * max(1, len(plan.keeps)),
             ),
-            verdict=(*verdict(evidence), *_sentence(plan.samples.warning)),
+            verdict=(
+                *verdict(Evidence(search, found, blind, range(count, total))),
+                *([f"{warning[0].upper()}{warning[1:]}."] if warning else []),
+            ),
             candidates=self._figures(found),
             tools={"iwp-export": __version__, **versions},
         )
 
     def examples(self, recipe: Recipe) -> list[Example]:
         """Samples before and after; first those whose answer the paper's settings change and the choice does not."""
-        count, chosen = self.rungs[-1], recipe.settings
-        gain = self.measured.losses(self.default, count, "agreement") - self.measured.losses(chosen, count, "agreement")
-        order = sorted(range(count), key=lambda index: -gain[index])
-        return [self._example(index, chosen) for index in order[:EXAMPLES]]
-
-    def _example(self, index: int, chosen: PruningSettings) -> Example:
-        prepared = self._scorer.prepare(self.plan.samples.questions[index])
-        before, after = (
-            (draw_kept(prepared.pictures[0], self._scorer.kept(prepared, each)[0]), self._scorer.answer(prepared, each))
-            for each in (self.default, chosen)
-        )
-        question = prepared.question
-        return Example(question.prompt, prepared.answer, before[0], after[0], before[1], after[1], question.answer)
+        samples, both = range(self.rungs[-1]), (self.default, recipe.settings)
+        before, after = (self.measured.losses(settings, samples, "agreement") for settings in both)
+        made = []
+        for index in sorted(samples, key=lambda index: after[index] - before[index])[:EXAMPLES]:
+            prepared = self._scorer.prepare(self.plan.samples.questions[index])
+            kept = [draw_kept(prepared.pictures[0], self._scorer.kept(prepared, each)[0]) for each in both]
+            answers = [self._scorer.answer(prepared, each) for each in both]
+            made.append(example(prepared, *zip(kept, answers, strict=True)))
+        return made
 
     def _figures(self, found: Found) -> tuple[CandidateFigures, ...]:
-        rows = []
-        for role, group in (("candidate", found.tried), ("control", found.controls)):
-            for settings in group:
-                own: Role = "default" if settings == self.default and role == "candidate" else role  # type: ignore[assignment]
-                rows.append(self._row(settings, own, settings == found.chosen and role == "candidate"))
-        return tuple(rows)
+        rows = [self._row(each, "default" if each == self.default else "candidate", found) for each in found.tried]
+        return (*rows, *(self._row(each, "control", found) for each in found.controls))
 
-    def _row(self, settings: PruningSettings, role: Role, chosen: bool) -> CandidateFigures:
+    def _row(self, settings: PruningSettings, role: Role, found: Found) -> CandidateFigures:
         count = min(self.measured.met(settings), self.rungs[-1])
-        kl = self.measured.losses(settings, count, "kl")
+        kl, changed = (self.measured.losses(settings, range(count), name) for name in ("kl", "agreement"))
         accuracy = None
         if self.measured.has_answers(settings, count):
-            accuracy = round(1 - float(self.measured.losses(settings, count, "accuracy").mean()), 4)
+            accuracy = round(1 - float(self.measured.losses(settings, range(count), "accuracy").mean()), 4)
         return CandidateFigures(
             settings=settings,
             role=role,
             samples=count,
             kl=round(float(kl.mean()), 6),
             kl_error=round(standard_error(kl), 6),
-            agreement=round(1 - float(self.measured.losses(settings, count, "agreement").mean()), 4),
+            agreement=round(1 - float(changed.mean()), 4),
             accuracy=accuracy,
             prefill_speedup=round(self.speedup(settings), 4),
-            chosen=chosen,
+            chosen=settings == found.chosen and role != "control",
         )
 
 
@@ -185,7 +181,6 @@ def calibrate(
     output: Path,
     *,
     force: bool = False,
-    threads: int | None = None,
     announce: Callable[[int, int, float], None] | None = None,
 ) -> Recipe:
     """Calibrate and write the recipe, and its page beside it (`output` with the suffix .html).
@@ -196,36 +191,26 @@ def calibrate(
         plan: what to do.
         output: the recipe's file.
         force: replace a recipe that is there already.
-        threads: of the CPU; None is torch's choice.
         announce: called with the numbers of settings and samples and the estimated seconds before the search begins.
 
     Raises:
         CheckpointError, BackendError, RequestError, OutputError: see `Calibration` and `write_recipe`.
     """
-    if threads is not None:
-        limit_threads(threads)
-    with enough_memory(plan.device):
-        return _calibrate(plan, output, force, announce)
-
-
-def _calibrate(
-    plan: CalibrationPlan, output: Path, force: bool, announce: Callable[[int, int, float], None] | None
-) -> Recipe:
-    calibration = Calibration(plan, output.with_name(output.name + JOURNAL_SUFFIX))
-    finished = False
-    try:
-        seconds = calibration.estimate()
-        if announce is not None:
-            announce(len(calibration.candidates), calibration.rungs[-1], seconds)
-        recipe = calibration.run()
-        write_page(output.with_suffix(PAGE_SUFFIX), recipe, calibration.examples(recipe))
-        write_recipe(recipe, output, force)
-        finished = True
-    finally:
-        calibration.measured.close(finished)
+    if plan.settings.threads is not None:
+        limit_threads(plan.settings.threads)
+    with enough_memory(plan.settings.device):
+        calibration = Calibration(plan, output.with_name(output.name + JOURNAL_SUFFIX))
+        finished = False
+        try:
+            seconds = calibration.estimate()
+            if announce is not None:
+                announce(len(calibration.candidates), calibration.rungs[-1], seconds)
+            recipe = calibration.run()
+            about = f"{recipe.search.budget} · {recipe.data.samples:,} samples of {recipe.data.name}"
+            views = view(recipe, calibration.examples(recipe))
+            write_page(output.with_suffix(PAGE_SUFFIX), views[0].title, about, views)
+            write_recipe(recipe, output, force)
+            finished = True
+        finally:
+            calibration.measured.close(finished)
     return recipe
-
-
-def _sentence(text: str) -> tuple[str, ...]:
-    """A warning as a sentence; none of an empty one."""
-    return (f"{text[0].upper()}{text[1:]}.",) if text else ()

@@ -4,33 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
 from iwp_export.bundle.recipe import Objective
-from iwp_export.bundle.staging import try_lock
 from iwp_export.errors import OutputError, os_reason
 from iwp_export.progress import progress
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.questions import Question
-from iwp_export.scorer import Prepared, Score
-
-
-class Scores(Protocol):
-    """What `score.Scorer` offers."""
-
-    def prepare(self, question: Question) -> Prepared: ...
-
-    def score(self, prepared: Prepared, settings: PruningSettings, with_answer: bool = False) -> Score: ...
-
-    def is_right(self, prepared: Prepared, settings: PruningSettings, agrees: bool) -> bool | None: ...
+from iwp_export.scorer import Prepared, Score, Scorer
 
 
 @dataclass(frozen=True)
@@ -48,13 +36,17 @@ class Measurements:
         scorer: runs what is missing.
         samples: the questions, in the order in which they are met.
         keeps: a setting with the first of these keep ratios is run at all of them.
-        journal: a file that takes each score as it is made; None keeps none.
-        header: what scores depend on beside sample and setting; scores of another header are forgotten.
+        journal: a file that takes each score as it is made, a JSON object a line; None keeps none.
+        header: the file's first line: what scores depend on beside sample and setting. Scores of another header are
+            forgotten, and a line that cannot be read is measured again.
+
+    Raises:
+        OutputError: the file cannot be written.
     """
 
     def __init__(
         self,
-        scorer: Scores,
+        scorer: Scorer,
         samples: Sequence[Question],
         keeps: Sequence[float] = (),
         journal: Path | None = None,
@@ -65,9 +57,12 @@ class Measurements:
         self._met: dict[PruningSettings, int] = {}
         self._scores: dict[tuple[int, PruningSettings], Score] = {}
         self._unpruned: dict[int, Unpruned] = {}
-        self._journal = None if journal is None else Journal(journal, header or {})
-        if self._journal is not None:
-            self._scores, self._unpruned = self._journal.read()
+        self._path, self._journal = journal, None if journal is None else self._open(journal, header or {})
+
+    @property
+    def answers(self) -> bool:
+        """Whether every sample has a right answer."""
+        return all(sample.answer is not None for sample in self.samples)
 
     @property
     def runs(self) -> int:
@@ -87,8 +82,16 @@ class Measurements:
         missing = {index: [one for one in each if self._is_missing(index, one, with_answer)] for index in range(count)}
         with progress(title, sum(map(len, missing.values())), unit="runs") as advance:
             for index, todo in missing.items():
-                if todo:
-                    self._run_sample(index, todo, with_answer, advance)
+                prepared = self._scorer.prepare(self.samples[index]) if todo else None
+                for one in todo:
+                    assert prepared is not None
+                    score = self._scores.get((index, one))
+                    if score is None:
+                        score = self._scorer.score(prepared, one, with_answer)
+                    else:  # what it lacks is whether its answer is right
+                        score = replace(score, right=self._scorer.is_right(prepared, one, score.agrees))
+                    self._keep(index, one, score, prepared)
+                    advance(1)
         for one in each:
             self._met[one] = max(count, self._met.get(one, 0))
 
@@ -103,12 +106,12 @@ class Measurements:
                 self._keep(0, one, score, prepared)
         return middle - start, (time.perf_counter() - middle) / len(settings)
 
-    def losses(self, settings: PruningSettings, count: int, objective: Objective) -> npt.NDArray[np.float64]:
-        """What a setting loses on each of the first `count` samples, mean over the keep ratios, [count].
+    def losses(self, settings: PruningSettings, samples: range, objective: Objective) -> npt.NDArray[np.float64]:
+        """What a setting loses on each of the samples, by their numbers, mean over the keep ratios.
 
         `kl` in nats; `agreement` and `accuracy` as 0 or 1, 1 where the answer changed or is wrong.
         """
-        rows = [[self._loss(index, one, objective) for index in range(count)] for one in self._at_keeps(settings)]
+        rows = [[self._loss(index, one, objective) for index in samples] for one in self._at_keeps(settings)]
         return np.mean(rows, axis=0)
 
     def met(self, settings: PruningSettings) -> int:
@@ -121,38 +124,53 @@ class Measurements:
 
     def has_answers(self, settings: PruningSettings, count: int) -> bool:
         """Whether it is known of each of the first `count` samples whether a setting's answer is right."""
-        return all(
-            self._scores[index, one].right is not None for index in range(count) for one in self._at_keeps(settings)
-        )
+        known = [self._scores[index, one].right for index in range(count) for one in self._at_keeps(settings)]
+        return None not in known
 
     def unpruned(self, count: int) -> list[Unpruned]:
-        """The unpruned model on the first `count` samples that were run."""
-        return [self._unpruned[index] for index in range(count) if index in self._unpruned]
+        """The unpruned model on the first `count` samples."""
+        return [self._unpruned[index] for index in range(count)]
 
     def close(self, finished: bool) -> None:
         """Close the journal; a finished one is removed."""
-        if self._journal is not None:
-            self._journal.close(finished)
+        if self._journal is not None and self._path is not None:
+            self._journal.close()
+            if finished:
+                self._path.unlink(missing_ok=True)
 
-    def _run_sample(
-        self, index: int, todo: Sequence[PruningSettings], with_answer: bool, advance: Callable[[float], None]
-    ) -> None:
-        prepared = self._scorer.prepare(self.samples[index])
-        for one in todo:
-            score = self._scores.get((index, one))
-            if score is None:
-                score = self._scorer.score(prepared, one, with_answer)
-            else:  # what it lacks is whether its answer is right
-                score = replace(score, right=self._scorer.is_right(prepared, one, score.agrees))
-            self._keep(index, one, score, prepared)
-            advance(1)
+    def _open(self, path: Path, header: Mapping[str, Any]) -> BinaryIO:
+        """Take over what earlier starts wrote under the same header, and open the file for more."""
+        head = json.dumps(dict(header), sort_keys=True).encode()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = path.open("a+b")
+            file.seek(0)
+            content = file.read()
+            whole = content.rfind(b"\n") + 1  # a torn line has no end
+            first, *lines = content[:whole].split(b"\n")
+            file.truncate(whole if first == head else 0)
+            if first != head:
+                lines = []
+                file.write(head + b"\n")
+        except OSError as error:
+            raise OutputError(f"cannot keep scores in {path}: {os_reason(error)}", options=("output",)) from error
+        for line in lines:
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                entry = json.loads(line)
+                settings = PruningSettings.from_dict(entry["settings"])
+                score, unpruned = Score(**entry["score"]), Unpruned(**entry["unpruned"])
+                self._scores[entry["sample"], settings], self._unpruned[entry["sample"]] = score, unpruned
+        return file
 
     def _keep(self, index: int, settings: PruningSettings, score: Score, prepared: Prepared) -> None:
         self._scores[index, settings] = score
         if index not in self._unpruned:
             self._unpruned[index] = Unpruned(prepared.confidence, prepared.right)
         if self._journal is not None:
-            self._journal.add(index, settings, score, self._unpruned[index])
+            unpruned = asdict(self._unpruned[index])
+            entry = {"sample": index, "settings": settings.to_dict(), "score": asdict(score), "unpruned": unpruned}
+            self._journal.write(json.dumps(entry).encode() + b"\n")
+            self._journal.flush()  # the program may be stopped at any time
 
     def _is_missing(self, index: int, settings: PruningSettings, with_answer: bool) -> bool:
         score = self._scores.get((index, settings))
@@ -168,94 +186,3 @@ class Measurements:
         if settings.keep not in self._keeps[:1]:
             return [settings]
         return [replace(settings, keep=keep) for keep in self._keeps]
-
-
-class Journal:
-    """A file of scores, a JSON object a line, the first one being what they depend on.
-
-    It is locked while it is open. A line that cannot be read is passed over, and what it held is measured again.
-    """
-
-    def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
-        self._path, self._header = path, json.dumps(dict(header), sort_keys=True).encode()
-        self._file: BinaryIO | None = None
-
-    def read(self) -> tuple[dict[tuple[int, PruningSettings], Score], dict[int, Unpruned]]:
-        """Scores of earlier starts with the same header, and open the file for more.
-
-        Raises:
-            OutputError: the file cannot be written, or another calibration is writing it.
-        """
-        scores: dict[tuple[int, PruningSettings], Score] = {}
-        unpruned: dict[int, Unpruned] = {}
-        try:
-            self._file = self._open()
-            content = self._file.read()
-            header, *lines = content[: content.rfind(b"\n") + 1].split(b"\n")  # a torn line has no end
-            if header == self._header:
-                self._file.truncate(content.rfind(b"\n") + 1)
-            else:
-                lines = []
-                self._file.truncate(0)
-                self._write(self._header)
-        except BlockingIOError as error:
-            raise OutputError(
-                f"another calibration is writing {self._path}; wait for it, or choose another output",
-                options=("output",),
-            ) from error
-        except OSError as error:
-            raise OutputError(f"cannot keep scores in {self._path}: {os_reason(error)}", options=("output",)) from error
-        for line in lines:
-            with contextlib.suppress(ValueError, KeyError, TypeError):
-                entry = json.loads(line)
-                settings = PruningSettings.from_dict(entry["settings"])
-                score, whole = Score(**entry["score"]), Unpruned(**entry["unpruned"])
-                scores[entry["sample"], settings], unpruned[entry["sample"]] = score, whole
-        return scores, unpruned
-
-    def add(self, sample: int, settings: PruningSettings, score: Score, unpruned: Unpruned) -> None:
-        """Write one score, at once: the program may be stopped at any time."""
-        entry = {
-            "sample": sample,
-            "settings": settings.to_dict(),
-            "score": asdict(score),
-            "unpruned": asdict(unpruned),
-        }
-        self._write(json.dumps(entry).encode())
-
-    def close(self, finished: bool) -> None:
-        """Close the file, and remove it if it has served its purpose: first, while no other can take its lock."""
-        if finished:
-            self._path.unlink(missing_ok=True)
-        if self._file is not None:
-            self._file.close()
-
-    def _open(self) -> BinaryIO:
-        """The file, locked and at its start; made if it is not there."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        while True:
-            file = self._path.open("a+b")
-            try:
-                _lock(file.fileno())
-                if self._path.exists() and os.path.samestat(self._path.stat(), os.fstat(file.fileno())):
-                    file.seek(0)
-                    return file
-            except BaseException:
-                file.close()
-                raise
-            file.close()  # its writer finished and removed it before the lock was held
-
-    def _write(self, line: bytes) -> None:
-        assert self._file is not None
-        self._file.write(line + b"\n")
-        self._file.flush()
-
-
-def _lock(descriptor: int) -> None:
-    """See `try_lock`; a file system without locks is none of a calibration's business."""
-    try:
-        try_lock(descriptor)
-    except BlockingIOError:
-        raise
-    except OSError:
-        return

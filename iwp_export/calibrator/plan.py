@@ -2,27 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import random
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
 from iwp_export.bundle.document import check_output, plain_name
-from iwp_export.bundle.recipe import Objective
 from iwp_export.bundle.schema import GREATEST
-from iwp_export.calibrator.candidates import Budget, candidate_layers
-from iwp_export.calibrator.samples import Samples, read_samples
+from iwp_export.calibrator.search import Budget, candidate_layers
 from iwp_export.device.machine import available_bytes
-from iwp_export.errors import DataError, OutputError, SettingsError
-from iwp_export.exporter.loading import Device
-from iwp_export.exporter.plan import ITEM_BYTES, Dtype, ExportPlan, plan_export
+from iwp_export.errors import DataError, OutputError, SettingsError, os_reason
+from iwp_export.exporter.plan import ITEM_BYTES, ExportPlan, plan_export
 from iwp_export.exporter.settings_source import PAPER
 from iwp_export.pruning.settings import PruningSettings
-from iwp_export.questions import MAX_NEW_TOKENS, SHIPPED
+from iwp_export.questions import SHIPPED, Question, digest_of, read_questions
+from iwp_export.settings import CalibrationSettings, Device, Dtype, Objective
 from iwp_export.view.draw import check_installed
 
 PAGE_SUFFIX = ".html"
 """Of the page beside a recipe."""
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+GENERIC_PROMPTS = (
+    "What is in the picture?",
+    "Describe the picture in one sentence.",
+    "What is in the middle of the picture?",
+    "How many objects are there?",
+    "What colours are there?",
+    "Where was this picture taken?",
+)
+GENERIC_WARNING = (
+    "no prompts are given, so generic ones are asked; prompts from your task show more of what pruning costs"
+)
+FEWEST_HELD_OUT = 24
+"""Samples of which a share says anything: with fewer beyond the search's none are held out."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Questions in the order in which a calibration meets them.
+
+    Attributes:
+        name: where they are from.
+        questions: those of the search, then those that are held out of it.
+        searched: how many are the search's.
+        digest: of all questions of the data in their order there, see `digest_of`.
+        warning: what is doubtful about them; empty if nothing is.
+    """
+
+    name: str
+    questions: tuple[Question, ...]
+    searched: int
+    digest: str
+    warning: str = ""
+
+    @property
+    def answers(self) -> bool:
+        """Whether each has a right answer."""
+        return all(question.answer is not None for question in self.questions)
 
 
 @dataclass(frozen=True)
@@ -32,32 +68,25 @@ class CalibrationPlan:
     Attributes:
         export: of the checkpoint.
         samples: in their order.
-        budget, objective: what is searched for.
-        layers: candidate layers; empty is the default.
-        seed: of the samples' draw and order.
+        budget: what is searched for.
+        settings: as they were asked for.
         dtype: element type of weights and activations, by torch's name.
-        device: where the model runs.
-        max_new_tokens: of an answer.
     """
 
     export: ExportPlan
     samples: Samples
     budget: Budget
-    objective: Objective
-    layers: tuple[int, ...]
-    seed: int
+    settings: CalibrationSettings
     dtype: str
-    device: Device
-    max_new_tokens: int = MAX_NEW_TOKENS
 
     def __post_init__(self) -> None:
         legal = self.legal_layers
-        if wrong := [layer for layer in self.layers if layer not in legal]:
+        if wrong := [layer for layer in self.settings.layers if layer not in legal]:
             raise SettingsError(
                 f"{self.export.model.name} cannot be pruned at layer {wrong[0]}; choose from {legal[0]} to {legal[-1]}",
                 options=("layers",),
             )
-        if self.objective == "accuracy" and not self.samples.answers:
+        if self.settings.objective == "accuracy" and not self.samples.answers:
             raise DataError("the objective accuracy needs an `answer` with every sample", options=("objective",))
 
     @property
@@ -68,8 +97,8 @@ class CalibrationPlan:
     @property
     def candidate_layers(self) -> tuple[int, ...]:
         """The layers that are tried."""
-        if self.layers:
-            return tuple(sorted(set(self.layers)))
+        if self.settings.layers:
+            return tuple(sorted(set(self.settings.layers)))
         return candidate_layers(self.legal_layers, self.export.checkpoint.config.text_config.num_hidden_layers)
 
     @property
@@ -78,24 +107,14 @@ class CalibrationPlan:
         return self.budget.values if self.budget.kind == "keep" else ()
 
 
-def plan_calibration(
-    model: str,
-    data: Path | None,
-    *,
-    prompts: Path | None,
-    budgets: Mapping[str, float | Sequence[float] | None],
-    objective: Objective,
-    layers: tuple[int, ...],
-    samples: int,
-    seed: int,
-    max_new_tokens: int,
-    device: Device,
-    dtype: Dtype,
-    revision: str | None,
-    output: Path,
-    force: bool,
-) -> CalibrationPlan:
+def plan_calibration(model: str, output: Path, settings: CalibrationSettings, force: bool = False) -> CalibrationPlan:
     """Check what `api.calibrate` is asked for; no weights are read.
+
+    Args:
+        model: an alias, a Hub id or a folder.
+        output: the recipe's file.
+        settings: what to search.
+        force: replace a recipe that is there already.
 
     Raises:
         OutputError: the recipe or its page is there already.
@@ -104,23 +123,63 @@ def plan_calibration(
     """
     check_installed()
     _check_files(output, force)
-    for name, number, least in (("samples", samples, 1), ("max_new_tokens", max_new_tokens, 1), ("seed", seed, 0)):
-        if not least <= number <= GREATEST:
-            raise SettingsError(f"{name} must be {least} to {GREATEST}, got {number}", options=(name,))
-    for name, word, kind in (("objective", objective, Objective), ("device", device, Device), ("dtype", dtype, Dtype)):
-        if word not in get_args(kind):
-            raise SettingsError(f"{name} must be one of {', '.join(get_args(kind))}, got {word!r}", options=(name,))
-    budget = _budget(budgets)
-    export = plan_export(model, recipe=PAPER, pruning={"layer": 0}, revision=revision)
+    _check_settings(settings)
+    budget = _budget(settings)
+    export = plan_export(model, recipe=PAPER, pruning={"layer": 0}, revision=settings.revision)
+    data = settings.data or SHIPPED.get(export.model.name, {}).get("samples")
     if data is None:
-        data = SHIPPED.get(export.model.name, {}).get("samples")
-        if data is None:
-            raise DataError(f"{model} has no samples of its own: give a folder of images or a file", options=("data",))
+        raise DataError(f"{model} has no samples of its own: give a folder of images or a file", options=("data",))
     for name in (export.model.name, data.name):
         plain_name(Path(name), DataError)  # the recipe holds both
-    read = read_samples(data, prompts, most=samples, seed=seed)
-    chosen = _dtype(export, dtype, device)
-    return CalibrationPlan(export, read, budget, objective, layers, seed, chosen, device, max_new_tokens)
+    samples = read_samples(data, settings.prompts, most=settings.samples, seed=settings.seed)
+    return CalibrationPlan(export, samples, budget, settings, _dtype(export, settings))
+
+
+def read_samples(data: Path, prompts: Path | None = None, *, most: int, seed: int = 0) -> Samples:
+    """Read samples and draw some of them; of what is left as many again are held out, if those are enough.
+
+    Args:
+        data: a file of questions, see `iwp_export.questions`; or a folder, whose images are asked about.
+        prompts: for a folder: a file with a prompt a line, of which each image gets one.
+        most: samples of the search at most.
+        seed: of the draw and of the order.
+
+    Raises:
+        DataError: there is nothing there, or it cannot be read; or prompts are given for a file, which has its own.
+    """
+    if data.is_dir():
+        questions, warning = _of_folder(data, prompts)
+    elif prompts is not None:
+        raise DataError(f"{data} has its own prompts; prompts are for a folder of images", options=("prompts",))
+    else:
+        questions, warning = list(read_questions(data)), ""
+    digest = digest_of(questions)
+    random.Random(seed).shuffle(questions)
+    searched = min(most, len(questions))
+    beyond = min(len(questions) - searched, searched)
+    drawn = questions[: searched + (beyond if beyond >= FEWEST_HELD_OUT else 0)]
+    return Samples(data.name or str(data), tuple(drawn), searched, digest, warning)
+
+
+def _of_folder(folder: Path, prompts: Path | None) -> tuple[list[Question], str]:
+    images = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not images:
+        raise DataError(f"{folder} has no images ({', '.join(SUFFIXES)})")
+    lines = GENERIC_PROMPTS if prompts is None else _prompts(prompts)
+    questions = [Question((image,), lines[number % len(lines)]) for number, image in enumerate(images)]
+    return questions, GENERIC_WARNING if prompts is None else ""
+
+
+def _prompts(path: Path) -> tuple[str, ...]:
+    try:
+        lines = tuple(line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        reason = os_reason(error) if isinstance(error, OSError) else "it is not UTF-8"
+        raise DataError(f"cannot read prompts from {path}: {reason}", options=("prompts",)) from error
+    found = tuple(line for line in lines if line)
+    if not found:
+        raise DataError(f"{path} has no prompts", options=("prompts",))
+    return found
 
 
 def _check_files(output: Path, force: bool) -> None:
@@ -136,20 +195,36 @@ def _check_files(output: Path, force: bool) -> None:
     check_output(page, force)
 
 
-def _budget(budgets: Mapping[str, float | Sequence[float] | None]) -> Budget:
-    given = {name: value for name, value in budgets.items() if value is not None}
+def _check_settings(settings: CalibrationSettings) -> None:
+    """Refuse numbers and words that no calibration has.
+
+    Raises:
+        SettingsError: there is one.
+    """
+    for name, least in (("samples", 1), ("max_new_tokens", 1), ("seed", 0)):
+        number = getattr(settings, name)
+        if not least <= number <= GREATEST:
+            raise SettingsError(f"{name} must be {least} to {GREATEST}, got {number}", options=(name,))
+    for name, kind in (("objective", Objective), ("device", Device), ("dtype", Dtype)):
+        word = getattr(settings, name)
+        if word not in get_args(kind):
+            raise SettingsError(f"{name} must be one of {', '.join(get_args(kind))}, got {word!r}", options=(name,))
+
+
+def _budget(settings: CalibrationSettings) -> Budget:
+    given = {name: getattr(settings, name) for name in ("keep", "speedup", "max_drop")}
+    given = {name: value for name, value in given.items() if value is not None}
     if len(given) > 1:
         raise SettingsError(f"give one budget, not {' and '.join(given)}", options=tuple(given))
     name, value = next(iter(given.items()), ("keep", (PruningSettings().keep,)))
-    values = tuple(dict.fromkeys(value)) if isinstance(value, Sequence) else (value,)
-    return Budget(name, values)  # type: ignore[arg-type]
+    return Budget(name, tuple(dict.fromkeys(value)) if name == "keep" else (value,))  # type: ignore[arg-type]
 
 
-def _dtype(export: ExportPlan, wanted: Dtype, device: Device) -> str:
+def _dtype(export: ExportPlan, settings: CalibrationSettings) -> str:
     """The element type: on a GPU the checkpoint's own; on a CPU float32 if it leaves half of the memory free."""
-    if wanted != "auto":
-        return wanted
-    if device == "cuda":
+    if settings.dtype != "auto":
+        return settings.dtype
+    if settings.device == "cuda":
         return export.checkpoint.dtype() or "float32"
     free = available_bytes()
     wide = export.weight_bytes * ITEM_BYTES["float32"] / ITEM_BYTES[export.decoder.dtype]

@@ -1,29 +1,163 @@
-"""Successive halving: all settings meet a few samples, the better ones more, and the best of those all."""
+"""What a calibration tries, and in what order: all settings meet a few samples, the better ones more, the best all."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
+from iwp_export.accuracy.scoring import Drop, check_drop, check_limit
 from iwp_export.bundle.recipe import Objective
-from iwp_export.calibrator.candidates import Budget, controls_of
 from iwp_export.calibrator.measurements import Measurements
-from iwp_export.pruning.settings import PruningSettings
-from iwp_export.view.figures import standard_error
+from iwp_export.errors import SettingsError
+from iwp_export.pruning.cost import PrefillCost
+from iwp_export.pruning.settings import PruningSettings, check_keep
+from iwp_export.view.figures import percent, standard_error
 
-RUNGS = (8, 24, 96)
+ONE_BY_ONE: dict[str, object] = {"chunk": 1, "growth": 1}
+LAST: dict[str, object] = {"query": "last", "rope_in_importance": True}
+VARIANTS: tuple[Mapping[str, object], ...] = (
+    {},
+    ONE_BY_ONE,
+    {"penalty": 0.0},
+    {**LAST},
+    {**LAST, **ONE_BY_ONE},
+    {"query_pool": "max", **ONE_BY_ONE},
+    {"importance": "value"},
+    {"importance": "value", **ONE_BY_ONE},
+    {"importance": "value_centred", **ONE_BY_ONE},
+    {"importance": "leave_one_out", **LAST, **ONE_BY_ONE},
+    {"importance": "leave_one_out", "query_pool": "mean", **ONE_BY_ONE},
+    {"importance": "leave_one_out", "query_pool": "max", "head_pool": "max", **ONE_BY_ONE},
+    {"select": "coverage"},
+    {"select": "coverage", "similarity": "value"},
+)
+"""Changes to the paper's settings. Which of them is good differs from model to model: see docs/calibration.md."""
+
+CONTROLS = ("random", "grid")
+"""Always scored beside the choice: what does not look at the image's content."""
+
+DEPTHS = (2 / 28, 4 / 28, 7 / 28, 10 / 28, 14 / 28)
+"""Layers that are tried, as shares of the model's: the paper tries 0 to 10 of 28. Beyond the middle little is saved."""
+
+LADDER = (0.5, 0.353, 0.222, 0.111)
+"""Keep ratios that are tried where the budget leaves them open: the paper's, and a half."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a calibration may spend.
+
+    Attributes:
+        kind: `keep`: these keep ratios; `speedup`: layers and keep ratios with this speed-up of the prefill, by
+            operations; `max_drop`: the fastest that loses at most this share of the unpruned score, see `check_drop`.
+        values: keep ratios, or one number.
+    """
+
+    kind: Literal["keep", "speedup", "max_drop"]
+    values: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not self.values:
+            raise SettingsError("keep takes one ratio or more, got none", options=("keep",))
+        for value in self.values:
+            if self.kind == "keep":
+                check_keep(value)
+                if value == 1:
+                    raise SettingsError("keep 1 prunes nothing, so there is nothing to choose", options=("keep",))
+            elif self.kind == "speedup" and not 1 < value < math.inf:
+                raise SettingsError(f"speedup must be a number above 1, got {value!r}", options=("speedup",))
+            elif self.kind == "max_drop":
+                check_limit(self.kind, value)
+
+    def __str__(self) -> str:
+        if self.kind == "keep":
+            return "keep " + ", ".join(f"{value:g}" for value in self.values)
+        if self.kind == "speedup":
+            return f"a prefill {self.values[0]:g} times as fast, by operations"
+        return f"at most {percent(self.values[0])} of the unpruned score lost"
+
+
+def candidate_layers(legal: range, layers: int) -> tuple[int, ...]:
+    """Layers that are tried of those at which a model of `layers` layers may be pruned: the paper's 4 among them."""
+    wanted = {round(depth * layers) for depth in DEPTHS} | {PruningSettings().layer}
+    chosen = tuple(layer for layer in sorted(wanted) if layer in legal and layer < max(2, layers - 1))
+    return chosen or (legal[0],)
+
+
+def default_settings(budget: Budget, layers: Sequence[int], cost: PrefillCost) -> PruningSettings:
+    """The paper's settings at the budget: at its layer, or the nearest that is tried and can meet the budget."""
+    settings = PruningSettings()
+    pairs = budget_pairs(budget, layers, cost)
+    layer, keep = min(pairs, key=lambda pair: (abs(pair[0] - settings.layer), abs(pair[1] - settings.keep)))
+    return replace(settings, layer=layer, keep=keep)
+
+
+def budget_pairs(budget: Budget, layers: Sequence[int], cost: PrefillCost) -> list[tuple[int, float]]:
+    """(layer, keep ratio) that meet the budget; of several keep ratios the first one stands for all.
+
+    Raises:
+        SettingsError: no layer gives the speed-up.
+    """
+    if budget.kind == "keep":
+        return [(layer, budget.values[0]) for layer in layers]
+    if budget.kind == "max_drop":
+        return [(layer, keep) for layer in layers for keep in LADDER]
+    speedup = budget.values[0]
+    kept = {layer: cost.kept_for(layer, speedup) for layer in layers}
+    pairs = [(layer, count / cost.visual) for layer, count in kept.items() if count is not None]
+    if not pairs:
+        most = max(cost.speedup(layer, 1) for layer in layers)
+        raise SettingsError(
+            f"no layer of {', '.join(map(str, layers))} makes the prefill {speedup:g} times as fast: with a single "
+            f"visual token left it is {most:.2f}; ask for less",
+            options=("speedup",),
+        )
+    return pairs
+
+
+def candidates(budget: Budget, layers: Sequence[int], cost: PrefillCost) -> list[PruningSettings]:
+    """Every setting that is tried, the same ones at each layer."""
+    pairs = budget_pairs(budget, layers, cost)
+    return [
+        PruningSettings(layer=layer, keep=keep).with_changes(**changes) for layer, keep in pairs for changes in VARIANTS
+    ]
+
+
+def controls_of(settings: PruningSettings) -> list[PruningSettings]:
+    """Random and grid at a setting's layer and keep ratio."""
+    plain = PruningSettings(layer=settings.layer, keep=settings.keep)
+    return [plain.with_changes(importance=control) for control in CONTROLS]
+
+
+RUNGS = (8, 24)
+GROWTH = 4
+"""Samples of each round: 8, 24, 96, 384, ... and in the last one all."""
 SURVIVORS = (4, 3)
-"""After the first rung one setting in four goes on, after the second one in three of those."""
+"""After the first round one setting in four goes on, after each later one one in three."""
 NEGLIGIBLE_KL = 0.01
 """Nats a token that are no difference, however sure: they shift a token's probability by a hundredth or so."""
 FEWEST = 4
 """Settings that go on at least."""
 PER_COST = 3
 """Settings of each layer and keep ratio that go on before others where the cost is what is searched for."""
+
+
+def rungs_for(samples: int) -> tuple[int, ...]:
+    """Samples of each round where there are `samples` of them: all of them in the last."""
+    rungs = list(RUNGS)
+    while rungs[-1] * GROWTH < samples:
+        rungs.append(rungs[-1] * GROWTH)
+    return (*(rung for rung in rungs if rung < samples), samples)
+
+
+def survivors(alive: int, rung: int) -> int:
+    """How many of `alive` settings go on after the `rung`-th round, from 0."""
+    return max(FEWEST, math.ceil(alive / SURVIVORS[min(rung, len(SURVIVORS) - 1)]))
 
 
 @dataclass(frozen=True)
@@ -42,96 +176,103 @@ class Found:
     controls: tuple[PruningSettings, ...]
     feasible: bool
 
-
-def rungs_for(samples: int, most: int = RUNGS[-1]) -> tuple[int, ...]:
-    """Samples of each rung where there are `samples` of them and at most `most` are wanted."""
-    last = min(samples, most)
-    return (*(rung for rung in RUNGS if rung < last), last)
-
-
-def survivors(alive: int, rung: int) -> int:
-    """How many of `alive` settings go on after the `rung`-th rung, from 0."""
-    return max(FEWEST, math.ceil(alive / SURVIVORS[min(rung, len(SURVIVORS) - 1)]))
+    @property
+    def random(self) -> PruningSettings:
+        """The control that keeps random tokens at the layer and keep ratio of the choice."""
+        return controls_of(self.chosen)[0]
 
 
+@dataclass(frozen=True)
 class Search:
-    """A search among candidates.
+    """A search among candidates by successive halving.
 
-    Args:
-        measurements: runs and remembers.
+    Attributes:
+        measured: runs and remembers.
         budget: what is searched for.
         objective: what settings are ranked by.
         default: the paper's settings at the budget; it stays to the end.
         speedup: of a setting's prefill, by operations.
-        rungs: samples of each rung.
+        rungs: samples of each round.
     """
 
-    def __init__(
-        self,
-        measurements: Measurements,
-        budget: Budget,
-        objective: Objective,
-        default: PruningSettings,
-        speedup: Callable[[PruningSettings], float],
-        rungs: Sequence[int],
-    ) -> None:
-        self._measured, self._budget, self._objective = measurements, budget, objective
-        self._default, self._speedup, self._rungs = default, speedup, tuple(rungs)
+    measured: Measurements
+    budget: Budget
+    objective: Objective
+    default: PruningSettings
+    speedup: Callable[[PruningSettings], float]
+    rungs: Sequence[int]
 
     def run(self, candidates: Sequence[PruningSettings]) -> Found:
-        """Search; the last rung also learns whether answers are right."""
-        alive = list(dict.fromkeys([self._default, *candidates]))
-        tried, last = tuple(alive), len(self._rungs) - 1
-        for number, rung in enumerate(self._rungs):
+        """Search; the last round also learns whether answers are right."""
+        alive = list(dict.fromkeys([self.default, *candidates]))
+        tried, last = tuple(alive), len(self.rungs) - 1
+        for number, rung in enumerate(self.rungs):
             title = f"Round {number + 1} of {last + 1}: {len(alive)} settings on {rung} samples"
-            with_answer = number == last or self._objective == "accuracy"
-            self._measured.run(title, alive, rung, with_answer)
+            with_answer = number == last or self.objective == "accuracy" or self.budget.kind == "max_drop"
+            self.measured.run(title, alive, rung, with_answer)
             if number < last:
                 alive = self._survivors(alive, rung, survivors(len(alive), number))
         chosen, feasible = self._choose(alive)
-        controls = dict.fromkeys([*controls_of(chosen), *controls_of(self._default)])
-        self._measured.run("Random choice and an even grid", controls, self._rungs[-1], True)
+        controls = dict.fromkeys([*controls_of(chosen), *controls_of(self.default)])
+        self.measured.run("Random choice and an even grid", controls, self.rungs[-1], True)
         return Found(chosen, tried, tuple(controls), feasible)
+
+    def drop(self, settings: PruningSettings) -> Drop:
+        """What a setting costs on all samples of the search, as `validate --max-drop` sees it."""
+        count = self.rungs[-1]
+        before = [float(bool(each.right)) for each in self.measured.unpruned(count)] if self.measured.answers else None
+        return check_drop(before, (1 - self._lost(settings, count)).tolist(), self.budget.values[0])
+
+    def _lost(self, settings: PruningSettings, count: int) -> np.ndarray:
+        """1 where an answer is wrong or, in data without right answers, changed."""
+        return self.measured.losses(settings, range(count), "accuracy" if self.measured.answers else "agreement")
 
     def _survivors(self, alive: Sequence[PruningSettings], rung: int, count: int) -> list[PruningSettings]:
         ranked = sorted(alive, key=lambda settings: self._mean(settings, rung))
-        if self._budget.kind == "max_drop":
+        if self.budget.kind == "max_drop":
             ranked = self._fastest_first(ranked, rung)
-        return list(dict.fromkeys([self._default, *ranked[:count]]))
+        return list(dict.fromkeys([self.default, *ranked[:count]]))
 
     def _fastest_first(self, ranked: Sequence[PruningSettings], rung: int) -> list[PruningSettings]:
         """Of those that may still be within the drop the best of each cost, fastest first; then the second of each.
 
         So the fast ones that later turn out to drop too much do not push the slower ones out. Last come the others.
         """
-        allowed = math.floor(self._budget.values[0] * rung) + 1
+        wrong = sum(not each.right for each in self.measured.unpruned(rung)) if self.measured.answers else 0
+        allowed = wrong + math.floor(self.budget.values[0] * (rung - wrong)) + 1
         taken: dict[float, list[PruningSettings]] = {}
         for settings in ranked:
-            if self._measured.losses(settings, rung, "agreement").sum() <= allowed:
-                taken.setdefault(self._speedup(settings), []).append(settings)
+            if self._lost(settings, rung).sum() <= allowed:
+                taken.setdefault(self.speedup(settings), []).append(settings)
         of_each = [taken[speed][:PER_COST] for speed in sorted(taken, reverse=True)]
         in_turn = [settings for place in itertools.zip_longest(*of_each) for settings in place if settings is not None]
         return list(dict.fromkeys([*in_turn, *ranked]))
 
     def _choose(self, alive: Sequence[PruningSettings]) -> tuple[PruningSettings, bool]:
         """Of those within one standard error of the best, or as good as it: the default, else the fastest."""
-        count = self._rungs[-1]
-        if self._budget.kind == "max_drop":
-            allowed = self._budget.values[0]
-            within = [s for s in alive if self._measured.losses(s, count, "agreement").mean() <= allowed + 1e-9]
-            if within:
-                return min(within, key=lambda settings: (-self._speedup(settings), self._mean(settings, count))), True
-            return min(alive, key=lambda s: self._measured.losses(s, count, "agreement").mean()), False
-        losses = {settings: self._measured.losses(settings, count, self._objective) for settings in alive}
+        samples = range(self.rungs[-1])
+        if self.budget.kind == "max_drop":
+            return self._fastest(alive)
+        losses = {settings: self.measured.losses(settings, samples, self.objective) for settings in alive}
         best = min(losses, key=lambda settings: float(losses[settings].mean()))
-        negligible = NEGLIGIBLE_KL if self._objective == "kl" else 0.0
+        negligible = NEGLIGIBLE_KL if self.objective == "kl" else 0.0
         ties = [s for s in alive if _is_tie(losses[s] - losses[best], negligible)]
-        if self._default in ties:
-            return self._default, True
-        return min(ties, key=lambda settings: (-self._speedup(settings), float(losses[settings].mean()))), True
+        if self.default in ties:
+            return self.default, True
+        return min(ties, key=lambda settings: (-self.speedup(settings), float(losses[settings].mean()))), True
+
+    def _fastest(self, alive: Sequence[PruningSettings]) -> tuple[PruningSettings, bool]:
+        """The fastest that is shown to be within the drop; if none is, that seems to be; or else the nearest."""
+        drops = {settings: self.drop(settings) for settings in alive}
+        left = {s: -1.0 if drop.relative is None else drop.relative.mean for s, drop in drops.items()}
+        least = 1 - self.budget.values[0] - 1e-9
+        within = [s for s in alive if drops[s].passed] or [s for s in alive if left[s] >= least]
+        if not within:
+            return max(alive, key=lambda settings: left[settings]), False
+        return min(within, key=lambda s: (-self.speedup(s), self._mean(s, self.rungs[-1]))), True
 
     def _mean(self, settings: PruningSettings, count: int) -> float:
-        return float(self._measured.losses(settings, count, self._objective).mean())
+        return float(self.measured.losses(settings, range(count), self.objective).mean())
 
 
 def _is_tie(differences: np.ndarray, negligible: float) -> bool:

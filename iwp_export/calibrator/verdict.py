@@ -1,18 +1,23 @@
-"""What a calibration found, in sentences: what was chosen, how sure that is, and when it means little."""
+"""What a calibration found, for people: what was chosen, how sure that is, when it means little, and what was tried."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from io import BytesIO
 
 import numpy as np
+import numpy.typing as npt
+from PIL import Image
 
-from iwp_export.bundle.recipe import Objective
-from iwp_export.calibrator.candidates import Budget
-from iwp_export.calibrator.figures import differences
-from iwp_export.calibrator.measurements import Measurements
-from iwp_export.calibrator.search import NEGLIGIBLE_KL, Found
+from iwp_export.accuracy.verdict import drop_gate
+from iwp_export.bundle.recipe import CandidateFigures, Objective, Recipe
+from iwp_export.calibrator.search import NEGLIGIBLE_KL, Found, Search
 from iwp_export.pruning.settings import PruningSettings
-from iwp_export.view.figures import bootstrap_mean, interval
+from iwp_export.scorer import Prepared
+from iwp_export.view.figures import bootstrap_mean, interval, percent
+from iwp_export.view.view import Axis, Chart, Column, Example, Picture, Series, Table, View
 
 LOST = 0.10
 """Share of changed answers beyond which a budget does not keep the answers."""
@@ -26,6 +31,18 @@ BLIND_SAMPLES = 24
 """Samples on which that is measured, at most."""
 FEW = 24
 """Samples below which a choice is a guess."""
+PICTURE_SIDE = 480
+"""Pixels of a picture's longer side: two beside each other have this on a wide screen, and six make a file of 2 MB."""
+HOW_TO_READ = (
+    "Further right is cheaper, further up keeps more answers; vertical lines are 95 % intervals, and those dropped "
+    "early met fewer samples. The speed-up is counted in operations, not measured, and is of the prefill alone. "
+    "Settings that do no better than the controls have found nothing."
+)
+OBJECTIVES = {
+    "kl": "divergence (KL) of the next token from the unpruned model's",
+    "agreement": "agreement of answers with the unpruned model's",
+    "accuracy": "share of right answers",
+}
 
 
 @dataclass(frozen=True)
@@ -33,110 +50,109 @@ class Evidence:
     """What a verdict is made of.
 
     Attributes:
-        measured: all scores.
-        found: the search's outcome.
-        default: the paper's settings at the budget.
-        budget, objective: what was searched for.
-        count: samples of the last rung.
-        blind: a setting that leaves one visual token, measured on the first `BLIND_SAMPLES` of them.
+        search, found: the search and its outcome.
+        blind: a setting that leaves one visual token, measured on the first `BLIND_SAMPLES` samples.
+        held_out: numbers of the samples that took no part in the search; empty if there are none.
     """
 
-    measured: Measurements
+    search: Search
     found: Found
-    default: PruningSettings
-    budget: Budget
-    objective: Objective
-    count: int
     blind: PruningSettings
+    held_out: range
 
-    def changed(self, settings: PruningSettings) -> np.ndarray:
-        """0 or 1 a sample: whether the answer changed; a mean where there are several keep ratios."""
-        return self.measured.losses(settings, self.count, "agreement")
+    @property
+    def count(self) -> int:
+        """Samples of the search."""
+        return self.search.rungs[-1]
 
-    def kl(self, settings: PruningSettings) -> np.ndarray:
-        return self.measured.losses(settings, self.count, "kl")
+    def losses(self, settings: PruningSettings, objective: Objective) -> npt.NDArray[np.float64]:
+        """Of each held-out sample, or of the search's if none is held out; see `Measurements.losses`."""
+        return self.search.measured.losses(settings, self.held_out or range(self.count), objective)
+
+    def kept(self, settings: PruningSettings) -> float:
+        """Share of answers that stay the unpruned model's."""
+        return 1 - float(self.losses(settings, "agreement").mean())
 
 
 def verdict(evidence: Evidence) -> tuple[str, ...]:
     """The sentences, the choice first, then what speaks against relying on it."""
-    return tuple(
-        filter(
-            None,
-            (
-                _choice(evidence),
-                _against_the_paper(evidence),
-                _against_random(evidence),
-                _lost(evidence),
-                _few(evidence),
-                _blind(evidence),
-                _unsure(evidence),
-                _undecided(evidence),
-            ),
-        )
-    )
+    made = (_choice, _drop, _against_the_paper, _against_random, _lost, _few, _blind, _unsure, _undecided)
+    return tuple(filter(None, (sentence(evidence) for sentence in made)))
 
 
 def _choice(evidence: Evidence) -> str:
-    chosen = evidence.found.chosen
-    words = [f"{row.name.replace('_', ' ')} {row.value}" for row in differences(chosen, evidence.default)]
+    chosen, search = evidence.found.chosen, evidence.search
     what = "The paper's settings"
-    if chosen != evidence.default:
+    if chosen != search.default:
+        words = [f"{name.replace('_', ' ')} {value}" for name, value, _ in differences(chosen, search.default)]
         what = f"Chosen: {', '.join(words)}, the rest as in the paper"
-    kept = 1 - float(evidence.changed(chosen).mean())
-    low, high = interval(kept, evidence.count)  # which, unlike a bootstrap, has a width where no answer changed
-    keeps = evidence.budget.values if evidence.budget.kind == "keep" else (chosen.keep,)
+    keeps = search.budget.values if search.budget.kind == "keep" else (chosen.keep,)
     place = f"layer {chosen.layer}, keep {' and '.join(f'{keep:.3g}' for keep in keeps)}"
-    kl = float(evidence.kl(chosen).mean())
+    samples = f"{len(evidence.held_out) or evidence.count} samples"
+    samples += " that took no part in the choice" if evidence.held_out else ""
+    flattered = "" if evidence.held_out else ", of the samples that chose it: others may show less"
+    kept = evidence.kept(chosen)
+    low, high = interval(kept, len(evidence.losses(chosen, "kl")))  # a bootstrap's has no width where none changed
     return (
-        f"{what} ({place}). On {evidence.count} samples {_percent(kept)} of the answers stay the unpruned model's "
-        f"(95 % interval {_percent(low)} to {_percent(high)}); KL {two_digits(kl)} nats."
+        f"{what} ({place}). On {samples} {percent(kept)} of the answers stay the unpruned model's (95 % interval "
+        f"{percent(low)} to {percent(high)}{flattered}); KL {two_digits(float(evidence.losses(chosen, 'kl').mean()))} "
+        "nats."
     )
 
 
+def _drop(evidence: Evidence) -> str:
+    """Whether `validate --max-drop` passes on the samples of the search."""
+    if evidence.search.budget.kind != "max_drop" or not evidence.found.feasible:
+        return ""
+    drop = evidence.search.drop(evidence.found.chosen)
+    gate = drop_gate(drop, "")
+    if drop.passed:
+        return f"On the samples of the search `validate --max-drop` passes: {gate.measured}, allowed is {gate.limit}."
+    return f"`validate --max-drop` may refuse it on the same samples ({gate.measured}): {gate.remedy}."
+
+
 def _against_the_paper(evidence: Evidence) -> str:
-    chosen, default = evidence.found.chosen, evidence.default
-    if chosen == default and evidence.budget.kind == "max_drop":
-        return "Nothing that was tried and is faster stays within the drop." if evidence.found.feasible else ""
-    if chosen == default:
-        more = f" and {NEGLIGIBLE_KL:g} nats" if evidence.objective == "kl" else ""
-        return f"Nothing that was tried is better than the paper's settings by more than a standard error{more}."
-    return f"The paper's settings keep {_compared(evidence, default)}."
+    search, found = evidence.search, evidence.found
+    if found.chosen != search.default:
+        return f"The paper's settings keep {_compared(evidence, search.default)}."
+    if search.budget.kind == "max_drop":
+        return "Nothing that was tried and is faster stays within the drop." if found.feasible else ""
+    more = f" and {NEGLIGIBLE_KL:g} nats" if search.objective == "kl" else ""
+    return f"Nothing that was tried is better than the paper's settings by more than a standard error{more}."
 
 
 def _against_random(evidence: Evidence) -> str:
-    chosen = evidence.found.chosen
-    for control in evidence.found.controls:
-        if (control.layer, control.keep, control.importance) == (chosen.layer, chosen.keep, "random"):
-            difference = bootstrap_mean(evidence.kl(control) - evidence.kl(chosen))
-            if difference.low <= 0:
-                return (
-                    f"Random does as well: random tokens at the same place keep {_compared(evidence, control)}, and "
-                    "the difference in KL is within chance. Here it matters how many tokens stay, not which."
-                )
-            return f"Random tokens at the same place keep {_compared(evidence, control)}."
-    return ""
+    random = evidence.found.random
+    difference = bootstrap_mean(evidence.losses(random, "kl") - evidence.losses(evidence.found.chosen, "kl"))
+    if difference.low <= 0:
+        return (
+            f"Random does as well: random tokens at the same place keep {_compared(evidence, random)}, and "
+            "the difference in KL is within chance. Here it matters how many tokens stay, not which."
+        )
+    return f"Random tokens at the same place keep {_compared(evidence, random)}."
 
 
 def _compared(evidence: Evidence, other: PruningSettings) -> str:
     """Another setting's share of kept answers, and its paired distance to the choice's."""
-    kept = 1 - float(evidence.changed(other).mean())
-    gain = bootstrap_mean(evidence.changed(other) - evidence.changed(evidence.found.chosen))
+    changed, chosen = (evidence.losses(each, "agreement") for each in (other, evidence.found.chosen))
+    gain = bootstrap_mean(100 * (changed - chosen))
     return (
-        f"{_percent(kept)}, the choice {100 * gain.mean:+.0f} points (paired 95 % interval {100 * gain.low:+.0f} to "
-        f"{100 * gain.high:+.0f})"
+        f"{percent(evidence.kept(other))}, the choice {gain.mean:+.1f} points (paired 95 % interval {gain.low:+.1f} to "
+        f"{gain.high:+.1f})"
     )
 
 
 def _lost(evidence: Evidence) -> str:
-    lost = float(evidence.changed(evidence.found.chosen).mean())
-    if evidence.budget.kind == "max_drop" and not evidence.found.feasible:
+    lost, by_drop = 1 - evidence.kept(evidence.found.chosen), evidence.search.budget.kind == "max_drop"
+    if by_drop and not evidence.found.feasible:
+        measured = drop_gate(evidence.search.drop(evidence.found.chosen), "").measured
         return (
-            f"Nothing that was tried stays within the allowed drop: the nearest changes {_percent(lost)} of the "
-            "answers. Keep every token, or allow more."
+            f"Nothing that was tried stays within the allowed drop; of the nearest, {measured}. Keep every token, or "
+            "allow more."
         )
-    if lost > LOST and evidence.budget.kind != "max_drop":
+    if lost > LOST and not by_drop:
         return (
-            f"At this budget nothing keeps the answers: even the choice changes {_percent(lost)} of them. Keep more "
+            f"At this budget nothing keeps the answers: even the choice changes {percent(lost)} of them. Keep more "
             "tokens or prune later."
         )
     return ""
@@ -151,22 +167,22 @@ def _few(evidence: Evidence) -> str:
 
 
 def _blind(evidence: Evidence) -> str:
-    count = min(evidence.count, BLIND_SAMPLES)
-    stays = 1 - float(evidence.measured.losses(evidence.blind, count, "agreement").mean())
+    samples = range(min(evidence.count, BLIND_SAMPLES))
+    stays = 1 - float(evidence.search.measured.losses(evidence.blind, samples, "agreement").mean())
     if stays <= BLIND:
         return ""
     return (
-        f"Doubtful data: {_percent(stays)} of the answers stay the same with one visual token left, so these samples "
+        f"Doubtful data: {percent(stays)} of the answers stay the same with one visual token left, so these samples "
         "say little about which tokens matter. Take images and questions of which the answer is in the image."
     )
 
 
 def _unsure(evidence: Evidence) -> str:
-    unpruned = evidence.measured.unpruned(evidence.count)
+    unpruned = evidence.search.measured.unpruned(evidence.count)
     rights = [each.right for each in unpruned if each.right is not None]
     if rights and np.mean(rights) < WRONG:
         return (
-            f"Doubtful data: the unpruned model answers {_percent(float(np.mean(rights)))} rightly, so it does not "
+            f"Doubtful data: the unpruned model answers {percent(float(np.mean(rights)))} rightly, so it does not "
             "know this kind of image. Calibrate on images from where the model is used."
         )
     confidence = float(np.mean([each.confidence for each in unpruned]))
@@ -181,20 +197,183 @@ def _unsure(evidence: Evidence) -> str:
 
 def _undecided(evidence: Evidence) -> str:
     """The best and the worst of what met every sample are one within chance."""
-    met = [s for s in evidence.found.tried if evidence.measured.met(s) >= evidence.count]
-    if len(met) < 2:
-        return ""
-    ranked = sorted(met, key=lambda settings: float(evidence.kl(settings).mean()))
-    difference = bootstrap_mean(evidence.kl(ranked[-1]) - evidence.kl(ranked[0]))
-    if difference.low > 0:
+    measured, samples = evidence.search.measured, range(evidence.count)
+    met = [measured.losses(s, samples, "kl") for s in evidence.found.tried if measured.met(s) >= evidence.count]
+    ranked = sorted(met, key=lambda losses: float(losses.mean()))
+    if len(met) < 2 or bootstrap_mean(ranked[-1] - ranked[0]).low > 0:
         return ""
     return "The settings that met every sample do not differ beyond chance: these data do not tell them apart."
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
 
 
 def two_digits(value: float) -> str:
     """A number with two significant digits, and no exponent."""
     return np.format_float_positional(value, precision=2, unique=False, fractional=False, trim="-")
+
+
+def differences(settings: PruningSettings, other: PruningSettings) -> list[tuple[str, str, str]]:
+    """Name, value and the other's value of the settings that differ, in the order of their declaration."""
+    pairs = [(each.name, getattr(settings, each.name), getattr(other, each.name)) for each in fields(settings)]
+    return [(name, _shown(value), _shown(its)) for name, value, its in pairs if value != its]
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, tuple):
+        return ", ".join(map(_shown, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+KINDS = ("dropped early", "candidate", "control", "the paper's", "chosen")
+"""How a candidate is marked, those in front last."""
+
+
+def kind_of(figures: CandidateFigures, recipe: Recipe) -> str:
+    """One of `KINDS`; the paper's settings, where they are chosen, are `chosen`."""
+    if figures.chosen:
+        return "chosen"
+    if figures.role != "candidate":
+        return {"default": "the paper's", "control": "control"}[figures.role]
+    return "candidate" if figures.samples == recipe.search.rungs[-1] else "dropped early"
+
+
+def ranking(recipe: Recipe) -> list[CandidateFigures]:
+    """All candidates, best first by the recipe's objective; equal ones in their order in the recipe.
+
+    Those dropped in earlier rounds come last, the latest first: few samples may have flattered them.
+    """
+    objective = recipe.search.objective
+
+    def rank(figures: CandidateFigures) -> tuple[int, float, float]:
+        samples = figures.samples if kind_of(figures, recipe) == "dropped early" else recipe.search.rungs[-1]
+        measure = getattr(figures, objective) or 0.0
+        return -samples, measure if objective == "kl" else -measure, figures.kl
+
+    return sorted(recipe.candidates, key=rank)
+
+
+def view(recipe: Recipe, examples: Sequence[Example] = ()) -> list[View]:
+    """The verdict with what was tried, which is for a terminal too; then what a page has beside it.
+
+    Args:
+        recipe: the calibration's result.
+        examples: samples before and after, see `example`.
+    """
+    tried = [figures.settings for figures in recipe.candidates if figures.role == "default"]
+    paper = tried[0] if tried else PruningSettings()
+    changed = [name for name, _, _ in differences(recipe.settings, paper)]
+    rows = [(name, _shown(value), _shown(getattr(paper, name))) for name, value in vars(recipe.settings).items()]
+    strong = frozenset(number for number, (name, _, _) in enumerate(rows) if name in changed)
+    views = [
+        View(
+            f"Calibration of {recipe.model.name}",
+            recipe.verdict,
+            charts=[chart for measure in ("agreement", "accuracy") for chart in _chart(recipe, measure)],
+            tables=_candidates(recipe, paper),
+        ),
+        View(
+            "The chosen settings",
+            [f"They differ from the paper's in {', '.join(changed)}." if changed else "They are the paper's."],
+            tables=[Table(("setting", "chosen", "the paper's"), rows, "All settings", strong, page_only=True)],
+            command=f"iwp-export {shlex.quote(recipe.model.name)} --recipe RECIPE.json -o OUTPUT.bundle",
+        ),
+    ]
+    if examples:
+        note = () if changed else ("The chosen settings are the paper's, so both are the same.",)
+        views.append(View("Kept tokens with the paper's settings and with the chosen ones", note, examples=examples))
+    return [*views, _provenance(recipe)]
+
+
+def _chart(recipe: Recipe, measure: str) -> Iterator[Chart]:
+    """Agreement or accuracy, if it is known, of each candidate against the speed-up of its prefill."""
+    found = [(kind_of(each, recipe), each, getattr(each, measure)) for each in recipe.candidates]
+    title = {"agreement": "agreement with the unpruned model", "accuracy": "right answers"}[measure]
+    series = []
+    for kind in KINDS:
+        own = [(each, share) for its, each, share in found if its == kind and share is not None]
+        if own:
+            marked = kind in KINDS[2:]
+            low, high = zip(*(interval(share, each.samples) for each, share in own), strict=True)
+            labels = tuple(each.settings.importance if kind == "control" else kind for each, _ in own)
+            series.append(
+                Series(
+                    kind,
+                    tuple(each.prefill_speedup for each, _ in own),
+                    tuple(share for _, share in own),
+                    *((low, high, labels) if marked else ()),
+                )
+            )
+    if series:
+        alt = f"{title.capitalize()} of each candidate against the speed-up; the table has the values"
+        x_axis = Axis("speed-up of the prefill, by operations", "factor")
+        caption = HOW_TO_READ if measure == "agreement" else ""
+        yield Chart("points", title.capitalize(), alt, series, x_axis, Axis(title, "percent"), caption=caption)
+
+
+def _candidates(recipe: Recipe, paper: PruningSettings) -> list[Table]:
+    ranked = ranking(recipe)
+    last = [figures for figures in ranked if kind_of(figures, recipe) != "dropped early"]
+    dropped = ranked[len(last) :]
+    titles = ("KL ± error", "agreement", "accuracy", "speed-up", "samples")
+    columns: list[Column | str] = ["differs from the paper's settings in"]
+    columns += [Column(title, number=True) for title in titles]
+    caption = (
+        f"What was tried, ranked by {OBJECTIVES[recipe.search.objective]}. KL says in nats how far the next token "
+        "strays from the unpruned model's: 0 is no change."
+    )
+    strong = frozenset(number for number, figures in enumerate(last) if figures.chosen)
+    tables = [Table(columns, [_row(each, recipe, paper) for each in last], caption, strong)]
+    if dropped:
+        rounds = " → ".join(map(str, recipe.search.rungs))
+        caption = f"{len(dropped)} candidates dropped in earlier rounds; the better ones of each met more ({rounds})"
+        tables.append(Table(columns, [_row(each, recipe, paper) for each in dropped], caption, page_only=True))
+    return tables
+
+
+def _row(figures: CandidateFigures, recipe: Recipe, paper: PruningSettings) -> list[object]:
+    kind = kind_of(figures, recipe)
+    says = [kind] if kind in KINDS[2:] else []
+    says += [f"{name} {value}" for name, value, _ in differences(figures.settings, paper)]
+    return [
+        ", ".join(says),
+        f"{figures.kl:.4f} ± {figures.kl_error:.4f}",
+        percent(figures.agreement),
+        None if figures.accuracy is None else percent(figures.accuracy),
+        f"{figures.prefill_speedup:.2f}x",
+        figures.samples,
+    ]
+
+
+def _provenance(recipe: Recipe) -> View:
+    facts: list[tuple[str, object]] = []
+    for title, part in (("model", recipe.model), ("data", recipe.data), ("search", recipe.search)):
+        facts += [(f"{title}: {name.replace('_', ' ')}", _shown(value)) for name, value in vars(part).items()]
+    note = "Every figure holds for images and prompts like those tried here; others can turn the order around."
+    return View("Where this comes from", facts=[*facts, *recipe.tools.items()], notes=(note,))
+
+
+def example(prepared: Prepared, before: tuple[Image.Image, str], after: tuple[Image.Image, str]) -> Example:
+    """A sample's image with the tokens that the paper's settings and the chosen ones keep, and the answers."""
+    question = prepared.question
+    facts: list[tuple[str, object]] = [("Every token", _said(prepared.answer))]
+    if question.answer is not None:
+        facts.append(("Right answer", question.answer))
+    names = ("The paper's settings", "The chosen settings")
+    facts += [(name, _said(answer)) for name, (_, answer) in zip(names, (before, after), strict=True)]
+    alt = "The image; dropped visual tokens are dimmed"
+    return Example(
+        question.prompt,
+        facts,
+        [Picture(_png(image), f"{alt}. {name}", name) for name, (image, _) in zip(names, (before, after), strict=True)],
+    )
+
+
+def _said(answer: str) -> str:
+    return answer if answer.strip() else "(nothing)"
+
+
+def _png(picture: Image.Image) -> bytes:
+    small, buffer = picture.convert("RGB"), BytesIO()
+    small.thumbnail((PICTURE_SIDE, PICTURE_SIDE), Image.Resampling.LANCZOS)
+    small.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()

@@ -6,17 +6,12 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from iwp_export import api
 from iwp_export.cli import flags
 from iwp_export.cli.export import default_name
 from iwp_export.models import ALIASES
 from iwp_export.settings import CalibrationSettings
-from iwp_export.tables import table
-
-if TYPE_CHECKING:
-    from iwp_export.bundle.recipe import CandidateFigures, Recipe
 
 DESCRIPTION = (
     "Choose the pruning settings that keep this model's answers, from your own images and questions. Writes a\n"
@@ -30,8 +25,6 @@ EXAMPLES = """\
   iwp-export ./my-llava --recipe my-llava.recipe.json                    export with it
 """
 NEEDS = ("calibrating", "export,report")
-SHOWN = 8
-"""Candidates in the table on the terminal; the page has all."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -52,9 +45,11 @@ def execute(args: argparse.Namespace) -> None:
     if plan.samples.warning:
         print(f"iwp-export: warning: {plan.samples.warning}", file=sys.stderr)
     from iwp_export.calibrator.calibration import calibrate
+    from iwp_export.calibrator.verdict import view
+    from iwp_export.view import terminal
 
     try:
-        recipe = calibrate(plan, output, force=args.force, threads=settings.threads, announce=announce)
+        recipe = calibrate(plan, output, force=args.force, announce=announce)
     except KeyboardInterrupt:
         print("\niwp-export: stopped; the same command goes on from here", file=sys.stderr)
         raise
@@ -63,7 +58,7 @@ def execute(args: argparse.Namespace) -> None:
 
         print(json.dumps(RECIPE_JSON.to_dict(recipe), indent=2))
         return
-    print(describe(recipe))
+    print(terminal.render(view(recipe)[:1]))
     print(f"\nwrote {output} and {output.with_suffix('.html').name}")
     print(f"export with it: iwp-export {args.model} --recipe {output}")
 
@@ -72,29 +67,3 @@ def announce(settings: int, samples: int, seconds: float) -> None:
     """Say what will be done and about how long it takes."""
     spent = f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes"
     print(f"iwp-export: {settings} settings on up to {samples} samples, about {spent}", file=sys.stderr)
-
-
-def describe(recipe: Recipe) -> str:
-    """The verdict and the best candidates, as text for people."""
-    from iwp_export.calibrator.figures import entries
-
-    rows = [["", "layer", "keep", "KL", "agreement", "accuracy", "speed-up", "samples", "differs from the paper in"]]
-    found = entries(recipe)
-    shown = [entry for number, entry in enumerate(found) if number < SHOWN or entry.kind in ("default", "control")]
-    for entry in shown:
-        words = entry.words.replace("\u00a0", " ")
-        rows.append([entry.says, *_cells(entry.figures), words])
-    return "\n".join([*recipe.verdict, "", table(rows)])
-
-
-def _cells(figures: CandidateFigures) -> list[str]:
-    accuracy = "" if figures.accuracy is None else f"{100 * figures.accuracy:.1f} %"
-    return [
-        str(figures.settings.layer),
-        f"{figures.settings.keep:.3g}",
-        f"{figures.kl:.4f}",
-        f"{100 * figures.agreement:.1f} %",
-        accuracy,
-        f"{figures.prefill_speedup:.2f}",
-        str(figures.samples),
-    ]

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from iwp_export.calibrator.candidates import Budget, budget_pairs, candidate_layers
+from iwp_export.calibrator.search import Budget, budget_pairs, candidate_layers
 from iwp_export.latency.bench import measure_latency
 from iwp_export.latency.figures import Latency
 from iwp_export.latency.requests import choose_questions

@@ -11,7 +11,7 @@ from typing import Any
 
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.questions import Question
-from iwp_export.scorer import Score
+from iwp_export.scorer import Score, Scorer
 
 Loss = Callable[[PruningSettings, int], float]
 """From a setting and a sample's number to its KL in nats."""
@@ -23,7 +23,7 @@ def questions(count: int, answer: str | None = "right") -> list[Question]:
     ]
 
 
-class FakeScores:
+class FakeScores(Scorer):
     """Scores by a rule; an answer changes, and is then wrong, from `limit` nats on.
 
     Args:

@@ -1,4 +1,4 @@
-"""A made-up calibration of 40 candidates, and examples of it whose texts are as bad as texts get."""
+"""A made-up calibration of 40 candidates."""
 
 from __future__ import annotations
 
@@ -6,11 +6,7 @@ import random
 from itertools import product
 from typing import Any
 
-import numpy as np
-from PIL import Image, ImageDraw
-
 from iwp_export.bundle.recipe import CandidateFigures, Recipe, RecipeData, RecipeModel, RecipeSearch
-from iwp_export.calibrator.page import Example
 from iwp_export.pruning.settings import CONTROLS, PruningSettings
 
 KEEP = 0.222
@@ -73,25 +69,3 @@ def recipe_of_40(accuracy: bool = True, name: str = "tiny-llava") -> Recipe:
         candidates=tuple(figures),
         tools={"iwp-export": "0.2.0", "torch": "2.13.0", "transformers": "5.23.0", "Python": "3.11.7"},
     )
-
-
-def nasty_examples() -> tuple[Example, ...]:
-    """Markup, quotes, words without an end, and text from right to left."""
-    before, after = _picture((40, 90, 160)), _picture((170, 80, 30))
-    return (
-        Example("what is the yellow digit ?", "seven", before, after, "two", "seven", "seven"),
-        Example(
-            "<script>alert(\"1\")</script> & 'quotes' </dd></dl>\x1b[31m \ud800 \u202eflipped",
-            "W" * 400, before, after, "</figcaption><img src=https://example.com/x.png>", "a\nb",
-        ),
-        Example("ما هو الرقم الأصفر؟ (7) https://example.com", "سبعة", before, after, "", "سبعة", "سبعة"),
-        Example("a fourth, which is not shown", "x", before, after, "x", "x"),
-    )  # fmt: skip
-
-
-def _picture(colour: tuple[int, int, int]) -> Image.Image:
-    """A gradient with a frame; larger than the page shows."""
-    ramp = np.linspace(0.3, 1, 768)[:, None, None] * np.array(colour)
-    image = Image.fromarray(np.broadcast_to(ramp, (768, 768, 3)).astype(np.uint8))
-    ImageDraw.Draw(image).rectangle((200, 300, 420, 520), outline=(255, 196, 0), width=6)
-    return image

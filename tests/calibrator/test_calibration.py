@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,13 +15,14 @@ from PIL import Image
 from iwp_export import api
 from iwp_export.bundle.recipe import RECIPE_JSON, Recipe, read_recipe
 from iwp_export.calibrator.calibration import ONE_TOKEN, Calibration
-from iwp_export.calibrator.candidates import VARIANTS
-from iwp_export.calibrator.page import Example
+from iwp_export.calibrator.plan import plan_calibration
+from iwp_export.calibrator.search import VARIANTS
 from iwp_export.errors import RequestError
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.questions import SHIPPED
 from iwp_export.scorer import Scorer
 from iwp_export.settings import CalibrationSettings
+from iwp_export.view.view import View
 
 SAMPLES = SHIPPED["tiny-llava"]["samples"].parent
 
@@ -29,9 +31,8 @@ SAMPLES = SHIPPED["tiny-llava"]["samples"].parent
 def page(monkeypatch):
     """In the place of the page, whose drawing takes seconds, what it is made of."""
 
-    def write(path: Path, recipe: Recipe, examples: Sequence[Example]) -> None:
-        answers = [(each.prompt, each.answer_before, each.answer_after) for each in examples]
-        path.write_text(f"{recipe.digest} {answers}")
+    def write(path: Path, title: str, subtitle: str, views: Sequence[View]) -> None:
+        path.write_text(f"{title} {subtitle} {[(view.sentences, view.tables, view.examples) for view in views]}")
 
     monkeypatch.setattr("iwp_export.calibrator.calibration.write_page", write)
 
@@ -104,9 +105,8 @@ def test_one_token_is_left_where_a_sample_has_two_images(tmp_path):
     noise = np.random.default_rng(0).integers(0, 255, (300, 40, 3)).astype(np.uint8)
     Image.fromarray(noise).save(tmp_path / "noise.png")
     (tmp_path / "asked.jsonl").write_text("\n".join(lines))
-    plan = api.plan_calibration(
-        "tiny-llava", tmp_path / "o.json", CalibrationSettings(tmp_path / "asked.jsonl", layers=[4])
-    )
+    settings = CalibrationSettings(tmp_path / "asked.jsonl", layers=[4])
+    plan = plan_calibration("tiny-llava", tmp_path / "o.json", settings)
     calibration = Calibration(plan)
     scorer = calibration._scorer
     blind = PruningSettings(layer=plan.legal_layers[0], keep=ONE_TOKEN).with_changes(importance="random")
@@ -131,6 +131,22 @@ def test_the_warning_of_the_samples_ends_the_verdict(tmp_path):
     recipe = calibrate(tmp_path, data=SAMPLES, samples=1, keep=[0.5])
     assert recipe.verdict[-1].startswith("No prompts are given") and recipe.verdict[-1].endswith("costs.")
     assert not recipe.data.answers and {figures.accuracy for figures in recipe.candidates} == {None}
+
+
+def test_every_sample_that_is_asked_for_is_used_and_those_beyond_judge(tmp_path, monkeypatch):
+    """More than the 96 of the default: the last round has them all, and the digest is of the data."""
+    questions = [json.loads(line) for line in (SAMPLES / "questions.jsonl").read_text().splitlines()][:5]
+    lines = [json.dumps({**each, "image": str(SAMPLES / each["image"])}) for each in questions for _ in range(26)]
+    (tmp_path / "asked.jsonl").write_text("\n".join(lines))
+    monkeypatch.setattr("iwp_export.calibrator.search.VARIANTS", VARIANTS[:1])
+    options = {"data": tmp_path / "asked.jsonl", "keep": [0.3], "layers": [4]}
+    whole = calibrate(tmp_path / "whole", samples=130, **options)
+    assert whole.search.rungs == (8, 24, 96, 130) and whole.data.samples == 130
+    assert {figures.samples for figures in whole.candidates} == {130}
+    assert "of the samples that chose it" in whole.verdict[0]
+    part = calibrate(tmp_path / "part", samples=100, **options)
+    assert part.search.rungs == (8, 24, 96, 100) and part.data.digest == whole.data.digest
+    assert "On 30 samples that took no part in the choice" in part.verdict[0]
 
 
 def test_the_seed_is_of_the_samples(tmp_path):

@@ -1,4 +1,4 @@
-"""Successive halving on made-up scores: it finds the best at little cost, and prefers the paper's where that ties."""
+"""What is tried at which layers and budgets; halving finds the best at little cost, the paper's where that ties."""
 
 from __future__ import annotations
 
@@ -9,10 +9,24 @@ from hypothesis import given
 from hypothesis import settings as options
 from hypothesis import strategies as st
 
-from iwp_export.calibrator.candidates import Budget, candidates, controls_of, default_settings
 from iwp_export.calibrator.measurements import Measurements
-from iwp_export.calibrator.search import NEGLIGIBLE_KL, PER_COST, Found, Search, rungs_for
+from iwp_export.calibrator.search import (
+    LADDER,
+    NEGLIGIBLE_KL,
+    PER_COST,
+    VARIANTS,
+    Budget,
+    Found,
+    Search,
+    budget_pairs,
+    candidate_layers,
+    candidates,
+    controls_of,
+    default_settings,
+    rungs_for,
+)
 from iwp_export.calibrator.verdict import BLIND_SAMPLES
+from iwp_export.errors import SettingsError
 from iwp_export.pruning.cost import PrefillCost
 from iwp_export.pruning.settings import CONTROLS, PruningSettings
 from tests.calibrator.fake import FakeScores, Loss, questions
@@ -23,6 +37,9 @@ KEEP = Budget("keep", (0.3,))
 ALL = candidates(KEEP, LAYERS, COST)
 DEFAULT = PruningSettings()
 CONTROLS_OF_ALL = {control for settings in ALL for control in controls_of(settings)}
+
+
+MANY = (2, 4, 7, 10, 14)
 
 
 def speedup(settings: PruningSettings) -> float:
@@ -49,7 +66,7 @@ def noisy(seed: int, spread: float = 0.3) -> Loss:
 
 
 def test_rungs():
-    cases = {1: (1,), 7: (7,), 8: (8,), 9: (8, 9), 24: (8, 24), 95: (8, 24, 95), 96: (8, 24, 96), 500: (8, 24, 96)}
+    cases = {1: (1,), 8: (8,), 9: (8, 9), 24: (8, 24), 95: (8, 24, 95), 96: (8, 24, 96), 500: (8, 24, 96, 384, 500)}
     assert {samples: rungs_for(samples) for samples in cases} == cases
 
 
@@ -120,50 +137,132 @@ def test_a_tie_goes_to_the_papers_settings_then_to_the_faster():
 
 
 DROP = Budget("max_drop", (0.05,))
-LADDER = candidates(DROP, LAYERS, COST)
+STEPS = candidates(DROP, LAYERS, COST)
 NEAR_PAPER = default_settings(DROP, LAYERS, COST)
 
 
 def test_the_fastest_within_the_drop():
     """Also where all that is faster drops too much, which shows on the last samples alone."""
-    best = sorted(LADDER, key=speedup)[len(LADDER) // 2]
+    best = sorted(STEPS, key=speedup)[len(STEPS) // 2]
 
     def loss(settings: PruningSettings, sample: int) -> float:
         slow = speedup(settings) <= speedup(best)
         return 3.0 if sample % (24 if slow else 10) == 5 else 0.5 if settings == best else 0.8 if slow else 0.1
 
-    found, measured, _ = search(loss, tried=LADDER, budget=DROP, default=NEAR_PAPER)
+    found, measured, _ = search(loss, tried=STEPS, budget=DROP, default=NEAR_PAPER)
     assert found.feasible and found.chosen == best
-    assert measured.losses(found.chosen, 96, "agreement").mean() == pytest.approx(1 / 24)
+    assert measured.losses(found.chosen, range(96), "agreement").mean() == pytest.approx(1 / 24)
 
 
 def test_nothing_within_the_drop():
-    nearest = LADDER[30]
+    nearest = STEPS[30]
     found, measured, _ = search(
         lambda settings, sample: 2.0 if sample % 3 or settings != nearest else 0.1,
-        tried=LADDER,
+        tried=STEPS,
         budget=DROP,
         default=NEAR_PAPER,
     )
     assert not found.feasible and found.chosen == nearest
-    assert measured.losses(nearest, 96, "agreement").mean() == pytest.approx(2 / 3, abs=0.01)
+    assert measured.losses(nearest, range(96), "agreement").mean() == pytest.approx(2 / 3, abs=0.01)
 
 
 def test_the_best_of_each_cost_goes_to_the_end_where_cost_is_searched_for():
-    _, measured, _ = search(lambda settings, sample: 0.1, tried=LADDER, budget=DROP, default=NEAR_PAPER)
-    for speed in set(map(speedup, LADDER)):
-        met = [measured.met(one) for one in LADDER if speedup(one) == speed]
+    _, measured, _ = search(lambda settings, sample: 0.1, tried=STEPS, budget=DROP, default=NEAR_PAPER)
+    for speed in set(map(speedup, STEPS)):
+        met = [measured.met(one) for one in STEPS if speedup(one) == speed]
         assert max(met) == 96 and sum(count > 8 for count in met) >= PER_COST
 
 
 @given(st.integers(0, 10**6), st.integers(1, 30), st.sampled_from(["kl", "agreement", "accuracy"]), st.booleans())
 @options(max_examples=20, deadline=None)
 def test_any_search_ends_with_a_candidate_that_met_every_sample(seed, samples, objective, by_drop):
-    tried, budget = (LADDER[:20], DROP) if by_drop else (ALL[:20], KEEP)
+    tried, budget = (STEPS[:20], DROP) if by_drop else (ALL[:20], KEEP)
     found, measured, _ = search(noisy(seed, 1.5), samples, tried, budget, objective, tried[0])
     assert found.chosen in tried and found.chosen.importance not in CONTROLS
     assert measured.met(found.chosen) == min(samples, 96)
-    best = min(measured.losses(one, samples, objective).mean() for one in tried if measured.met(one) == samples)
+    best = min(measured.losses(one, range(samples), objective).mean() for one in tried if measured.met(one) == samples)
     if not by_drop:
-        spread = measured.losses(found.chosen, samples, objective).mean() - best
+        spread = measured.losses(found.chosen, range(samples), objective).mean() - best
         assert spread <= 1.0 if samples > 1 else spread <= NEGLIGIBLE_KL
+
+
+@pytest.mark.parametrize(
+    ("layers", "legal", "tried"),
+    [
+        (1, None, (0,)),
+        (2, None, (0, 1)),
+        (3, None, (0, 1)),
+        (8, None, (1, 2, 3, 4)),
+        (28, None, (2, 4, 7, 10, 14)),
+        (32, None, (2, 4, 5, 8, 11, 16)),
+        (40, None, (3, 4, 6, 10, 14, 20)),
+        (28, range(3, 28), (4, 7, 10, 14)),
+        (28, range(20, 28), (20,)),
+        (28, range(0, 2), (0,)),
+        (8, range(4, 5), (4,)),
+    ],
+)
+def test_layers(layers, legal, tried):
+    assert candidate_layers(legal or range(layers), layers) == tried
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "message"),
+    [
+        ("keep", (), "keep takes one ratio or more"),
+        ("keep", (0.0,), "keep must be a number above 0"),
+        ("keep", (0.3, 1.5), "keep must be a number above 0"),
+        ("keep", (1.0,), "prunes nothing"),
+        ("speedup", (1.0,), "above 1"),
+        ("max_drop", (0.0,), "above 0 and below 1"),
+    ],
+)
+def test_budgets_out_of_range(kind, values, message):
+    with pytest.raises(SettingsError, match=message) as refused:
+        Budget(kind, values)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_speedup_that_no_layer_gives():
+    with pytest.raises(SettingsError, match=r"no layer of 10, 14 .* 9 times .* with a single visual token") as refused:
+        candidates(Budget("speedup", (9.0,)), (10, 14), COST)
+    assert refused.value.options == ("speedup",)
+
+
+@pytest.mark.parametrize("speedup", [1.001, 1.5, 2.0, 3.0])
+def test_every_candidate_of_a_speedup_gives_it(speedup):
+    budget = Budget("speedup", (speedup,))
+    tried = candidates(budget, MANY, COST)
+    for settings in [*tried, default_settings(budget, MANY, COST)]:
+        kept = settings.num_keep(COST.visual)
+        assert COST.speedup(settings.layer, kept) >= speedup
+        assert kept == COST.visual or COST.speedup(settings.layer, kept + 1) < speedup
+    given = {layer for layer in MANY if COST.kept_for(layer, speedup) is not None}
+    assert {settings.layer for settings in tried} == given and len(tried) == len(given) * len(VARIANTS)
+
+
+def test_the_default_is_the_papers_at_the_budget():
+    keep = Budget("keep", (0.2, 0.1))
+    assert default_settings(keep, MANY, COST) == PruningSettings(keep=0.2)
+    assert default_settings(keep, (1, 2), COST) == PruningSettings(layer=2, keep=0.2)
+    assert default_settings(Budget("max_drop", (0.01,)), MANY, COST) == PruningSettings(keep=0.353)
+    assert default_settings(keep, MANY, COST) in candidates(keep, MANY, COST)
+
+
+def test_candidates_differ_and_none_is_a_control():
+    for budget, pairs in (
+        (Budget("keep", (0.3,)), len(MANY)),
+        (Budget("max_drop", (0.01,)), len(MANY) * len(LADDER)),
+    ):
+        tried = candidates(budget, MANY, COST)
+        assert len(set(tried)) == len(tried) == pairs * len(VARIANTS)
+        assert len(budget_pairs(budget, MANY, COST)) == pairs
+    random, grid = controls_of(PruningSettings(layer=7, keep=0.2, penalty=3.0, chunk=1))
+    assert random == PruningSettings(layer=7, keep=0.2).with_changes(importance="random")
+    assert grid == PruningSettings(layer=7, keep=0.2, importance="grid", penalty=0.0)
+
+
+def test_budgets_in_words():
+    assert str(Budget("keep", (0.3, 0.111))) == "keep 0.3, 0.111"
+    assert str(Budget("speedup", (1.5,))) == "a prefill 1.5 times as fast, by operations"
+    assert str(Budget("max_drop", (0.01,))) == "at most 1.0 % of the unpruned score lost"

@@ -1,18 +1,37 @@
-"""Each sentence of a verdict is there where it is true, and nowhere else."""
+"""Each sentence of a verdict is there where it is true, and nowhere else; and what is shown of a recipe."""
 
 from __future__ import annotations
+
+from dataclasses import replace
+from io import BytesIO
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import settings as options
 from hypothesis import strategies as st
+from PIL import Image
 
-from iwp_export.calibrator.candidates import Budget, controls_of
+from iwp_export.bundle.recipe import Objective, Recipe
 from iwp_export.calibrator.measurements import Measurements
-from iwp_export.calibrator.search import Found
-from iwp_export.calibrator.verdict import BLIND_SAMPLES, Evidence, two_digits, verdict
+from iwp_export.calibrator.search import Budget, Found, Search, controls_of
+from iwp_export.calibrator.verdict import (
+    BLIND_SAMPLES,
+    PICTURE_SIDE,
+    Evidence,
+    example,
+    kind_of,
+    ranking,
+    two_digits,
+    verdict,
+    view,
+)
 from iwp_export.pruning.settings import PruningSettings
+from iwp_export.view import html, terminal
 from tests.calibrator.fake import FakeScores, questions
+from tests.calibrator.made_up import PAPER as RECIPE_PAPER
+from tests.calibrator.made_up import recipe_of_40
 
 PAPER = PruningSettings(keep=0.222)
 CHOSEN = PAPER.with_changes(layer=2, importance="value", chunk=1)
@@ -28,6 +47,8 @@ SENTENCES = {
     "not within": "Nothing that was tried stays within the allowed drop",
     "nothing keeps": "At this budget nothing keeps the answers",
     "few": " samples are few",
+    "passes": "`validate --max-drop` passes",
+    "may refuse": "`validate --max-drop` may refuse it",
     "blind": "answers stay the same with one visual token left",
     "wrong": "Doubtful data: the unpruned model answers ",
     "unsure": "Doubtful data: the unpruned model is unsure",
@@ -48,6 +69,7 @@ def evidence(
     count: int = 96,
     feasible: bool = True,
     answer: str | None = "right",
+    held_out: int = 0,
     **unpruned: float,
 ) -> Evidence:
     """Of made-up scores: at a share s, each sample of s in 1 is 2 nats off and the others 0.001."""
@@ -55,12 +77,15 @@ def evidence(
     def loss(settings: PruningSettings, sample: int) -> float:
         return 2.0 if (sample * 61 % 100 + 0.5) / 100 < shares.get(settings, 0.6) else 0.001
 
-    measured = Measurements(FakeScores(loss, **unpruned), questions(count, answer))  # type: ignore[arg-type]
+    measured = Measurements(
+        FakeScores(loss, **unpruned),  # type: ignore[arg-type]
+        questions(count + held_out, answer),
+    )
     controls = tuple(dict.fromkeys([*controls_of(chosen), *controls_of(PAPER)]))
-    measured.run("all", [PAPER, chosen, *controls], count)
+    measured.run("all", [PAPER, chosen, *controls], count + held_out, with_answer=True)
     measured.run("blind", [BLIND], min(count, BLIND_SAMPLES))
-    found = Found(chosen, (PAPER, CHOSEN), controls, feasible)
-    return Evidence(measured, found, PAPER, budget, "kl", count, BLIND)
+    search = Search(measured, budget, "kl", PAPER, lambda settings: 1.0, (count,))
+    return Evidence(search, Found(chosen, (PAPER, CHOSEN), controls, feasible), BLIND, range(count, count + held_out))
 
 
 def said(given: Evidence) -> set[str]:
@@ -91,12 +116,16 @@ def said(given: Evidence) -> set[str]:
         ({"confidence": 0.5, "right": False}, GOOD | {"wrong"}),
         ({"confidence": 0.7}, GOOD),
         ({"shares": {PAPER: 0.05, CHOSEN: 0.05, BLIND: 0.9}}, GOOD | {"undecided"}),
+        ({"held_out": 48}, GOOD),
+        ({"held_out": 48, "count": 23}, GOOD | {"few"}),
         ({"budget": DROP, "feasible": False}, GOOD | {"not within"}),
-        ({"budget": DROP, "shares": {**SHARES, CHOSEN: 0.02}}, GOOD),
-        ({"budget": DROP, "shares": {**SHARES, PAPER: 0.0}}, GOOD),  # the choice is faster, not better
+        ({"budget": DROP, "shares": {**SHARES, CHOSEN: 0.02}}, GOOD | {"may refuse"}),
+        ({"budget": DROP, "shares": {**SHARES, CHOSEN: 0.0}, "count": 200}, GOOD | {"passes"}),
+        ({"budget": DROP, "shares": {**SHARES, CHOSEN: 0.0}, "count": 200, "answer": None}, GOOD | {"passes"}),
+        ({"budget": DROP, "shares": {**SHARES, PAPER: 0.0}}, GOOD | {"may refuse"}),  # the choice is faster, not better
         (
             {"budget": DROP, "chosen": PAPER, "shares": {PAPER: 0.01, CHOSEN: 0.3, BLIND: 0.9}},
-            {"paper chosen", "nothing faster", "against random"},
+            {"paper chosen", "nothing faster", "against random", "may refuse"},
         ),
         (
             {"budget": DROP, "chosen": PAPER, "feasible": False},
@@ -113,20 +142,33 @@ def test_figures_in_the_sentences():
     assert first.startswith(
         "Chosen: layer 2, chunk 1, importance value, the rest as in the paper (layer 2, keep 0.222)"
     )
-    assert "On 96 samples 95 % of the answers stay" in first and "(95 % interval 88 % to 98 %)" in first
-    assert first.endswith("KL 0.11 nats.")
-    assert second.startswith("The paper's settings keep 70 %, the choice +25 points (paired 95 % interval +1")
-    assert third.startswith("Random tokens at the same place keep 41 %, the choice +54 points")
+    assert "On 96 samples 94.8 % of the answers stay" in first and "(95 % interval 88.4 % to 97.8 %, of" in first
+    assert "of the samples that chose it: others may show less" in first and first.endswith("KL 0.11 nats.")
+    assert second.startswith("The paper's settings keep 69.8 %, the choice +25.0 points (paired 95 % interval +1")
+    assert third.startswith("Random tokens at the same place keep 40.6 %, the choice +54.2 points")
+
+
+def test_held_out_samples_are_judged_by_and_nothing_else_is():
+    """Of 24 more samples the choice changes one; of the 96 that chose it, five."""
+    first, second, *_ = verdict(evidence(held_out=24))
+    assert "On 24 samples that took no part in the choice 95.8 % of the answers stay" in first
+    assert "(95 % interval 79.8 % to 99.3 %); KL 0.084 nats." in first
+    assert second.startswith("The paper's settings keep 70.8 %")
+
+
+def test_a_drop_that_is_not_shown_says_why():
+    (sentence,) = [line for line in verdict(evidence(budget=DROP, shares={**SHARES, CHOSEN: 0.0})) if "refuse" in line]
+    assert "96 questions cannot show it, even if no answer changes: at least 189 are needed" in sentence
 
 
 def test_an_interval_has_a_width_where_no_answer_changed():
     first, *_ = verdict(evidence({**SHARES, CHOSEN: 0.0}, count=2))
-    assert "100 % of the answers stay the unpruned model's (95 % interval 34 % to 100 %); KL 0.001 nats." in first
+    assert "100.0 % of the answers stay the unpruned model's (95 % interval 34.2 % to 100.0 %, of" in first
 
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.0, "0"), (4.93e-6, "0.0000049"), (0.0123, "0.012"), (0.1, "0.1"), (0.996, "1"), (1.234, "1.2"), (12.6, "13")],
+    [(0.0, "0"), (4.93e-6, "0.0000049"), (0.0123, "0.012"), (0.996, "1"), (1.234, "1.2"), (12.6, "13")],
 )
 def test_two_digits(value, text):
     assert two_digits(value) == text
@@ -143,3 +185,75 @@ def test_a_verdict_is_never_empty(paper, other, blind, confidence, count, chosen
     assert len(found & {"paper chosen", "other chosen"}) == 1
     assert len(found & {"nothing better", "against the paper"}) == 1
     assert len(found & {"random as well", "against random"}) == 1
+
+
+def choose(recipe: Recipe, role: str) -> Recipe:
+    """The recipe with the first candidate of a role chosen."""
+    chosen = next(figures for figures in recipe.candidates if figures.role == role)
+    figures = tuple(replace(each, chosen=each is chosen) for each in recipe.candidates)
+    return replace(recipe, settings=chosen.settings, candidates=figures)
+
+
+def test_candidates_are_in_order_and_the_dropped_ones_last():
+    recipe = recipe_of_40()
+    ranked = ranking(recipe)
+    last, dropped = view(recipe)[0].tables
+    groups = [[each for each in ranked[len(last.rows) :] if each.samples == rung] for rung in (24, 8)]
+    for group in (ranked[: len(last.rows)], *groups):
+        assert len(group) > 4 and group == sorted(group, key=lambda figures: figures.kl)
+    assert ranked[len(last.rows) :] == [*groups[0], *groups[1]]
+    assert dropped.page_only and len(last.rows) + len(dropped.rows) == 40
+    assert [number for number, figures in enumerate(ranked) if figures.chosen] == list(last.strong)
+
+
+@pytest.mark.parametrize(("objective", "sign"), [("agreement", -1), ("accuracy", -1), ("kl", 1)])
+def test_the_order_is_the_objective_s(objective: Objective, sign: int):
+    recipe = replace(recipe_of_40(), search=replace(recipe_of_40().search, objective=objective))
+    values = [sign * getattr(each, objective) for each in ranking(recipe) if kind_of(each, recipe) != "dropped early"]
+    assert values == sorted(values)
+
+
+def test_a_chart_has_a_point_for_each_candidate_and_intervals_for_the_marked():
+    recipe = recipe_of_40()
+    agreement, accuracy = view(recipe)[0].charts
+    for chart in (agreement, accuracy):
+        counts = {series.name: len(series.x) for series in chart.series}
+        assert counts["control"] == 2 and counts["the paper's"] == counts["chosen"] == 1 and sum(counts.values()) == 40
+        assert [series.name for series in chart.series if series.low] == ["control", "the paper's", "chosen"]
+    (alone,) = view(recipe_of_40(accuracy=False))[0].charts
+    assert alone.y.label == "agreement with the unpruned model"
+
+
+def test_the_terminal_shows_the_verdict_and_the_last_round():
+    recipe = recipe_of_40()
+    text = terminal.render(view(recipe)[:1])
+    assert text.startswith("\n".join(recipe.verdict)) and "\nchosen, " in text and "\ncontrol, " in text
+    assert "± " in text and "digest" not in text and text.count("\n") < 25
+
+
+def test_the_chosen_settings_stand_beside_the_paper_s():
+    _, chosen, provenance = view(recipe_of_40())
+    (table,) = chosen.tables
+    named = {row[0]: row for number, row in enumerate(table.rows) if number in table.strong}
+    assert named["importance"] == ("importance", "value_centred", "kernel_value") and "keep" not in named
+    assert dict(provenance.facts)["search: runs"] == "872"
+    _, paper, *_ = view(choose(recipe_of_40(), "default"))
+    assert paper.sentences == ["They are the paper's."] and choose(recipe_of_40(), "default").settings == RECIPE_PAPER
+
+
+def test_a_control_that_is_chosen_is_named_by_its_settings():
+    (row,) = [row for row in view(choose(recipe_of_40(), "control"))[0].tables[0].rows if "chosen" in str(row[0])]
+    assert "importance random" in str(row[0]) and "penalty 0" in str(row[0])
+
+
+def test_a_page_is_whole_and_the_same_each_time():
+    pytest.importorskip("matplotlib", reason="the extra [report] is not installed")
+    name = '</title><script>1</script> a\'b; rm -rf "x"'
+    recipe = recipe_of_40(name=name)
+    asked = SimpleNamespace(question=SimpleNamespace(prompt="<b>what</b> ?", answer="7"), answer=" ")
+    shown: Any = example(asked, (Image.new("RGB", (768, 700)), "two"), (Image.new("RGB", (768, 700)), "7"))  # type: ignore[arg-type]
+    assert ("Every token", "(nothing)") in shown.facts and ("The chosen settings", "7") in shown.facts
+    assert max(Image.open(BytesIO(shown.pictures[0].png)).size) == PICTURE_SIDE
+    pages = [html.render(view(recipe)[0].title, "subtitle", view(recipe, [shown])) for _ in range(2)]
+    assert pages[0] == pages[1] and "<script>1" not in pages[0] and "<b>what" not in pages[0]
+    assert recipe.verdict[2] in pages[0] and "OUTPUT.bundle" in pages[0]

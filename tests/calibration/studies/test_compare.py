@@ -41,6 +41,7 @@ def test_a_recipe_is_compared_at_its_own_layer(tiny_bundle: Path, tmp_path: Path
     assert main([str(tiny_bundle), "--data", str(HELDOUT), "--limit", "2", *options, "-o", str(output)]) == 0
     rows = json.loads(output.read_text())["methods"]
     layer = read_recipe(SHIPPED).settings.layer
+    assert "Right answers of each method at keep 0.2" in output.with_suffix(".html").read_text()
     assert [(row["method"], row["layer"]) for row in rows] == [("grid", 4)] * 2 + [("iwp calibrated", layer)] * 2
 
 
