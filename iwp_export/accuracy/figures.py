@@ -62,22 +62,6 @@ class AtKeep:
 
 
 @dataclass(frozen=True)
-class KeptView:
-    """A rectangle of an image as the model saw it, and the cells of which the visual tokens stayed.
-
-    Attributes:
-        jpeg: the pixels, reduced, as a JPEG file in base64.
-        rows, columns: cells.
-        kept: numbers of the cells that stayed, counted along the rows from 0.
-    """
-
-    jpeg: str
-    rows: int
-    columns: int
-    kept: tuple[int, ...]
-
-
-@dataclass(frozen=True)
 class Answered:
     """A question as it was answered with and without pruning. Texts are in one line.
 
@@ -86,10 +70,9 @@ class Answered:
         images: names of the files.
         prompt: the question.
         right: the right answers, each once; empty without answers.
-        unpruned: the answer at keep 1.
-        pruned: the answer at `keep`.
+        unpruned, pruned: the answers at keep 1 and at `keep`.
         keep: the ratio.
-        views: what the model saw and what of it stayed.
+        pictures: of each image as the model saw it, dropped tokens dimmed, a JPEG file in base64.
     """
 
     number: int
@@ -99,7 +82,7 @@ class Answered:
     unpruned: str
     pruned: str
     keep: float
-    views: tuple[KeptView, ...]
+    pictures: tuple[str, ...]
 
 
 @dataclass(frozen=True)

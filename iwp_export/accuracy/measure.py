@@ -3,70 +3,29 @@
 from __future__ import annotations
 
 import base64
-import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
-from iwp_export.accuracy.figures import ALL, Accuracy, Answered, AtKeep, KeptView, Kind
+from iwp_export.accuracy.figures import ALL, Accuracy, Answered, AtKeep, Kind
 from iwp_export.accuracy.scoring import check_answers, compare, find_score, share
 from iwp_export.bundle.schema import CONTROL
 from iwp_export.progress import progress
 from iwp_export.pruning.settings import check_keep
 from iwp_export.questions import MAX_NEW_TOKENS, DataSet, Question, digest_of
+from iwp_export.runtime.drawing import draw_kept
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.runtime.result import Result
 from iwp_export.view.figures import Interval
 
 EXAMPLES = 4
-SIDE = 240
-"""Pixels of the longer side of a stored view; several views of an example share the area of one."""
+SIDE = 480
+"""Pixels of the longer side of an example's picture; several pictures share it."""
 JPEG_QUALITY = 80
 TEXT_LENGTH = 400
 """Characters of a stored prompt or answer."""
-
-
-@dataclass(frozen=True)
-class Answers:
-    """Answers to questions, in order, at one keep ratio.
-
-    Attributes:
-        texts: the answers.
-        visual_tokens, visual_tokens_kept: means of a question.
-        cut: share that the limit of tokens cut off.
-    """
-
-    texts: tuple[str, ...]
-    visual_tokens: float
-    visual_tokens_kept: float
-    cut: float
-
-
-def ask(
-    pipeline: Pipeline, questions: Sequence[Question], keep: float, max_new_tokens: int = MAX_NEW_TOKENS
-) -> Answers:
-    """Ask the questions, each as a conversation of its own, through the chat template, and decode greedily.
-
-    Raises:
-        RequestError: a question cannot be asked.
-    """
-    texts: list[str] = []
-    total = kept = cut = 0
-    with progress(f"Answering at keep {keep:.2f}", len(questions)) as advance:
-        for question in questions:
-            result = pipeline(list(question.images), question.prompt, max_new_tokens=max_new_tokens, keep=keep)
-            texts.append(result.text)
-            total += result.visual_tokens
-            kept += result.visual_tokens_kept
-            cut += result.finish_reason != "stop"
-            advance(1)
-    count = len(questions)
-    return Answers(tuple(texts), total / count, kept / count, cut / count)
 
 
 def measure_accuracy(
@@ -94,16 +53,29 @@ def measure_accuracy(
     is_right, manifest, questions = find_score(score), pipeline.manifest, data.questions
     for keep in keeps:
         check_keep(keep)
-    answered = check_answers(questions)
-    ratios = sorted({1.0, *(keeps or (manifest.pruning.keep,))}, reverse=True)
-    answers = {keep: ask(pipeline, questions, keep, max_new_tokens) for keep in ratios}
-    scores: dict[float, tuple[float, ...]] = dict.fromkeys(ratios, ())
-    if answered:
-        scores = {
-            keep: tuple(float(is_right(text, each.answers)) for text, each in zip(found.texts, questions, strict=True))
-            for keep, found in answers.items()
-        }
-    kinds = _kinds(questions)
+    answered, kinds = check_answers(questions), _kinds(questions)
+    at: list[AtKeep] = []
+    unpruned: list[str] = []
+    for keep in sorted({1.0, *(keeps or (manifest.pruning.keep,))}, reverse=True):
+        results = _ask(pipeline, questions, keep, max_new_tokens)
+        texts = [result.text for result in results]
+        if keep == 1:
+            unpruned, visual = texts, _mean([result.visual_tokens for result in results])
+        scores: tuple[float, ...] = ()
+        if answered:
+            scores = tuple(float(is_right(text, each.answers)) for text, each in zip(texts, questions, strict=True))
+        same = tuple(one == other for one, other in zip(texts, unpruned, strict=True))
+        at.append(
+            AtKeep(
+                keep=keep,
+                visual_tokens_kept=_mean([result.visual_tokens_kept for result in results]),
+                cut=_mean([result.finish_reason != "stop" for result in results]),
+                relative=compare(at[0].scores, scores)[1] if answered and at else None,
+                kinds=tuple(_kind(name, chosen, scores, same, keep) for name, chosen in kinds.items()),
+                scores=scores,
+                same=same,
+            )
+        )
     made = Accuracy(
         data=one_line(data.name),
         digest=digest_of(questions),
@@ -112,37 +84,31 @@ def measure_accuracy(
         max_new_tokens=max_new_tokens,
         own_keep=manifest.pruning.keep,
         calibrated=data.is_of(manifest.pruning_source.data),
-        visual_tokens=answers[1.0].visual_tokens,
-        at=tuple(_at(keep, answers, scores, kinds) for keep in ratios),
+        visual_tokens=visual,
+        at=tuple(at),
     )
-    return replace(made, examples=_examples(made, pipeline, questions, answers[1.0].texts))
+    return replace(made, examples=_examples(made, pipeline, questions, unpruned))
 
 
-def _at(
-    keep: float,
-    answers: Mapping[float, Answers],
-    scores: Mapping[float, Sequence[float]],
-    kinds: Mapping[str, Sequence[int]],
-) -> AtKeep:
-    here, marks = answers[keep], tuple(scores[keep])
-    same = tuple(one == other for one, other in zip(here.texts, answers[1.0].texts, strict=True))
-    return AtKeep(
-        keep=keep,
-        visual_tokens_kept=here.visual_tokens_kept,
-        cut=here.cut,
-        relative=compare(scores[1.0], marks)[1] if marks and keep < 1 else None,
-        kinds=tuple(
-            Kind(
-                name,
-                len(chosen),
-                share([marks[i] for i in chosen]) if marks else None,
-                share([same[i] for i in chosen]) if keep < 1 else Interval(1.0, 1.0, 1.0),
-            )
-            for name, chosen in kinds.items()
-        ),
-        scores=marks,
-        same=same,
-    )
+def _ask(pipeline: Pipeline, questions: Sequence[Question], keep: float, max_new_tokens: int) -> list[Result]:
+    """Each question as a conversation of its own, through the chat template, decoded greedily; without pictures."""
+    found = []
+    with progress(f"Answering at keep {keep:.2f}", len(questions)) as advance:
+        for question in questions:
+            result = pipeline(list(question.images), question.prompt, max_new_tokens=max_new_tokens, keep=keep)
+            found.append(replace(result, pictures=()))  # thousands of images are too many for memory
+            advance(1)
+    return found
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _kind(name: str, chosen: Sequence[int], scores: Sequence[float], same: Sequence[bool], keep: float) -> Kind:
+    """Figures of some questions; at keep 1 an answer is compared with itself."""
+    agreement = share([same[i] for i in chosen]) if keep < 1 else Interval(1.0, 1.0, 1.0)
+    return Kind(name, len(chosen), share([scores[i] for i in chosen]) if scores else None, agreement)
 
 
 def _kinds(questions: Sequence[Question]) -> dict[str, list[int]]:
@@ -185,7 +151,7 @@ def _examples(
                 unpruned=one_line(unpruned[number]),
                 pruned=one_line(result.text),
                 keep=found.keep,
-                views=_views(result),
+                pictures=_drawn(result),
             )
         )
         if len(made) == EXAMPLES:
@@ -193,19 +159,14 @@ def _examples(
     return tuple(made)
 
 
-def _views(result: Result) -> tuple[KeptView, ...]:
-    """The views of an answer's images, reduced, with the cells that stayed."""
-    side = max(1, round(SIDE / math.sqrt(max(sum(len(picture.views) for picture in result.pictures), 1))))
-    made = []
+def _drawn(result: Result) -> tuple[str, ...]:
+    """JPEG files in base64 of an answer's images, dropped tokens dimmed."""
+    made, side = [], max(1, SIDE // max(len(result.pictures), 1))
     for picture, kept in zip(result.pictures, result.kept, strict=True):
-        for view in picture.views:
-            image, buffer = Image.fromarray(view.seen), BytesIO()
-            image.thumbnail((side, side), Image.Resampling.LANCZOS)
-            image.save(buffer, "JPEG", quality=JPEG_QUALITY)
-            cells = np.flatnonzero(np.isin(view.tokens, kept))
-            jpeg = base64.b64encode(buffer.getvalue()).decode("ascii")
-            rows, columns = view.tokens.shape
-            made.append(KeptView(jpeg, rows, columns, tuple(cells.tolist())))
+        image, buffer = draw_kept(picture, kept, side), BytesIO()
+        image.thumbnail((side, side))
+        image.save(buffer, "JPEG", quality=JPEG_QUALITY)
+        made.append(base64.b64encode(buffer.getvalue()).decode("ascii"))
     return tuple(made)
 
 

@@ -17,11 +17,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from iwp_export.errors import DataError, SettingsError
 from iwp_export.questions import Question
 from iwp_export.view.figures import Interval, bootstrap_figure, interval, samples_for
 
+Floats = npt.NDArray[np.float64]
 RELAXED = 0.05
 """How far a number may be from the right one, as a share of it."""
 PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
@@ -32,25 +34,10 @@ NUMBERS = {
 } | {"none": "0"}
 
 
-def exact(answer: str, right: Sequence[str]) -> bool:
-    """Whether an answer is a right one to the letter."""
-    return answer in right
-
-
-def normalised(answer: str, right: Sequence[str]) -> bool:
-    """Whether an answer is a right one in the form in which VQA compares."""
-    return normalise(answer) in map(normalise, right)
-
-
-def relaxed(answer: str, right: Sequence[str]) -> bool:
-    """Whether an answer is a number within 5 % of a right one, or a right text without regard to capitals."""
-    return any(_close(answer, each) for each in right)
-
-
 SCORES: Mapping[str, Callable[[str, Sequence[str]], bool]] = {
-    "exact": exact,
-    "normalised": normalised,
-    "relaxed": relaxed,
+    "exact": lambda answer, right: answer in right,
+    "normalised": lambda answer, right: normalise(answer) in map(normalise, right),
+    "relaxed": lambda answer, right: any(_close(answer, each) for each in right),
 }
 """Whether an answer is right, from the answer and the right ones."""
 
@@ -139,14 +126,14 @@ def compare(before: Sequence[float], after: Sequence[float]) -> tuple[Interval, 
     (lost_low, lost_high), (gained_low, gained_high) = interval(lost, count), interval(gained, count)
     worst = max(mean - math.hypot(lost_high - lost, gained - gained_low), 0.0)
     best = min(mean + math.hypot(gained_high - gained, lost - lost_low), 1.0)
-    change = bootstrap_figure(both, lambda means: means[1] - means[0])
-    ratio = bootstrap_figure(both, lambda means: means[1] / means[0]) if base > 0 else None
-    assert change is not None
-    return _widened(change, worst - base, best - base), ratio and _widened(ratio, worst / base, best / base)
 
+    def widened(figure: Callable[[Floats], Floats], low: float, high: float) -> Interval:
+        found = bootstrap_figure(both, figure)
+        assert found is not None  # neither figure divides by 0
+        return Interval(found.mean, min(found.low, low), max(found.high, high))
 
-def _widened(found: Interval, low: float, high: float) -> Interval:
-    return Interval(found.mean, min(found.low, low), max(found.high, high))
+    change = widened(lambda means: means[1] - means[0], worst - base, best - base)
+    return change, widened(lambda means: means[1] / means[0], worst / base, best / base) if base > 0 else None
 
 
 @dataclass(frozen=True)

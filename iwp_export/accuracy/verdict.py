@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
-from iwp_export.accuracy.figures import Accuracy, Answered, AtKeep, KeptView
+from iwp_export.accuracy.figures import Accuracy, Answered, AtKeep
 from iwp_export.accuracy.scoring import Drop, check_drop, check_limit
-from iwp_export.models.common import family
-from iwp_export.runtime.drawing import draw_kept
-from iwp_export.view.figures import Gate, Interval, percent, samples_for, spread
+from iwp_export.view.figures import Gate, percent, spread
 from iwp_export.view.view import Axis, Chart, Column, Example, Picture, Series, Table, View
 
 MAX_DROP, MIN_AGREEMENT = "max-drop", "min-agreement"
 TITLE = "Accuracy against budget"
 CUT = 0.05
 """Share of answers that were cut off beyond which figures are doubtful."""
-SHEET = 480
-"""Pixels of the longer side of an example's picture."""
 PRUNE_LESS = "keep more visual tokens, prune later, or calibrate"
 
 
@@ -37,72 +33,51 @@ def gates(accuracy: Accuracy, max_drop: float | None = None, min_agreement: floa
     Raises:
         SettingsError: a limit is out of its range.
     """
-    check_limit("max_drop", max_drop)
-    check_limit("min_agreement", min_agreement)
     made = []
     for found in accuracy.shipped:
-        where = f"keep {found.keep:g}"
+        drops = []
         if max_drop is not None:
-            before = accuracy.unpruned.scores or None
-            gate = drop_gate(check_drop(before, found.scores or found.same, max_drop), where)
-            made.append(_of_unpruned(gate, accuracy) if found.keep == 1 else gate)
+            check_limit("max_drop", max_drop)
+            drops.append((check_drop(accuracy.unpruned.scores or None, found.scores or found.same, max_drop), MAX_DROP))
         if min_agreement is not None:
-            gate = _agreement_gate(found.agreement, min_agreement, accuracy.questions, where)
-            made.append(_of_unpruned(gate, accuracy) if found.keep == 1 else gate)
+            check_limit("min_agreement", min_agreement)
+            drops.append((check_drop(None, found.same, 1 - min_agreement), MIN_AGREEMENT))
+        for drop, name in drops:
+            gate = drop_gate(drop, f"keep {found.keep:g}", name)
+            if found.keep == 1:  # it passes only if the artefact's keep is 1
+                holds = accuracy.own_keep == 1
+                remedy = "" if holds else f"measure at the artefact's own keep ratio, {accuracy.own_keep:g}"
+                measured = "nothing is pruned" if holds else "no pruned answers"
+                gate = replace(gate, passed=holds, measured=measured, remedy=remedy)
+            made.append(gate)
     return made
 
 
-def drop_gate(drop: Drop, where: str) -> Gate:
+def drop_gate(drop: Drop, where: str, name: str = MAX_DROP) -> Gate:
     """A drop in the words of a gate, with the reason why it may not pass."""
+    found, least, of = drop.relative, 1 - drop.allowed, "are the unpruned model's"
+    limit = f"at least {percent(least)} of the answers"
     if drop.answered:
         limit, of = f"a drop of at most {percent(drop.allowed)} of the unpruned score", "of it"
-    else:
+    elif name == MAX_DROP:
         limit = f"at most {percent(drop.allowed)} of the answers changed: the questions have no right ones"
-        of = "are the unpruned model's"
-    found, least = drop.relative, 1 - drop.allowed
     if found is None:
         remedy = "look at the answers: another score, or questions that the model can answer"
-        return Gate(MAX_DROP, False, "the unpruned model scores 0", limit, where, remedy)
+        return Gate(name, False, "the unpruned model scores 0", limit, where, remedy)
     if drop.passed:
         remedy = ""
     elif found.high < least:
-        remedy = f"{PRUNE_LESS}: the drop is shown to be larger"
+        remedy = f"{PRUNE_LESS}: the loss is shown to be larger"
     elif drop.questions < drop.needed:
-        remedy = _too_few(drop.questions, drop.needed)
+        remedy = (
+            f"{drop.questions:,} questions cannot show it, even if no answer changes: at least {drop.needed:,} are "
+            "needed; ask more, or allow more"
+        )
     elif found.mean >= least:
-        remedy = "the drop may be small enough, but these questions do not show it: ask more, or allow more"
+        remedy = "the loss may be small enough, but these questions do not show it: ask more, or allow more"
     else:
         remedy = PRUNE_LESS
-    return Gate(MAX_DROP, drop.passed, f"{spread(found)} {of}", limit, where, remedy)
-
-
-def _agreement_gate(found: Interval, least: float, questions: int, where: str) -> Gate:
-    passed, needed = found.low >= least, samples_for(least)
-    if passed:
-        remedy = ""
-    elif found.mean < least:
-        remedy = PRUNE_LESS
-    elif questions < needed:
-        remedy = _too_few(questions, needed)
-    else:
-        remedy = "the agreement may be enough, but these questions do not show it: ask more, or allow less"
-    limit = f"at least {percent(least)} of the answers"
-    return Gate(MIN_AGREEMENT, passed, f"{spread(found)} are the unpruned model's", limit, where, remedy)
-
-
-def _too_few(questions: int, needed: int) -> str:
-    return (
-        f"{questions:,} questions cannot show it, even if no answer changes: at least {needed:,} are needed; "
-        "ask more, or allow more"
-    )
-
-
-def _of_unpruned(gate: Gate, accuracy: Accuracy) -> Gate:
-    """The gate where keep 1 alone was measured: it passes only if the artefact's keep is 1."""
-    holds = accuracy.own_keep == 1
-    remedy = "" if holds else f"measure at the artefact's own keep ratio, {accuracy.own_keep:g}"
-    measured = "nothing is pruned" if holds else "no pruned answers"
-    return Gate(gate.name, holds, measured, gate.limit, gate.where, remedy)
+    return Gate(name, drop.passed, f"{spread(found)} {of}", limit, where, remedy)
 
 
 def warnings(accuracy: Accuracy, made: Sequence[Gate] = ()) -> list[str]:
@@ -127,9 +102,8 @@ def view(accuracy: Accuracy) -> View:
     """What was measured of one artefact."""
     own = [number for number, found in enumerate(accuracy.at) if found.keep == accuracy.own_keep]
     table = Table(_columns(accuracy), [_row(found) for found in accuracy.at], _caption(accuracy), frozenset(own))
-    lines = [_series("same answer as unpruned", accuracy, [found.agreement for found in accuracy.at])]
-    if accuracy.score:
-        lines.insert(0, _line("right answers", accuracy))
+    lines = [_line("right answers", accuracy)] if accuracy.score else []
+    lines.append(_line("same answer as unpruned", accuracy, agreement=True))
     return View(
         TITLE,
         sentences=[_found(accuracy, found) for found in accuracy.shipped],
@@ -201,18 +175,14 @@ def _notes(accuracy: Accuracy) -> list[str]:
     ]
 
 
-def _line(name: str, accuracy: Accuracy) -> Series:
-    return _series(name, accuracy, [found.score or found.agreement for found in accuracy.at])
-
-
-def _series(name: str, accuracy: Accuracy, shares: Sequence[Interval]) -> Series:
-    places = [
-        found.visual_tokens_kept / accuracy.visual_tokens if accuracy.visual_tokens else found.keep
-        for found in accuracy.at
-    ]
-    points = sorted(zip(places, shares, strict=True), key=lambda point: point[0])
-    columns = zip(*((place, found.mean, found.low, found.high) for place, found in points), strict=True)
-    return Series(name, *columns)
+def _line(name: str, accuracy: Accuracy, agreement: bool = False) -> Series:
+    """Score, or agreement, against the share of visual tokens that stay; rising, as keep ratios do not."""
+    points = []
+    for found in reversed(accuracy.at):
+        shown = found.agreement if agreement or found.score is None else found.score
+        kept = found.visual_tokens_kept / accuracy.visual_tokens if accuracy.visual_tokens else found.keep
+        points.append((kept, shown.mean, shown.low, shown.high))
+    return Series(name, *zip(*points, strict=True))
 
 
 def _chart(lines: Sequence[Series]) -> Chart:
@@ -231,21 +201,14 @@ def _example(example: Answered) -> Example:
     facts: list[tuple[str, object]] = [("right", " / ".join(example.right))] if example.right else []
     facts += [("keep 1", example.unpruned.strip() or "(nothing)")]
     facts += [(f"keep {example.keep:g}", example.pruned.strip() or "(nothing)")]
-    names = ", ".join(example.images)
-    alt = f"{names}: dropped visual tokens are dimmed"
-    pictures = [Picture(_drawn(each, SHEET // len(example.views)), alt, names) for each in example.views]
+    pictures = [
+        Picture(_png(jpeg), f"{name}: dropped visual tokens are dimmed", name)
+        for jpeg, name in zip(example.pictures, example.images, strict=True)
+    ]
     return Example(f"{example.prompt} (No. {example.number})", facts, pictures)
 
 
-def _drawn(kept: KeptView, side: int) -> bytes:
-    """A stored view with the tokens that were dropped dimmed, as a PNG file.
-
-    Raises:
-        OSError: its image is none.
-    """
-    seen = np.asarray(Image.open(BytesIO(base64.b64decode(kept.jpeg))).convert("RGB"))
-    tokens = np.arange(kept.rows * kept.columns).reshape(kept.rows, kept.columns)
-    image, buffer = draw_kept(family.Picture({}, tokens.size, (family.View(seen, tokens),)), kept.kept, side), BytesIO()
-    image.thumbnail((side, SHEET), Image.Resampling.LANCZOS)
-    image.save(buffer, "PNG", optimize=True)
+def _png(jpeg: str) -> bytes:
+    buffer = BytesIO()
+    Image.open(BytesIO(base64.b64decode(jpeg))).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()

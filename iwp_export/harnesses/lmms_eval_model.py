@@ -29,10 +29,10 @@ from iwp_export.runtime.template import Message
 
 MAX_NEW_TOKENS = 1024
 """Of an answer for which the task does not say."""
-OPTIONS = frozenset(("until", "max_new_tokens", "do_sample", "temperature", "top_p", "top_k", "seed", "num_beams"))
+OPTIONS = {"until", "max_new_tokens", "do_sample", "temperature", "top_p", "top_k", "seed", "num_beams"}
 """What a task's generation_kwargs may hold; values that are None count as not given."""
-OF_LLAVA = frozenset(("image_aspect_ratio",))
-"""What some tasks' generation_kwargs say to LLaVA's own code; here the artefact's image processor decides."""
+IGNORED = {"image_aspect_ratio"}
+"""For LLaVA's own code; here the artefact's image processor decides."""
 
 
 class IwpExport(lmms):
@@ -112,9 +112,10 @@ class IwpExport(lmms):
     def _answer(self, messages: list[Message], images: list[ImageSource], options: Mapping[str, Any]) -> Result:
         """Like a call of the pipeline, but for a whole conversation, with images in any place of it."""
         choose, length = self._chooser(options), options.get("max_new_tokens") or self._max_new_tokens
-        prompt = self._pipeline.processor.ask(messages, images)
-        ids, pictures = prompt.token_ids, prompt.pictures
-        return self._pipeline.generate_ids(ids, pictures, max_new_tokens=length, keep=self._keep, choose=choose)
+        asked = self._pipeline.processor.ask(messages, images)
+        return self._pipeline.generate_ids(
+            asked.token_ids, asked.pictures, max_new_tokens=length, keep=self._keep, choose=choose
+        )
 
     def _chooser(self, options: Mapping[str, Any]) -> Chooser:
         """How a task wants tokens to be chosen.
@@ -123,7 +124,7 @@ class IwpExport(lmms):
             RequestError: in a way that is not supported.
         """
         given = {name: value for name, value in options.items() if value is not None}
-        if unknown := given.keys() - OPTIONS - OF_LLAVA:
+        if unknown := given.keys() - OPTIONS - IGNORED:
             raise RequestError(f"the generation_kwargs {', '.join(sorted(unknown))} are not supported")
         if given.get("num_beams", 1) != 1:
             raise RequestError(f"num_beams must be 1, got {given['num_beams']}: there is no beam search")
@@ -135,9 +136,9 @@ class IwpExport(lmms):
     def _log(self, results: Sequence[Result], seconds: float) -> None:
         """Throughput and visual tokens, which lmms-eval writes beside the scores."""
         tokens, count = sum(len(result.token_ids) for result in results), max(len(results), 1)
-        visual = sum(result.visual_tokens for result in results) / count
-        kept = sum(result.visual_tokens_kept for result in results) / count
-        log_metrics(seconds, tokens, tokens / seconds, {"visual_tokens": visual, "visual_tokens_kept": kept})
+        names = ("visual_tokens", "visual_tokens_kept")
+        means = {name: sum(getattr(result, name) for result in results) / count for name in names}
+        log_metrics(seconds, tokens, tokens / seconds, means)
 
 
 def converted(messages: ChatMessages) -> tuple[list[Message], list[ImageSource]]:
@@ -146,20 +147,15 @@ def converted(messages: ChatMessages) -> tuple[list[Message], list[ImageSource]]
     Raises:
         RequestError: there is video or audio among them.
     """
-    turns: list[Message] = []
-    images: list[ImageSource] = []
-    for message in messages.messages:
-        parts = []
-        for part in message.content:
-            if part.type == "text":
-                parts.append({"type": "text", "text": part.text})
-            elif part.type == "image":
-                parts.append({"type": "image"})
-                images.append(part.url)
-            else:
-                raise RequestError(f"a message has {part.type}: only images and text are supported")
-        turns.append({"role": message.role, "content": parts})
-    return turns, images
+    parts = [part for message in messages.messages for part in message.content]
+    if other := {part.type for part in parts} - {"text", "image"}:
+        raise RequestError(f"a message has {min(other)}: only images and text are supported")
+
+    def plain(part: Any) -> dict[str, str]:
+        return {"type": "text", "text": part.text} if part.type == "text" else {"type": "image"}
+
+    turns = [{"role": each.role, "content": [plain(part) for part in each.content]} for each in messages.messages]
+    return turns, [part.url for part in parts if part.type == "image"]
 
 
 def cut(text: str, until: str | Sequence[str] | None) -> str:

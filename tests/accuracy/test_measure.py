@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from calibration.tiny_llava import HELDOUT
 from iwp_export.accuracy.figures import Accuracy
@@ -32,7 +35,8 @@ def test_tiny_llava_answers_what_it_can_see(tiny_bundle: Path) -> None:
     assert pruned.score is not None and pruned.score.mean < 0.7
     first = found.examples[0]
     assert first.pruned != first.unpruned and first.prompt in {question.prompt for question in asked}
-    assert [(view.rows, view.columns, len(view.kept)) for view in first.views] == [(8, 8, 2)]
+    (picture,) = first.pictures
+    assert Image.open(BytesIO(base64.b64decode(picture))).size == (480, 480)
 
 
 def test_figures_survive_json(tmp_path: Path) -> None:
