@@ -154,7 +154,9 @@ def converted(messages: ChatMessages) -> tuple[list[Message], list[ImageSource]]
     def plain(part: Any) -> dict[str, str]:
         return {"type": "text", "text": part.text} if part.type == "text" else {"type": "image"}
 
-    turns = [{"role": each.role, "content": [plain(part) for part in each.content]} for each in messages.messages]
+    turns: list[Message] = [
+        {"role": each.role, "content": [plain(part) for part in each.content]} for each in messages.messages
+    ]
     return turns, [part.url for part in parts if part.type == "image"]
 
 
