@@ -26,7 +26,7 @@ const frame = document.getElementById("page");
 frame.onload = () => {{
   const inner = frame.contentDocument, root = inner.documentElement;
   inner.querySelectorAll("details").forEach((each) => each.open = true);
-  const scrolls = (each) => each.closest(".scroll, svg") !== null;
+  const scrolls = (each) => each.closest(".scroll") !== null;
   const wide = [...inner.body.querySelectorAll("*")].filter(
     (each) => !scrolls(each) && each.getBoundingClientRect().right > {width} + 0.5);
   const shown = [...inner.querySelectorAll(".chart img")].filter((each) => each.getBoundingClientRect().width > 0);
@@ -34,9 +34,7 @@ frame.onload = () => {{
     width: root.clientWidth,
     scroll: root.scrollWidth,
     wide: wide.map((each) => each.outerHTML.slice(0, 120)),
-    letters: Math.min(
-      ...[...inner.querySelectorAll("svg text")].map((each) => each.getBoundingClientRect().height),
-      ...shown.map((each) => {font} * each.getBoundingClientRect().width / each.getAttribute("width"))),
+    letters: Math.min(...shown.map((each) => {font} * each.getBoundingClientRect().width / each.getAttribute("width"))),
     charts: shown.map((each) => each.className),
     ink: getComputedStyle(inner.body).color,
     paper: getComputedStyle(root).backgroundColor,
