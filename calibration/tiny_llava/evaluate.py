@@ -16,7 +16,6 @@ from calibration.tiny_llava.checkpoint import NUM_LAYERS, NUM_VISUAL
 from calibration.tiny_llava.reader import IMAGE_START, TEXT_START, embed_prompt, run_layers
 from calibration.tiny_llava.tower import patch_features
 from calibration.tiny_llava.vocabulary import WORDS
-from iwp_export.accuracy.measure import shares
 from iwp_export.exporter.loading import Device, open_live
 from iwp_export.exporter.plan import plan_export
 from iwp_export.exporter.settings_source import PAPER
@@ -91,6 +90,14 @@ def answers_with_kept(
             hidden = run_layers(model.model.language_model, embeddings, positions, masks)
             words += [WORDS[i] for i in model.lm_head(hidden[:, -1]).argmax(-1).tolist()]
     return words
+
+
+def shares(questions: Sequence[Question], right: Sequence[bool]) -> dict[str, float]:
+    """Share of right answers by kind of question, in the order in which the kinds come, and of all."""
+    kinds = dict.fromkeys(question.kind for question in questions if question.kind is not None)
+    pairs = list(zip(questions, right, strict=True))
+    found = {kind: [holds for question, holds in pairs if question.kind == kind] for kind in kinds}
+    return {kind: round(sum(each) / len(each), 4) for kind, each in {**found, "all": list(right)}.items()}
 
 
 def accuracy(answers: Sequence[str], questions: Sequence[Question]) -> dict[str, float]:

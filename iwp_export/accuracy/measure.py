@@ -11,7 +11,6 @@ from pathlib import Path
 
 from iwp_export.accuracy.figures import ALL, Accuracy, Answered, AtKeep, Kind
 from iwp_export.accuracy.scoring import check_answers, compare, find_score, share
-from iwp_export.bundle.schema import CONTROL
 from iwp_export.progress import progress
 from iwp_export.pruning.settings import check_keep
 from iwp_export.questions import MAX_NEW_TOKENS, DataSet, Question, digest_of
@@ -19,6 +18,7 @@ from iwp_export.runtime.drawing import draw_kept
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.runtime.result import Result
 from iwp_export.view.figures import Interval
+from iwp_export.view.view import one_line
 
 EXAMPLES = 4
 SIDE = 480
@@ -77,7 +77,7 @@ def measure_accuracy(
             )
         )
     made = Accuracy(
-        data=one_line(data.name),
+        data=one_line(data.name, TEXT_LENGTH),
         digest=digest_of(questions),
         questions=len(questions),
         score=score if answered else "",
@@ -116,14 +116,9 @@ def _kinds(questions: Sequence[Question]) -> dict[str, list[int]]:
     found: dict[str, list[int]] = defaultdict(list)
     for number, question in enumerate(questions):
         if question.kind is not None:
-            found[one_line(question.kind)].append(number)
+            found[one_line(question.kind, TEXT_LENGTH)].append(number)
     found.pop(ALL, None)
     return {**found, ALL: list(range(len(questions)))}
-
-
-def shares(questions: Sequence[Question], right: Sequence[bool]) -> dict[str, float]:
-    """Share of right answers by kind of question, in the order in which the kinds come, and of all."""
-    return {kind: round(sum(right[i] for i in chosen) / len(chosen), 4) for kind, chosen in _kinds(questions).items()}
 
 
 def _examples(
@@ -145,11 +140,11 @@ def _examples(
         made.append(
             Answered(
                 number=number + 1,
-                images=tuple(one_line(image.name) for image in question.images),
-                prompt=one_line(question.prompt),
-                right=tuple(dict.fromkeys(map(one_line, question.answers))),
-                unpruned=one_line(unpruned[number]),
-                pruned=one_line(result.text),
+                images=tuple(one_line(image.name, TEXT_LENGTH) for image in question.images),
+                prompt=one_line(question.prompt, TEXT_LENGTH),
+                right=tuple(dict.fromkeys(one_line(each, TEXT_LENGTH) for each in question.answers)),
+                unpruned=one_line(unpruned[number], TEXT_LENGTH),
+                pruned=one_line(result.text, TEXT_LENGTH),
                 keep=found.keep,
                 pictures=_drawn(result),
             )
@@ -168,9 +163,3 @@ def _drawn(result: Result) -> tuple[str, ...]:
         image.save(buffer, "JPEG", quality=JPEG_QUALITY)
         made.append(base64.b64encode(buffer.getvalue()).decode("ascii"))
     return tuple(made)
-
-
-def one_line(text: str) -> str:
-    """A text without line ends and control characters, which a report cannot hold, and not longer than it shows."""
-    plain = CONTROL.sub(" ", text)
-    return plain if len(plain) <= TEXT_LENGTH else f"{plain[: TEXT_LENGTH - 1]}…"
