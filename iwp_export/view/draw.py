@@ -132,7 +132,8 @@ def _draw(figure: Any, chart: Chart, scheme: Scheme) -> None:
             if series.x:
                 {"lines": _line, "steps": _line, "points": _points}[chart.kind](axes, chart, series, number, scheme)
         _set_axis(axes.yaxis, axes.set_ylim, chart.y)
-        axes.set_title(one_line(chart.y.label, 2 * NAME_LENGTH), loc="left")  # where a narrow chart has room for words
+        if chart.y.label.casefold() != chart.title.casefold():
+            axes.set_title(one_line(chart.y.label, 2 * NAME_LENGTH), loc="left")  # where there is room for words
     if chart.kind == "steps" and chart.y.unit == "percent":
         for share in PERCENTILES:
             axes.axhline(share, color=scheme.quiet, lw=0.8, linestyle=":")

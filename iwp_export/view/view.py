@@ -116,7 +116,7 @@ class Chart:
         title: what it shows, above it.
         alt: the same for those who cannot see it.
         series: the first has the first colour.
-        x, y: its axes; of bars, y's label is not shown.
+        x, y: its axes; y's label is not shown where it is the title, or of bars.
         names: of the groups of bars, the first on top.
         caption: below it; may be empty.
     """
