@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from iwp_export.bundle.recipe import Recipe
     from iwp_export.bundle.store import Bundle
     from iwp_export.bundle.verify import Verify
-    from iwp_export.calibrator.plan import CalibrationPlan
     from iwp_export.engine.build import BuildPlan
     from iwp_export.estimator.estimate import Estimate
     from iwp_export.exporter.plan import ExportPlan
@@ -250,18 +249,9 @@ def calibrate(
     """
     settings = _settings(CalibrationSettings, locals())
     from iwp_export.calibrator.calibration import calibrate as run
+    from iwp_export.calibrator.plan import plan_calibration
 
-    plan = plan_calibration(model, output, settings, force=force)
-    return run(plan, Path(output), force=force)
-
-
-def plan_calibration(
-    model: Path | str, output: Path | str, settings: CalibrationSettings, *, force: bool = False
-) -> CalibrationPlan:
-    """Check everything that can be checked before a calibration; no weights are read. See `calibrate`."""
-    from iwp_export.calibrator.plan import plan_calibration as plan
-
-    return plan(str(model), Path(output), settings, force)
+    return run(plan_calibration(str(model), Path(output), settings, force), Path(output), force=force)
 
 
 def estimate(
@@ -344,7 +334,8 @@ def validate(
         keep: ratios of accuracy beside 1; the artefact's own if empty.
         score: how answers are scored, see `iwp_export.accuracy.scoring`.
         max_new_tokens: of an answer, for accuracy.
-        max_drop: gate: share of the unpruned score that may be lost, by the interval's lower end.
+        max_drop: gate: share of the unpruned score that may be lost, or of the answers changed where the data have none
+            to score; the lower end of the 95 % interval counts.
         min_agreement: gate: share of answers that must be the unpruned model's, by the interval's lower end.
         monitors: also look where the model reads the image, which needs the checkpoint.
         provider: see `load`.

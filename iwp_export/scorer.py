@@ -311,7 +311,7 @@ class Scorer:
             raise BackendError(
                 f"the model's logits are not finite in {str(self._session.model.dtype).removeprefix('torch.')}; "
                 "take another element type",
-                options=("dtype",),
+                options=("dtype", "checkpoint_dtype"),
             )
         return log_probs
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
 
 from iwp_export.bundle.document import check_output, plain_name
 from iwp_export.bundle.schema import GREATEST
@@ -16,7 +15,7 @@ from iwp_export.exporter.plan import ITEM_BYTES, ExportPlan, plan_export
 from iwp_export.exporter.settings_source import PAPER
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.questions import SHIPPED, Question, digest_of, read_questions
-from iwp_export.settings import CalibrationSettings, Device, Dtype, Objective
+from iwp_export.settings import CalibrationSettings
 from iwp_export.view.draw import check_installed
 
 PAGE_SUFFIX = ".html"
@@ -196,7 +195,7 @@ def _check_files(output: Path, force: bool) -> None:
 
 
 def _check_settings(settings: CalibrationSettings) -> None:
-    """Refuse numbers and words that no calibration has.
+    """Refuse numbers that no calibration has.
 
     Raises:
         SettingsError: there is one.
@@ -205,10 +204,6 @@ def _check_settings(settings: CalibrationSettings) -> None:
         number = getattr(settings, name)
         if not least <= number <= GREATEST:
             raise SettingsError(f"{name} must be {least} to {GREATEST}, got {number}", options=(name,))
-    for name, kind in (("objective", Objective), ("device", Device), ("dtype", Dtype)):
-        word = getattr(settings, name)
-        if word not in get_args(kind):
-            raise SettingsError(f"{name} must be one of {', '.join(get_args(kind))}, got {word!r}", options=(name,))
 
 
 def _budget(settings: CalibrationSettings) -> Budget:

@@ -7,7 +7,6 @@ import json
 import sys
 from pathlib import Path
 
-from iwp_export import api
 from iwp_export.cli import flags
 from iwp_export.cli.export import default_name
 from iwp_export.models import ALIASES
@@ -41,7 +40,9 @@ def execute(args: argparse.Namespace) -> None:
     """Calibrate, and print what was found."""
     output = args.output or Path(f"{default_name(args.model)}.recipe.json")
     settings = flags.read(args, CalibrationSettings)
-    plan = api.plan_calibration(args.model, output, settings, force=args.force)
+    from iwp_export.calibrator.plan import plan_calibration
+
+    plan = plan_calibration(args.model, output, settings, args.force)
     if plan.samples.warning:
         print(f"iwp-export: warning: {plan.samples.warning}", file=sys.stderr)
     from iwp_export.calibrator.calibration import calibrate

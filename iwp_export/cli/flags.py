@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import Field, fields
-from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
-T = TypeVar("T")
+from iwp_export.settings import Settings, kinds
+
+T = TypeVar("T", bound=Settings)
 
 
-def add(
-    parser: argparse.ArgumentParser | argparse._ArgumentGroup, kind: type, skip: Collection[str] = (), title: str = ""
-) -> None:
+def add(parser: argparse.ArgumentParser, kind: type[Settings], skip: Collection[str] = (), title: str = "") -> None:
     """Declare a flag for each field; one that is not given stays None.
 
     Args:
@@ -23,75 +21,50 @@ def add(
         skip: fields without a flag.
         title: one group for all.
     """
-    hints = get_type_hints(kind)
-    groups: dict[str, Any] = {"": parser}
+    exclusive: dict[str, Any] = {}
     for each in fields(kind):
-        if each.name in skip:
-            continue
-        name = title or each.metadata.get("group", "")
-        if name not in groups:
-            groups[name] = group(parser, name)
-        target = groups[name]
-        if one_of := each.metadata.get("one_of"):
-            target = groups.setdefault(f"{name}/{one_of}", None) or groups[name].add_mutually_exclusive_group()
-            groups[f"{name}/{one_of}"] = target
-        target.add_argument(f"--{each.name.replace('_', '-')}", dest=each.name, default=None, **_options(each, hints))
+        if each.name not in skip:
+            target = group(parser, title or each.metadata["group"])
+            if one_of := each.metadata.get("one_of"):
+                target = exclusive.setdefault(one_of, None) or target.add_mutually_exclusive_group()
+                exclusive[one_of] = target
+            flag = f"--{each.name.replace('_', '-')}"
+            target.add_argument(flag, dest=each.name, default=None, **_options(each, kinds(kind)[each.name]))
 
 
-def group(parser: Any, title: str) -> Any:
+def group(parser: argparse.ArgumentParser, title: str) -> Any:
     """The group of a title: the one that is there, or a new one."""
-    return next((found for found in parser._action_groups if found.title == title), None) or (
-        parser.add_argument_group(title)
-    )
+    found = [each for each in parser._action_groups if each.title == title]
+    return found[0] if found else parser.add_argument_group(title)
 
 
-def read(args: argparse.Namespace, kind: type[T], **more: Any) -> T:
+def read(args: argparse.Namespace, kind: type[T]) -> T:
     """The dataclass of what was given.
 
     Raises:
         SettingsError: see the dataclass.
     """
-    return kind(**given(args, kind), **more)
+    found = {each.name: getattr(args, each.name, None) for each in fields(kind)}
+    return kind(**{name: value for name, value in found.items() if value is not None})
 
 
-def given(args: argparse.Namespace, kind: type) -> dict[str, Any]:
-    """The fields whose flags were given."""
-    found = {each.name: getattr(args, each.name, None) for each in fields(kind)}  # type: ignore[arg-type]
-    return {name: value for name, value in found.items() if value is not None}
-
-
-def _options(each: Field[Any], hints: dict[str, Any]) -> dict[str, Any]:
+def _options(each: Field[Any], kind: Any) -> dict[str, Any]:
     """Arguments of `add_argument`."""
-    said = each.metadata
-    default = each.default
-    shown = said.get("shown") or ("" if default is None or default == () else str(default))
-    text = f"{said['text']}{f' (default: {shown})' if shown else ''}".replace("%", "%%")
-    alternatives = [hint for hint in _alternatives(hints[each.name]) if hint is not NoneType]
-    hint = alternatives[0]
-    if hint is bool:
+    said, unit = each.metadata, each.metadata["unit"]
+    if kind is bool:
         return {"action": "store_true", "help": said["text"]}
-    options: dict[str, Any] = {"help": text}
-    if get_origin(hint) is Literal:
-        options["choices"] = get_args(hint)
-    else:
-        options["metavar"] = said["unit"]
-    if "const" in said:
-        options |= {"nargs": "?", "const": said["const"], "metavar": said["unit"]}
-    if get_origin(hint) is not None and get_origin(hint) is not Literal:  # a sequence
-        hint = get_args(hint)[0]
-        options |= {} if said.get("commas") else {"nargs": "+"}
-    if said.get("commas"):
+    shown = said.get("shown") or ("" if each.default in (None, ()) else each.default)
+    text = f"{said['text']} (default: {shown})" if shown != "" else said["text"]
+    options: dict[str, Any] = {"help": text.replace("%", "%%"), "metavar": unit or None}
+    if get_origin(kind) is Literal:
+        options["choices"] = get_args(kind)
+    elif said.get("commas"):
         options["type"] = _words
-    elif said.get("share"):
-        options["type"] = share
-    elif hint in (int, float, Path):
-        options["type"] = hint
-    return options
-
-
-def _alternatives(hint: Any) -> Sequence[Any]:
-    """The members of a union; else the hint itself."""
-    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    elif get_origin(kind) is not None:  # a sequence
+        options |= {"nargs": "+", "type": get_args(kind)[0]}
+    else:
+        options["type"] = share if unit == "SHARE" else kind
+    return options | ({"nargs": "?", "const": said["const"]} if "const" in said else {})
 
 
 def _words(text: str) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from iwp_export.accuracy import verdict as accuracy_verdict
 from iwp_export.accuracy.measure import measure_accuracy
@@ -20,15 +20,12 @@ from iwp_export.monitors.figures import Monitors
 from iwp_export.parity import check as parity_check
 from iwp_export.parity import verdict as parity_verdict
 from iwp_export.parity.figures import Parity
+from iwp_export.parity.observation import ParityReference
 from iwp_export.parity.recording import RECORDING, check_recording, record
 from iwp_export.questions import SHIPPED, DataSet, open_data
 from iwp_export.reports.report import Report, make_report
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.settings import CHECKPOINT, NOTHING, ValidationSettings
-from iwp_export.view.figures import Gate
-
-if TYPE_CHECKING:
-    from iwp_export.parity.observation import ParityReference
 
 
 def validate(path: Path, settings: ValidationSettings, command: str, force: bool = False) -> Report:
@@ -48,7 +45,28 @@ def validate(path: Path, settings: ValidationSettings, command: str, force: bool
     """
     _check(settings)
     pipeline = Pipeline.open(path, provider=settings.provider, threads=settings.threads)
-    return Validation(pipeline, path, settings).run(command, force)
+    _refuse_itself(pipeline, path, settings.against)
+    data = _questions(pipeline, settings)
+    if settings.record is not None:
+        check_recording(settings.record, force)
+    _bound_torch(settings)
+    before, reference, gates, doubts = read_state(), None, [], []
+    figures: dict[str, Any] = {}
+    if settings.against != NOTHING:
+        reference = _reference(pipeline, settings)
+        parity = figures["parity"] = _parity(pipeline, path, reference, data, settings, force)
+        gates += parity_verdict.gates(parity)
+        doubts += parity_verdict.warnings(parity)
+    if data is not None:
+        accuracy = measure_accuracy(pipeline, data, settings.keep, settings.score, settings.max_new_tokens)
+        found = accuracy_verdict.gates(accuracy, settings.max_drop, settings.min_agreement)
+        gates += found
+        doubts += accuracy_verdict.warnings(accuracy, found)
+        figures["accuracy"] = accuracy
+        if settings.monitors:
+            figures["monitors"] = _monitors(pipeline, reference, data, settings)
+            doubts += monitors_verdict.warnings(figures["monitors"])
+    return make_report(command, path, pipeline, before, gates, doubts, settings.strict, **figures)
 
 
 def validate_each(paths: Sequence[Path], settings: ValidationSettings, command: str) -> list[Report]:
@@ -58,10 +76,10 @@ def validate_each(paths: Sequence[Path], settings: ValidationSettings, command: 
         SettingsError: settings that are for a single artefact's comparison with its checkpoint. Else as `validate`.
         BundleError: one of them is missing or damaged; found before the first is asked.
     """
-    _check(settings)
     given = {"against": settings.against != CHECKPOINT, "record": settings.record, "monitors": settings.monitors}
     if options := tuple(name for name, value in given.items() if value):
         raise SettingsError("several artefacts are compared by their answers: leave these out", options=options)
+    _check(settings)
     for path in paths:
         read_engine(path) if path.suffix == SUFFIX else Bundle.open(path)
     return [validate(path, replace(settings, against=NOTHING), command) for path in paths]
@@ -78,116 +96,83 @@ def _check(settings: ValidationSettings) -> None:
         check_limit(name, getattr(settings, name))
 
 
-class Validation:
-    """A validation of an artefact that is open.
+def _bound_torch(settings: ValidationSettings) -> None:
+    """Give torch the settings' threads, where it will run."""
+    if settings.threads is None or not (settings.against == CHECKPOINT or settings.monitors):
+        return
+    try:
+        from iwp_export.exporter.loading import limit_threads
+    except ModuleNotFoundError:
+        return  # whoever loads the checkpoint says what is missing
+    limit_threads(settings.threads)
 
-    Args:
-        pipeline: the artefact.
-        path: its place.
-        settings: what to do.
+
+def _questions(pipeline: Pipeline, settings: ValidationSettings) -> DataSet | None:
+    """The questions; None where there are none and a recording brings its own."""
+    model = pipeline.manifest.model.name
+    recorded = settings.data is None and model not in SHIPPED and Path(settings.against).suffix == RECORDING
+    if recorded and not settings.monitors:
+        if settings.max_drop is not None or settings.min_agreement is not None:
+            raise DataError("a gate of accuracy needs questions: give a file of JSON lines", options=("data",))
+        return None
+    data = open_data(settings.data, model, settings.limit)
+    check_answers(data.questions)
+    return data
+
+
+def _reference(pipeline: Pipeline, settings: ValidationSettings) -> ParityReference:
+    return parity_check.open_reference(
+        pipeline,
+        settings.against,
+        checkpoint=settings.checkpoint,
+        device=settings.device,
+        dtype=settings.checkpoint_dtype,
+        threads=settings.threads,
+    )
+
+
+def _parity(
+    pipeline: Pipeline,
+    path: Path,
+    reference: ParityReference,
+    data: DataSet | None,
+    settings: ValidationSettings,
+    force: bool,
+) -> Parity:
+    asked = None if data is None or reference.samples is not None else data.questions[: settings.parity_samples]
+    if settings.record is not None and asked is not None:
+        tokens = settings.parity_tokens or parity_check.NEW_TOKENS
+        record(reference, asked, parity_check.KEEPS, settings.record, tokens, settings.hidden_states, force)
+    return parity_check.check_parity(
+        pipeline,
+        reference,
+        asked,
+        max_new_tokens=settings.parity_tokens,
+        hidden_states=settings.hidden_states,
+        path=path,
+    )
+
+
+def _monitors(
+    pipeline: Pipeline, reference: ParityReference | None, data: DataSet, settings: ValidationSettings
+) -> Monitors:
+    """Of the checkpoint that parity has loaded, else of one that is loaded for it.
 
     Raises:
-        SettingsError, DataError: see `validate`.
+        BackendError: torch is missing.
     """
-
-    def __init__(self, pipeline: Pipeline, path: Path, settings: ValidationSettings) -> None:
-        _refuse_itself(pipeline, path, settings.against)
-        self._pipeline, self._path, self._settings = pipeline, path, settings
-        self._data = self._open_data()
-        if self._data is not None:
-            check_answers(self._data.questions)
-        self._before = read_state()
-
-    def run(self, command: str, force: bool = False) -> Report:
-        """Validate; see `validate` for arguments and errors."""
-        settings, pipeline, data = self._settings, self._pipeline, self._data
-        if settings.record is not None:
-            check_recording(settings.record, force)
-        self._bound_torch()
-        gates, doubts = list[Gate](), list[str]()
-        figures: dict[str, Any] = {}
-        reference = None
-        if settings.against != NOTHING:
-            reference = parity_check.open_reference(
-                pipeline,
-                settings.against,
-                checkpoint=settings.checkpoint,
-                device=settings.device,
-                dtype=settings.checkpoint_dtype,
-                threads=settings.threads,
-            )
-            parity = figures["parity"] = self._parity(reference, force)
-            gates += parity_verdict.gates(parity)
-            doubts += parity_verdict.warnings(parity)
-        if data is not None:
-            accuracy = figures["accuracy"] = measure_accuracy(
-                pipeline, data, settings.keep, settings.score, settings.max_new_tokens
-            )
-            found = accuracy_verdict.gates(accuracy, settings.max_drop, settings.min_agreement)
-            gates += found
-            doubts += accuracy_verdict.warnings(accuracy, found)
-        if settings.monitors:
-            monitors = figures["monitors"] = self._monitors(reference)
-            doubts += monitors_verdict.warnings(monitors)
-        return make_report(command, self._path, pipeline, self._before, gates, doubts, settings.strict, **figures)
-
-    def _bound_torch(self) -> None:
-        """Give torch the settings' threads, where it will run."""
-        settings = self._settings
-        if settings.threads is None or not (settings.against == CHECKPOINT or settings.monitors):
-            return
-        try:
-            from iwp_export.exporter.loading import limit_threads
-        except ModuleNotFoundError:
-            return  # whoever loads the checkpoint says what is missing
-        limit_threads(settings.threads)
-
-    def _open_data(self) -> DataSet | None:
-        """The questions; None where there are none and a recording brings its own."""
-        settings, model = self._settings, self._pipeline.manifest.model.name
-        wanted = settings.data is not None or model in SHIPPED
-        if not wanted and Path(settings.against).suffix == RECORDING and not settings.monitors:
-            if settings.max_drop is not None or settings.min_agreement is not None:
-                raise DataError("a gate of accuracy needs questions: give a file of JSON lines", options=("data",))
-            return None
-        return open_data(settings.data, model, settings.limit)
-
-    def _parity(self, reference: ParityReference, force: bool) -> Parity:
-        settings, questions = self._settings, None
-        if self._data is not None and reference.samples is None:
-            questions = self._data.questions[: settings.parity_samples]
-        if settings.record is not None:
-            assert questions is not None
-            keeps = parity_check.KEEPS
-            tokens = settings.parity_tokens or parity_check.NEW_TOKENS
-            record(reference, questions, keeps, settings.record, tokens, settings.hidden_states, force)
-        return parity_check.check_parity(
-            self._pipeline,
-            reference,
-            questions,
-            max_new_tokens=settings.parity_tokens,
-            hidden_states=settings.hidden_states,
-            path=self._path,
-        )
-
-    def _monitors(self, reference: ParityReference | None) -> Monitors:
-        """Of the checkpoint that parity has loaded, or of one that is loaded for it."""
-        settings, pipeline = self._settings, self._pipeline
-        assert self._data is not None
-        try:
-            from iwp_export.monitors.measure import measure_monitors
-            from iwp_export.parity.checkpoint import CheckpointReference
-        except ModuleNotFoundError as error:
-            if str(error.name).startswith("iwp_export"):
-                raise
-            raise BackendError(
-                f"monitors need {error.name}; to get it: pip install 'iwp-export[export]'", options=("monitors",)
-            ) from error
-        if not isinstance(reference, CheckpointReference):
-            reference = CheckpointReference(
-                pipeline.manifest, settings.checkpoint, settings.device, settings.checkpoint_dtype
-            )
-        return measure_monitors(pipeline, reference.session, self._data, settings.max_new_tokens)
+    try:
+        from iwp_export.monitors.measure import measure_monitors
+        from iwp_export.parity.checkpoint import CheckpointReference
+    except ModuleNotFoundError as error:
+        if str(error.name).startswith("iwp_export"):
+            raise
+        need = f"monitors need {error.name}; to get it: pip install 'iwp-export[export]'"
+        raise BackendError(need, options=("monitors",)) from error
+    if not isinstance(reference, CheckpointReference):
+        reference = _reference(pipeline, replace(settings, against=CHECKPOINT))
+        assert isinstance(reference, CheckpointReference)
+    return measure_monitors(pipeline, reference.session, data, settings.max_new_tokens)
 
 
 def _refuse_itself(pipeline: Pipeline, path: Path, against: str) -> None:

@@ -10,7 +10,6 @@ import pytest
 
 from iwp_export.bundle.recipe import read_recipe
 from iwp_export.bundle.store import Bundle
-from iwp_export.cli import flags
 from iwp_export.cli.main import main
 from iwp_export.scorer import Scorer
 from tests.cli.refusals import fails
@@ -136,10 +135,6 @@ def test_what_is_wrong_is_one_line_and_leaves_nothing(capsys, tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     line = fails(capsys, "calibrate", "tiny-llava", "--samples", "2", *options)
     assert message in line and line.isprintable() and files(tmp_path) == set()
-
-
-def test_shares():
-    assert [flags.share(text) for text in ("1%", "0.01", "2.5%", "0")] == [0.01, 0.01, 0.025, 0.0]
 
 
 @pytest.mark.parametrize("module", ["matplotlib", "matplotlib.backends.backend_svg"])

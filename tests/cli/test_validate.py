@@ -7,17 +7,15 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import torch
 
 from calibration.tiny_llava import HELDOUT
-from iwp_export.accuracy import scoring
 from iwp_export.cli.main import main
 from iwp_export.exporter.checkpoint import Checkpoint
 from iwp_export.reports.report import read_report
-from iwp_export.settings import ScoreName
 
 SMALL = ["--limit", "3", "--parity-samples", "1", "--threads", "1"]
 
@@ -136,11 +134,6 @@ def test_mistakes_cost_one_line_and_exit_code_2(
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert line.startswith("iwp-export: error: ")
     assert named in line
-
-
-def test_the_settings_have_every_score() -> None:
-    """They name them themselves, so that --help loads nothing."""
-    assert tuple(scoring.SCORES) == get_args(ScoreName)
 
 
 def test_what_was_measured_is_shown_even_if_the_disk_is_full(
