@@ -92,10 +92,6 @@ class Features(Protocol):
     def count(self) -> int:
         """Visual tokens."""
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes held."""
-
 
 class Cache(Protocol):
     """The key/value cache of one conversation, where the backend keeps it; opaque to the host."""
@@ -113,7 +109,8 @@ class Session(Protocol):
     """A loaded bundle on one backend.
 
     A backend may switch optimisation profiles on S == 1 and replay a captured graph there: a step with S == 1 has no
-    features, and its only shapes that change are the cache's. Calls come from one thread at a time.
+    features, and its only shapes that change are the cache's. Calls come from one thread at a time. They raise
+    BackendError where the backend fails.
     """
 
     @property
@@ -141,29 +138,15 @@ class Session(Protocol):
             inputs: the call.
             features: the call's images in the order of their rows in `feature_index`; empty without images.
             cache: from `new_cache`; advanced in place, or left as it was if the call fails.
-
-        Raises:
-            BackendError: the backend failed.
         """
 
     def read_features(self, features: Features) -> Floats:
-        """Copy an image's features to the host: float32 [n, D].
-
-        Raises:
-            BackendError: the backend failed.
-        """
+        """Copy an image's features to the host: float32 [n, D]."""
 
     def read_cache(self, cache: Cache, layer: int) -> tuple[Floats, Floats]:
         """Copy a layer's keys (rotated) and values to the host, float32 [Hkv, P, d] each.
 
         P is read from the backend's own buffers: what a layer holds after pruning shows here.
-
-        Args:
-            cache: from `new_cache`.
-            layer: from 0.
-
-        Raises:
-            BackendError: the backend failed.
         """
 
     @property
@@ -174,7 +157,7 @@ class Session(Protocol):
         """`step`, with what the call computed on its way. Slower, and in memory beside the decoder itself.
 
         Raises:
-            BackendError: the backend failed, or cannot do this (`no_look`).
+            BackendError: also where it cannot be done (`no_look`).
         """
 
 

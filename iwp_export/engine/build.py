@@ -1,4 +1,4 @@
-"""Memory of a build: an estimate before it starts, so that running out has a name."""
+"""A bundle becomes engines: what builds here and for what, the plan of a build with its memory, and the build."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 from iwp_export.bundle.manifest import DecoderInfo, VisionInfo
 from iwp_export.bundle.store import Bundle
 from iwp_export.device.gpu import Gpu, find_gpu
+from iwp_export.device.machine import available_bytes
 from iwp_export.engine.files import EngineInfo, EngineWriter, Fingerprint
 from iwp_export.engine.flavour import (
     INSTALL,
@@ -24,7 +25,7 @@ from iwp_export.engine.flavour import (
     target_for,
 )
 from iwp_export.engine.kernels import KernelLibrary, NoKernels, check_kernels, find_kernels
-from iwp_export.engine.network import EngineBuilder, check_architectures, estimate_build_bytes, require_memory
+from iwp_export.engine.network import BuildMemoryError, EngineBuilder, check_architectures
 from iwp_export.engine.profiles import EngineLimits, choose_limits, profiles_for
 from iwp_export.errors import BackendError, OutputError, SettingsError, os_reason
 from iwp_export.pruning.onnx_function import VERSION
@@ -33,6 +34,11 @@ from iwp_export.settings import BuildSettings as BuildSettings
 
 GRAPH_TITLES = {"decoder": "language model", "vision": "vision tower"}
 """What messages call a bundle's graphs."""
+
+BASE_BYTES = 600 << 20
+"""Host memory that TensorRT takes for a small model."""
+COPIES_OF_WEIGHTS = {1: 3.2, 2: 6.0}
+"""Host memory per byte of weights by number of profiles, measured; docs/tensorrt.md has the figures."""
 
 DEFAULT_RTX_SMS = ("86", "89", "120")
 """RTX 30, 40 and 50 desktop cards."""
@@ -75,8 +81,8 @@ class BuildPlan:
 
     @property
     def memory_bytes(self) -> int:
-        """Estimate of the host memory that the build takes."""
-        return estimate_build_bytes(self.weight_bytes, self.profiles)
+        """Estimate of the host memory that the build takes at its peak."""
+        return BASE_BYTES + int(COPIES_OF_WEIGHTS[self.profiles] * self.weight_bytes)
 
     def require_memory(self) -> None:
         """Refuse a build that would not fit, unless the settings say not to check.
@@ -84,8 +90,13 @@ class BuildPlan:
         Raises:
             BuildMemoryError: the estimate exceeds what is available.
         """
-        if not self.settings.skip_memory_check:
-            require_memory("engine", self.weight_bytes, self.profiles)
+        needed, available = self.memory_bytes, available_bytes()
+        if needed > available and not self.settings.skip_memory_check:
+            raise BuildMemoryError(
+                f"building the engine needs about {needed / 2**30:.1f} GiB of memory, {available / 2**30:.1f} GiB are "
+                "available: close other programs, add swap, build on a larger machine, or skip this check",
+                options=("skip_memory_check",),
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
@@ -102,14 +113,12 @@ class BuildPlan:
         }
 
 
-def choose_target(wanted: FlavourName | None = None) -> FlavourName:
+def choose_target() -> FlavourName:
     """Which TensorRT builds here: full TensorRT with a GPU, else TensorRT-RTX.
 
     Raises:
         BackendError: neither can build; the message names the two ways on.
     """
-    if wanted is not None:
-        return wanted
     if is_installed("tensorrt") and find_gpu() is not None:
         return "tensorrt"
     if is_installed("rtx"):
@@ -128,7 +137,7 @@ def choose_machine(settings: BuildSettings) -> Machine:
     Raises:
         BackendError: TensorRT is missing, too old, or does not build for the architecture, or there are no kernels.
     """
-    name = choose_target(settings.target)
+    name = settings.target or choose_target()
     flavour = load_flavour(name)
     target = target_for(name, flavour.version)
     gpu = find_gpu() if name == "tensorrt" else None
@@ -164,12 +173,17 @@ def plan_build(
         weight_bytes: of the largest graph.
 
     Raises:
-        SettingsError: limits contradict each other or the model.
+        SettingsError: limits contradict each other or the model, or profiles are neither 1 nor 2.
     """
     limits = choose_limits(decoder, vision, settings.max_context, settings.max_prompt, settings.max_images)
     keep = keep if settings.keep is None else settings.keep
     check_keep(keep)
-    return BuildPlan(machine, settings, limits, choose_profiles(machine, settings), keep, weight_bytes)
+    profiles = settings.profiles
+    if profiles is None:
+        profiles = 1 if machine.flavour.name == "rtx" else 2
+    if profiles not in COPIES_OF_WEIGHTS:
+        raise SettingsError(f"profiles must be 1 or 2, got {profiles}", options=("profiles",))
+    return BuildPlan(machine, settings, limits, profiles, keep, weight_bytes)
 
 
 def plan_for_bundle(bundle: Bundle, machine: Machine, settings: BuildSettings) -> BuildPlan:
@@ -177,20 +191,6 @@ def plan_for_bundle(bundle: Bundle, machine: Machine, settings: BuildSettings) -
     manifest = bundle.manifest
     weight_bytes = max(bundle.path(graph.weights).stat().st_size for graph in manifest.graphs.values())
     return plan_build(machine, settings, manifest.decoder, manifest.vision, manifest.pruning.keep, weight_bytes)
-
-
-def choose_profiles(machine: Machine, settings: BuildSettings) -> int:
-    """How many optimisation profiles the language model's engine has.
-
-    Raises:
-        SettingsError: neither 1 nor 2.
-    """
-    count = settings.profiles
-    if count is None:
-        return 1 if machine.flavour.name == "rtx" else 2
-    if count not in (1, 2):
-        raise SettingsError(f"profiles must be 1 or 2, got {count}", options=("profiles",))
-    return count
 
 
 def build_engine(

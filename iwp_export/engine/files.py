@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from iwp_export.bundle.document import Document
 from iwp_export.bundle.manifest import FileEntry, FileName, Manifest
-from iwp_export.bundle.schema import Count, Flaw, Rule, between, from_json
+from iwp_export.bundle.schema import Count, Flaw, Rule, above_zero, between, from_json
 from iwp_export.bundle.staging import Staging, move_into_place
 from iwp_export.bundle.verify import Verify, check_files, check_no_code, foreign_entry, hash_files, plain_files
 from iwp_export.device.gpu import Gpu
@@ -68,20 +68,10 @@ class EngineInfo:
     fingerprint: Fingerprint
     limits: EngineLimits
     profiles: Annotated[int, between(1, 2)]
-    keep: Annotated[float, Rule(lambda keep: 0 < keep <= 1, "a number above 0 and at most 1")]
+    keep: Annotated[float, above_zero(1)]
     source: Annotated[str, Rule(_is_command_line, "words as a shell splits them")]
     manifest: Manifest
     files: Mapping[FileName, FileEntry]
-
-    def check(self) -> None:
-        """Refuse limits that hold nothing.
-
-        Raises:
-            ValueError: they do.
-        """
-        for name, value in vars(self.limits).items():
-            if value < 1:
-                raise ValueError(f"limits.{name} is {value}, must be 1 or more")
 
     def to_dict(self) -> dict[str, Any]:
         """The content of NAME.json: `format`, `schema_version` and `digest`, then the fields."""
@@ -210,14 +200,10 @@ def rebuild_command(paths: EnginePaths, info: EngineInfo, gpu: Gpu) -> str:
 def _command(path: Path, source: str, limits: EngineLimits, profiles: int, rtx_sms: Collection[str]) -> str:
     """The command that builds an engine, with TensorRT-RTX if there are architectures for it."""
     target = ["--target", "rtx", "--sm", ",".join(rtx_sms)] if rtx_sms else ["--target", "tensorrt"]
-    sizes = [word for name in ("context", "prompt", "images") for word in _size(name, limits)]
+    sizes = [word for name, most in vars(limits).items() for word in (f"--{name.replace('_', '-')}", str(most))]
     if profiles != (1 if rtx_sms else 2):
         sizes += ["--profiles", str(profiles)]
     return shlex.join(["iwp-export", *shlex.split(source), "-o", str(path), *target, *sizes, "--force"])
-
-
-def _size(name: str, limits: EngineLimits) -> tuple[str, str]:
-    return f"--max-{name}", str(getattr(limits, f"max_{name}"))
 
 
 def _command_of_old(data: Mapping[str, Any], where: str) -> str:

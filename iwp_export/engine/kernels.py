@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, NamedTuple
 
 from iwp_export.device.gpu import Gpu
 from iwp_export.device.machine import find_nvcc, nvcc_architectures, nvcc_version
@@ -29,7 +29,13 @@ DATA_TYPES = {"float32": 0, "float16": 1, "bfloat16": 2}
 SIMILARITIES = {"dual_weight": 0, "value": 1, "key": 2, "kernel": 3}
 DUPLICATION_NORMS = {"none": 0, "minmax": 1}
 SELECTS = {"mmr": 0, "coverage": 1}
-"""Numbers of the enumerations in plugins/cuda/include/iwp_select_tokens.h."""
+NUMBERS = {
+    "data_type": DATA_TYPES,
+    "similarity": SIMILARITIES,
+    "duplication_norm": DUPLICATION_NORMS,
+    "select": SELECTS,
+}
+"""Numbers of the enumerations in plugins/cuda/include/iwp_select_tokens.h, by parameter, in its order there."""
 
 ALIGNMENT = 256
 """Bytes to whose multiples the workspace and each array in it are aligned."""
@@ -62,8 +68,7 @@ class SelectionOptions:
     select: str
 
 
-@dataclass(frozen=True)
-class SelectionAddresses:
+class SelectionAddresses(NamedTuple):
     """Device addresses of dense arrays; see `iwp_select_tokens.h`."""
 
     importance: int
@@ -74,35 +79,10 @@ class SelectionAddresses:
     workspace: int
 
 
-class KernelLibrary(Protocol):
-    """What the plugin needs of a kernel library."""
-
-    def workspace_bytes(self, shape: SelectionShape, options: SelectionOptions) -> int:
-        """Bytes of scratch memory that suffice for a shape and for smaller ones; 0 for one that the kernels refuse."""
-
-    def enqueue(
-        self,
-        shape: SelectionShape,
-        options: SelectionOptions,
-        addresses: SelectionAddresses,
-        workspace_bytes: int,
-        stream: int,
-    ) -> None:
-        """Enqueue the selection on a CUDA stream; returns at once.
-
-        Args:
-            workspace_bytes: the scratch memory that there is at `addresses.workspace`.
-
-        Raises:
-            BackendError: the kernels refused the call, for want of scratch memory too, or did not start.
-        """
-
-
 class _Params(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int32) for name in ("batch", "kv_heads", "tokens", "head_dim", "num_kept")),
-        *((name, ctypes.c_int32) for name in ("data_type", "similarity", "duplication_norm")),
-        *((name, ctypes.c_int32) for name in ("select", "chunk", "growth")),
+        *((name, ctypes.c_int32) for name in (*NUMBERS, "chunk", "growth")),
         ("penalty", ctypes.c_float),
     )
 
@@ -136,7 +116,7 @@ class SharedKernels:
         self._error_string.restype, self._error_string.argtypes = ctypes.c_char_p, [ctypes.c_int]
 
     def workspace_bytes(self, shape: SelectionShape, options: SelectionOptions) -> int:
-        """See `KernelLibrary.workspace_bytes`."""
+        """Bytes of scratch memory that suffice for a shape and for smaller ones; 0 for one that the kernels refuse."""
         return int(self._workspace(ctypes.byref(_params(shape, options))))
 
     def enqueue(
@@ -147,11 +127,15 @@ class SharedKernels:
         workspace_bytes: int,
         stream: int,
     ) -> None:
-        """See `KernelLibrary.enqueue`."""
-        a = addresses
-        arrays = (a.importance, a.key, a.value, a.is_visual, a.kept_index, a.workspace)
-        code = self._select(ctypes.byref(_params(shape, options)), *arrays, workspace_bytes, stream)
-        if code:
+        """Enqueue the selection on a CUDA stream; returns at once.
+
+        Args:
+            workspace_bytes: the scratch memory that there is at `addresses.workspace`.
+
+        Raises:
+            BackendError: the kernels refused the call, for want of scratch memory too, or did not start.
+        """
+        if code := self._select(ctypes.byref(_params(shape, options)), *addresses, workspace_bytes, stream):
             raise BackendError(f"the pruning kernels failed: {self._error_string(code).decode()}")
 
 
@@ -170,14 +154,7 @@ class NoKernels:
         lengths = (shape.tokens, min(shape.tokens, MATRIX_TOKENS))
         return max(_laid_out(shape, options, tokens) for tokens in lengths) if fits else 0
 
-    def enqueue(
-        self,
-        shape: SelectionShape,
-        options: SelectionOptions,
-        addresses: SelectionAddresses,
-        workspace_bytes: int,
-        stream: int,
-    ) -> None:
+    def enqueue(self, *call: Any) -> None:
         """Always refuses."""
         raise BackendError("the pruning kernels are not loaded: this stands in for them while an engine is built")
 
@@ -209,21 +186,12 @@ def _up(number: int, multiple: int) -> int:
 
 
 def _params(shape: SelectionShape, options: SelectionOptions) -> _Params:
-    return _Params(
-        batch=shape.batch,
-        kv_heads=shape.kv_heads,
-        tokens=shape.tokens,
-        head_dim=shape.head_dim,
-        num_kept=shape.num_kept,
-        data_type=DATA_TYPES[shape.data_type],
-        similarity=SIMILARITIES[options.similarity],
-        duplication_norm=DUPLICATION_NORMS[options.duplication_norm],
-        select=SELECTS[options.select],
-        chunk=options.chunk,
-        growth=options.growth,
-        penalty=options.penalty,
-    )
+    values = {**vars(shape), **vars(options)}
+    return _Params(**{name: NUMBERS[name][value] if name in NUMBERS else value for name, value in values.items()})
 
+
+KernelLibrary = SharedKernels | NoKernels
+"""What the plugin gets from outside."""
 
 LIBRARY_NAME = "libiwp_select_tokens.so"
 INSTALL_NVCC = (
@@ -245,12 +213,6 @@ FLAGS = ("--shared", "-std=c++17", "-O3", "-Xcompiler=-Wall,-Wextra,-fPIC,-fvisi
 def source_files() -> list[Path]:
     """The kernels' translation units."""
     return sorted((SOURCES / "src").glob("*.cu"))
-
-
-def architectures_of(nvcc: Path) -> tuple[str, ...]:
-    """Those of `ARCHITECTURES` that a compiler makes code for; all if it does not tell."""
-    known = nvcc_architectures(nvcc)
-    return tuple(sm for sm in ARCHITECTURES if sm in known) or ARCHITECTURES
 
 
 def compile_library(output: Path, sms: Sequence[str], nvcc: Path, threads: int = 2) -> str:
@@ -291,7 +253,15 @@ def find_kernels(gpu: Gpu) -> SharedKernels:
         return SharedKernels(Path(named))
     path = _cached(gpu)
     if not path.is_file():
-        _compile_into_cache(path, gpu)
+        nvcc = _nvcc_for(gpu)
+        try:
+            with whole_file(path) as library, progress(f"Compiling the pruning kernels for SM {gpu.sm}, once"):
+                compile_library(library, [gpu.sm], nvcc)
+        except OSError as error:
+            raise BackendError(
+                f"the pruning kernels cannot be kept in {path.parent} ({error.strerror or error}): "
+                "set XDG_CACHE_HOME to a folder that can be written"
+            ) from error
     return SharedKernels(path)
 
 
@@ -343,18 +313,6 @@ def _cached(gpu: Gpu) -> Path:
     return cache_folder() / "kernels" / f"{digest.hexdigest()[:16]}-sm{gpu.sm}-cuda{gpu.cuda}" / LIBRARY_NAME
 
 
-def _compile_into_cache(path: Path, gpu: Gpu) -> None:
-    nvcc = _nvcc_for(gpu)
-    try:
-        with whole_file(path) as library, progress(f"Compiling the pruning kernels for SM {gpu.sm}, once"):
-            compile_library(library, [gpu.sm], nvcc)
-    except OSError as error:
-        raise BackendError(
-            f"the pruning kernels cannot be kept in {path.parent} ({error.strerror or error}): "
-            "set XDG_CACHE_HOME to a folder that can be written"
-        ) from error
-
-
 def main() -> int:
     """Compile from the command line; returns the exit code."""
     parser = argparse.ArgumentParser(description="Compile the CUDA kernels of the pruning step into a shared library.")
@@ -363,7 +321,9 @@ def main() -> int:
     args = parser.parse_args()
     try:
         nvcc = _require_nvcc()
-        said = compile_library(args.output, args.sm or architectures_of(nvcc), nvcc, threads=os.cpu_count() or 1)
+        known = nvcc_architectures(nvcc) or ARCHITECTURES
+        sms = args.sm or [sm for sm in ARCHITECTURES if sm in known]
+        said = compile_library(args.output, sms, nvcc, threads=os.cpu_count() or 1)
     except BackendError as error:
         print(f"kernel_library: {error}", file=sys.stderr)
         return 1

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from iwp_export.device.machine import MemoryWatch, available_bytes
+from iwp_export.device.machine import MemoryWatch
 from iwp_export.engine.flavour import Flavour
 from iwp_export.engine.kernels import KernelLibrary
 from iwp_export.engine.log import first_error, make_logger, make_monitor, ran_out_of_memory
@@ -16,36 +16,9 @@ from iwp_export.errors import BackendError, OutputError, os_reason
 from iwp_export.progress import progress
 from iwp_export.pruning.onnx_function import DOMAIN, OP_TYPE, VERSION
 
-BASE_BYTES = 600 << 20
-"""Host memory that TensorRT takes for a small model."""
-
-
-COPIES_OF_WEIGHTS = {1: 3.2, 2: 6.0}
-"""Host memory per byte of weights by number of profiles, measured; docs/tensorrt.md has the figures."""
-
 
 class BuildMemoryError(BackendError):
     """A build needs more memory than the machine has."""
-
-
-def estimate_build_bytes(weight_bytes: int, profiles: int = 1) -> int:
-    """Host memory that building an engine takes at its peak."""
-    return BASE_BYTES + int(COPIES_OF_WEIGHTS[profiles] * weight_bytes)
-
-
-def require_memory(what: str, weight_bytes: int, profiles: int = 1) -> None:
-    """Refuse a build that would not fit.
-
-    Raises:
-        BuildMemoryError: the estimate exceeds what is available.
-    """
-    needed, available = estimate_build_bytes(weight_bytes, profiles), available_bytes()
-    if available is not None and needed > available:
-        raise BuildMemoryError(
-            f"building the {what} needs about {needed / 2**30:.1f} GiB of memory, {available / 2**30:.1f} GiB are "
-            "available: close other programs, add swap, build on a larger machine, or skip this check",
-            options=("skip_memory_check",),
-        )
 
 
 class EngineBuilder:
@@ -70,8 +43,7 @@ class EngineBuilder:
         plugin_library: Path | None = None,
         timing_cache: Path | None = None,
     ) -> None:
-        self._trt = flavour.trt
-        self._title = flavour.title
+        self._flavour, self._trt, self._title = flavour, flavour.trt, flavour.title
         self._sms = tuple(sms)
         self._timing_cache = timing_cache
         self.logger = make_logger(flavour.trt)
@@ -111,10 +83,8 @@ class EngineBuilder:
         del parser  # it owns the weights until here
         if monitor.interrupted:
             raise KeyboardInterrupt
-        if engine is None:
-            raise self._failure(title, watch.low)
-        if self._plugin_errors:
-            raise BackendError(f"the plugin failed while the {title} was built: {self._plugin_errors[0]}")
+        if engine is None or self._plugin_errors:
+            raise self._failure(title, engine is None and (watch.low or ran_out_of_memory(self.logger)))
         if cache is not None:
             self._save_timing_cache(config)
         return engine
@@ -142,8 +112,8 @@ class EngineBuilder:
     def _config(self) -> Any:
         config = self._builder.create_builder_config()
         config.clear_flag(self._trt.BuilderFlag.TF32)  # float32 in the graph is float32 in the engine
-        if self._sms and (refused := _set_architectures(self._trt, config, self._sms)):
-            raise _wrong_architecture(self._trt, self._title, refused)
+        if self._sms:
+            _set_architectures(self._flavour, config, self._sms)
         return config
 
     def _add_profile(self, config: Any, profile: Profile, title: str) -> None:
@@ -177,8 +147,8 @@ class EngineBuilder:
         except OSError as error:
             raise OutputError(f"Cannot write timing cache {self._timing_cache}: {os_reason(error)}") from error
 
-    def _failure(self, title: str, memory_low: bool) -> BackendError:
-        if memory_low or ran_out_of_memory(self.logger):
+    def _failure(self, title: str, no_memory: bool) -> BackendError:
+        if no_memory:
             return BuildMemoryError(
                 f"memory ran out while the {title} was built: close other programs, add swap, lower max_context or "
                 "max_prompt, or build on a larger machine",
@@ -241,11 +211,10 @@ def check_plugin_layers(trt: Any, network: Any, expected: int, title: str) -> No
     Raises:
         BackendError: the number of plugin layers is not `expected`.
     """
-    kinds = (trt.LayerType.PLUGIN_V3,)
-    found = [network.get_layer(i).name for i in range(network.num_layers) if network.get_layer(i).type in kinds]
-    if len(found) != expected:
+    found = sum(network.get_layer(index).type == trt.LayerType.PLUGIN_V3 for index in range(network.num_layers))
+    if found != expected:
         raise BackendError(
-            f"the {title} has {expected} pruning node(s), but TensorRT made {len(found)} plugin layer(s) of them"
+            f"the {title} has {expected} pruning node(s), but TensorRT made {found} plugin layer(s) of them"
         )
 
 
@@ -256,25 +225,18 @@ def check_architectures(flavour: Flavour, sms: Sequence[str]) -> None:
         BackendError: one of them is refused; the message lists those that are not.
     """
     builder = make_builder(flavour, make_logger(flavour.trt))
-    if refused := _set_architectures(flavour.trt, builder.create_builder_config(), sms):
-        raise _wrong_architecture(flavour.trt, flavour.title, refused)
+    _set_architectures(flavour, builder.create_builder_config(), sms)
 
 
-def _set_architectures(trt: Any, config: Any, sms: Sequence[str]) -> str:
-    """Set what to compile for; returns the first architecture that is refused, or an empty string."""
+def _set_architectures(flavour: Flavour, config: Any, sms: Sequence[str]) -> None:
+    known = flavour.trt.ComputeCapability
     config.num_compute_capabilities = len(sms)
     for index, sm in enumerate(sms):
-        capability = getattr(trt.ComputeCapability, f"SM{sm}", None)
+        capability = getattr(known, f"SM{sm}", None)
         if capability is None or not config.set_compute_capability(capability, index):
-            return sm
-    return ""
-
-
-def _wrong_architecture(trt: Any, title: str, sm: str) -> BackendError:
-    names = getattr(trt.ComputeCapability, "__members__", {})
-    accepted = sorted((name[2:] for name in names if name.startswith("SM")), key=int)
-    return BackendError(
-        f"{title} cannot build for SM {sm}; it accepts {', '.join(accepted)}. "
-        "For Jetson and data-centre GPUs build with target tensorrt on that machine",
-        options=("sm", "target"),
-    )
+            accepted = sorted((name[2:] for name in known.__members__ if name.startswith("SM")), key=int)
+            raise BackendError(
+                f"{flavour.title} cannot build for SM {sm}; it accepts {', '.join(accepted)}. "
+                "For Jetson and data-centre GPUs build with target tensorrt on that machine",
+                options=("sm", "target"),
+            )

@@ -11,12 +11,10 @@ from typing import Any
 import numpy as np
 
 from iwp_export.engine.kernels import (
-    DUPLICATION_NORMS,
     MAX_HEAD_DIM,
     MAX_KV_HEADS,
     MAX_TOKENS,
-    SELECTS,
-    SIMILARITIES,
+    NUMBERS,
     KernelLibrary,
     SelectionAddresses,
     SelectionOptions,
@@ -38,11 +36,6 @@ ATTRIBUTES: dict[str, type] = {
 FIELDS: dict[str, type] = {**ATTRIBUTES, "workspace": np.int64}
 """What an engine stores: also the bytes of scratch memory that TensorRT was asked for when the engine was built."""
 
-KNOWN = {"similarity": SIMILARITIES, "duplication_norm": DUPLICATION_NORMS, "select": SELECTS}
-"""The values that the kernels compute."""
-
-ADDRESSES = tuple(field.name for field in dataclasses.fields(SelectionAddresses))
-
 IMPORTANCE, KEY, VALUE, IS_VISUAL, KEPT_INDEX = range(5)
 """Inputs and outputs in TensorRT's numbering, which leaves shape inputs (num_kept) out."""
 
@@ -55,24 +48,13 @@ def options_from_fields(fields: Mapping[str, Any]) -> SelectionOptions:
     """
     if missing := sorted(ATTRIBUTES.keys() - fields.keys()):
         raise BackendError(f"the {OP_TYPE} node lacks the attributes {', '.join(missing)}; export the bundle again")
-    for name, known in KNOWN.items():
-        if fields[name] not in known:
-            raise BackendError(f"{name} must be one of {', '.join(known)}, the {OP_TYPE} node has {fields[name]!r}")
+    for name, value in fields.items():
+        if ATTRIBUTES.get(name) is str and value not in NUMBERS[name]:
+            raise BackendError(f"{name} must be one of {', '.join(NUMBERS[name])}, the {OP_TYPE} node has {value!r}")
     options = SelectionOptions(**{name: fields[name] for name in ATTRIBUTES})
     if options.chunk < 1 or options.growth < 1 or not 0 <= options.penalty < np.inf:
         raise BackendError(f"the {OP_TYPE} node has chunk, growth or penalty out of range: {options}")
     return options
-
-
-def workspace_from_fields(fields: Mapping[str, Any]) -> int:
-    """Read how much scratch memory an engine reserves for the op.
-
-    Raises:
-        BackendError: the engine does not say.
-    """
-    if fields.get("workspace", 0) < 1:
-        raise BackendError(f"the engine does not say how much scratch memory {OP_TYPE} has; build it again")
-    return int(fields["workspace"])
 
 
 def make_creator(trt: Any, kernels: KernelLibrary, report: Callable[[str], None]) -> Any:
@@ -95,8 +77,10 @@ def make_creator(trt: Any, kernels: KernelLibrary, report: Callable[[str], None]
         def create_plugin(self, name: str, fields: Any, phase: Any) -> Any:
             try:
                 values = _from_fields(fields)
-                of_engine = phase == trt.TensorRTPhase.RUNTIME
-                return plugin_class(options_from_fields(values), workspace_from_fields(values) if of_engine else 0)
+                options, workspace = options_from_fields(values), values.get("workspace", 0)
+                if phase == trt.TensorRTPhase.RUNTIME and workspace < 1:
+                    raise BackendError(f"the engine does not say how much scratch memory {OP_TYPE} has; build it again")
+                return plugin_class(options, workspace)
             except BackendError as error:
                 report(str(error))
                 return None
@@ -173,8 +157,8 @@ def _plugin_class(trt: Any, kernels: KernelLibrary, report: Callable[[str], None
                 shape = _shape(dims, types[inputs[KEY].type])
                 if not dims[IMPORTANCE] == dims[IS_VISUAL] == [shape.batch, shape.tokens]:
                     raise BackendError(f"{OP_TYPE} got importance and is_visual of other sizes than its keys: {dims}")
-                arrays = zip(ADDRESSES, [*sources[:KEPT_INDEX], results[0], workspace], strict=True)
-                kernels.enqueue(shape, self.options, SelectionAddresses(**dict(arrays)), self.workspace, stream)
+                addresses = SelectionAddresses._make([*sources[:KEPT_INDEX], results[0], workspace])
+                kernels.enqueue(shape, self.options, addresses, self.workspace, stream)
 
     return SelectTokensPlugin
 
@@ -185,7 +169,8 @@ def _reporting(report: Callable[[str], None]) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        report(_line(error))
+        known = isinstance(error, BackendError)
+        report(str(error) if known else "".join(traceback.format_exception_only(error)).strip())
         raise
 
 
@@ -231,9 +216,3 @@ def _from_fields(fields: Any) -> dict[str, Any]:
             number = np.asarray(field.data).reshape(-1)[0]
             values[field.name] = float(number) if FIELDS[field.name] is np.float32 else int(number)
     return values
-
-
-def _line(error: Exception) -> str:
-    if isinstance(error, BackendError):
-        return str(error)
-    return "".join(traceback.format_exception_only(error)).strip()

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from iwp_export.bundle.manifest import Bounds, DecoderInfo, GraphSpec, Manifest, VisionInfo
+from iwp_export.bundle.schema import Count
 from iwp_export.errors import SettingsError
 
 DEFAULT_CONTEXT = 4096
@@ -29,9 +30,9 @@ class EngineLimits:
         max_images: images of one call.
     """
 
-    max_context: int
-    max_prompt: int
-    max_images: int
+    max_context: Count
+    max_prompt: Count
+    max_images: Count
 
     def __str__(self) -> str:
         return f"{self.max_context} tokens, {self.max_prompt} a call with up to {self.max_images} image(s)"

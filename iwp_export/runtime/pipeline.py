@@ -52,8 +52,7 @@ class Pipeline:
                 raise BackendError("an engine runs on the TensorRT that built it: provider and threads are for bundles")
             from iwp_export.backends.trt.load import load_engine
 
-            engine = load_engine(path, verify)
-            return cls.of(engine.manifest, engine.processor, engine.session)
+            return cls.of(*load_engine(path, verify))
         from iwp_export.backends.ort.session import OrtSession
 
         bundle = Bundle.open(path, verify)

@@ -136,7 +136,7 @@ def test_a_plugin_library_that_is_none_is_refused(rtx: Flavour, half_bundle: Pat
 def test_too_little_memory_is_refused_with_figures(
     rtx: Flavour, half_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("iwp_export.engine.network.available_bytes", lambda: 100 << 20)
+    monkeypatch.setattr("iwp_export.engine.build.available_bytes", lambda: 100 << 20)
     with pytest.raises(BuildMemoryError, match=r"needs about .* GiB of memory, 0\.1 GiB are available"):
         api.build(half_bundle, tmp_path / "x.plan", SMALL)
 
@@ -165,6 +165,7 @@ def test_a_plan_says_what_it_loads_on(rtx: Flavour, half_bundle: Path, tmp_path:
     plan = api.plan_build(half_bundle, tmp_path / "x.plan", SMALL).plan
     assert plan.machine.loads_on == f"TensorRT-RTX {rtx.version} and a GPU of SM 86, 89, 120"
     assert plan.to_dict()["max_context"] == 160
+    assert plan.memory_bytes > plan.weight_bytes > 0
     assert plan.profiles == 1  # TensorRT-RTX holds the weights once a profile
 
 

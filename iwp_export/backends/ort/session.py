@@ -1,4 +1,4 @@
-"""A copy of a bundle's decoder graph that also returns what flows between its layers, for comparisons."""
+"""ONNX Runtime behind the session interface: its providers, a bundle's two graphs, and a look between the layers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,108 +29,6 @@ from iwp_export.backends.session import (
 from iwp_export.bundle.manifest import GraphSpec
 from iwp_export.bundle.store import Bundle
 from iwp_export.errors import BackendError
-
-INPUT_NORM = re.compile(r"(?:^|\.)layers\.(\d+)\.input_layernorm\.weight$")
-"""The initializer that scales what enters a layer: what its norm reads is the residual stream."""
-NORM = "RMSNormalization"
-
-
-@dataclass(frozen=True)
-class InsideNames:
-    """Values of a decoder graph: the input of each layer; importance, keys and values as the pruning op gets them."""
-
-    hidden: tuple[str, ...]
-    choice: tuple[str, str, str]
-
-
-class InsideGraph:
-    """The copy, in memory alone; made when it is first used.
-
-    Its weights are read from the bundle's own file, as the decoder's are.
-
-    Args:
-        path: the decoder's graph.
-        provider, threads: see `create_session`.
-    """
-
-    def __init__(self, path: Path, provider: str, threads: int | None) -> None:
-        self._path, self._provider, self._threads = path, provider, threads
-
-    @cached_property
-    def refusal(self) -> str:
-        """Why there is no such copy; empty if there is one."""
-        try:
-            names = self.names
-        except BackendError as error:
-            return str(error)
-        return "" if names.hidden else f"{self._path.name} has no layers that are known by name"
-
-    @cached_property
-    def names(self) -> InsideNames:
-        """See `find_names`.
-
-        Raises:
-            BackendError: the graph cannot be read, or has no such values.
-        """
-        return find_names(self._model, self._path.name)
-
-    @cached_property
-    def session(self) -> Any:
-        """The `onnxruntime.InferenceSession`.
-
-        Raises:
-            BackendError: as `names`, and see `create_session`.
-        """
-        from onnx import ValueInfoProto
-
-        present = {output.name for output in self._model.graph.output}
-        wanted = dict.fromkeys((*self.names.hidden, *self.names.choice))
-        self._model.graph.output.extend(ValueInfoProto(name=name) for name in wanted if name not in present)
-        return create_session(self._model.SerializeToString(), self._provider, self._threads, self._path.parent)
-
-    @cached_property
-    def _model(self) -> Any:
-        try:
-            import onnx
-        except ImportError as error:
-            raise BackendError(
-                "to look inside of a graph needs onnx; install with: pip install 'iwp-export[build]'"
-            ) from error
-        return onnx.load(str(self._path), load_external_data=False)
-
-
-def find_names(model: Any, where: str) -> InsideNames:
-    """The values to look at.
-
-    Args:
-        model: an `onnx.ModelProto` of a bundle's decoder.
-        where: what to call it in errors.
-
-    Raises:
-        BackendError: it has no pruning op, or a layer whose input cannot be told.
-    """
-    from iwp_export.pruning.onnx_function import DOMAIN, OP_TYPE
-
-    hidden: dict[int, str] = {}
-    choice: tuple[str, ...] = ()
-    for node in model.graph.node:
-        if (node.domain, node.op_type) == (DOMAIN, OP_TYPE):
-            choice = tuple(node.input[:3])
-        for name in node.input:
-            layer = INPUT_NORM.search(name)
-            if layer and node.op_type == NORM:
-                hidden[int(layer[1])] = node.input[0]
-    _check_layers(model.graph, hidden, where)
-    if len(choice) != 3:
-        raise BackendError(f"{where} has no pruning op to look at")
-    return InsideNames(tuple(hidden[layer] for layer in sorted(hidden)), (choice[0], choice[1], choice[2]))
-
-
-def _check_layers(graph: Any, hidden: Mapping[int, str], where: str) -> None:
-    layers = sum(output.name.endswith(".key") for output in graph.output)
-    if missing := set(range(layers)) - hidden.keys():
-        raise BackendError(f"{where} does not tell the input of layer {min(missing)}: its norm has another name")
-
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -172,7 +70,8 @@ def available_providers() -> list[str]:
     Raises:
         BackendError: ONNX Runtime is not installed.
     """
-    return _short(_onnxruntime().get_available_providers())
+    short = {name: key for key, name in PROVIDERS.items()}
+    return [short.get(name, name) for name in _onnxruntime().get_available_providers()]
 
 
 def how_to_install(provider: str) -> str:
@@ -181,11 +80,6 @@ def how_to_install(provider: str) -> str:
     if provider in ("cuda", "tensorrt") and python < GPU_PACKAGE_PYTHON.get(machine.lower(), (4, 0)):
         return NO_GPU_PACKAGE.format(machine=machine, python=f"{python[0]}.{python[1]}")
     return INSTALL.get(provider, f"install an ONNX Runtime package that has {PROVIDERS[provider]}")
-
-
-def device_of(provider: str) -> tuple[str, int]:
-    """Device type and number, in ONNX Runtime's terms, where a provider leaves its outputs."""
-    return ("cuda", 0) if provider in CUDA_PROVIDERS else ("cpu", 0)
 
 
 def create_session(model: Path | bytes, provider: str, threads: int | None = None, weights: Path | None = None) -> Any:
@@ -243,11 +137,6 @@ def _missing(provider: str, reason: str) -> str:
     return f"provider {provider} is not active: {reason}. Available are {available}. To get it: {remedy}"
 
 
-def _short(names: Iterable[str]) -> list[str]:
-    short = {name: key for key, name in PROVIDERS.items()}
-    return [short.get(name, name) for name in names]
-
-
 def _onnxruntime() -> Any:
     try:
         import onnxruntime
@@ -258,9 +147,8 @@ def _onnxruntime() -> Any:
     return onnxruntime
 
 
-ONNX_FLOAT, ONNX_FLOAT16, ONNX_BFLOAT16 = 1, 10, 16
-"""Element types of the ONNX specification (TensorProto.DataType)."""
-ELEMENT_TYPES = {"float32": ONNX_FLOAT, "float16": ONNX_FLOAT16, "bfloat16": ONNX_BFLOAT16}
+ELEMENT_TYPES = {"float32": 1, "float16": 10, "bfloat16": 16}
+"""Numbers of element types in the ONNX specification (TensorProto.DataType)."""
 
 
 @dataclass(frozen=True)
@@ -269,7 +157,6 @@ class OrtFeatures:
 
     value: Any
     count: int
-    nbytes: int
     binding: Any  # holds the value's memory, see OrtCache
 
 
@@ -322,19 +209,18 @@ class OrtSession:
                 "export it as float32 or float16, or choose another provider"
             )
         self.provider = provider
-        self._device = device_of(provider)
-        self._decoder = create_session(bundle.path(graphs["decoder"].file), provider, threads)
+        self._device = ("cuda" if provider in CUDA_PROVIDERS else "cpu", 0)
+        self._threads, self._graph = threads, bundle.path(graphs["decoder"].file)
+        self._decoder = create_session(self._graph, provider, threads)
         self._vision = create_session(bundle.path(graphs["vision"].file), provider, threads)
         for name, session in (("decoder", self._decoder), ("vision", self._vision)):
             _check_names(session, graphs[name], f"{name} graph of {bundle.folder}")
         self._past = [tensor.name for tensor in graphs["decoder"].inputs if tensor.name.startswith("past_key_values.")]
         self._present = [name.replace("past_key_values.", "present.") for name in self._past]
         self._manifest = bundle.manifest
-        self._inside = InsideGraph(bundle.path(graphs["decoder"].file), provider, threads)
         self._no_image = _zeros((1, bundle.manifest.vision.feature_size), bundle.manifest.decoder.dtype)
 
     def encode(self, inputs: Mapping[str, Array]) -> Features:
-        """See `Session.encode`."""
         binding = self._vision.io_binding()
         for name, array in inputs.items():
             binding.bind_cpu_input(name, np.ascontiguousarray(array))
@@ -342,40 +228,46 @@ class OrtSession:
         _run(self._vision, binding)
         binding.synchronize_outputs()
         value = binding.get_outputs()[0]
-        return OrtFeatures(value, value.shape()[0], value.tensor_size_in_bytes(), binding)
+        return OrtFeatures(value, value.shape()[0], binding)
 
     def new_cache(self) -> Cache:
-        """See `Session.new_cache`."""
         decoder = self._manifest.decoder
         shape = (1, decoder.kv_heads, 0, decoder.head_dim)
         return OrtCache([_zeros(shape, decoder.dtype) for _ in self._past])
 
     def step(self, inputs: StepInputs, features: Sequence[Features], cache: Cache) -> StepOutput:
-        """See `Session.step`."""
         return self._run_decoder(self._decoder, inputs, features, cache)[0]
 
     def read_features(self, features: Features) -> Floats:
-        """See `Session.read_features`."""
         assert isinstance(features, OrtFeatures)
         return widened(_bits(features.value))
 
     def read_cache(self, cache: Cache, layer: int) -> tuple[Floats, Floats]:
-        """See `Session.read_cache`."""
         assert isinstance(cache, OrtCache)
         key, value = (widened(_bits(held)[0]) for held in cache.values[2 * layer : 2 * layer + 2])
         return key, value
 
-    @property
+    @cached_property
     def no_look(self) -> str:
-        """See `Session.no_look`."""
-        return self._inside.refusal
+        try:
+            find_names(_load_graph(self._graph), self._graph.name)
+        except BackendError as error:
+            return str(error)
+        return ""
 
     def look(self, inputs: StepInputs, features: Sequence[Features], cache: Cache) -> tuple[StepOutput, Inside]:
-        """See `Session.look`. The first call loads a copy of the decoder whose graph has more outputs."""
-        names, decoder = self._inside.names, self._inside.session
-        output, extra = self._run_decoder(decoder, inputs, features, cache, [*names.hidden, *names.choice])
+        names, decoder = self._inside
+        output, extra = self._run_decoder(decoder, inputs, features, cache, names)
         found = [widened(_bits(value)[0]) for value in extra]
         return output, Inside(tuple(found[:-3]), *found[-3:])
+
+    @cached_property
+    def _inside(self) -> tuple[list[str], Any]:
+        """Names of what flows between the layers, and a copy of the decoder that returns it; in memory alone."""
+        model = _load_graph(self._graph)
+        names = find_names(model, self._graph.name)
+        content = _with_outputs(model, names)
+        return names, create_session(content, self.provider, self._threads, self._graph.parent)
 
     def _run_decoder(
         self,
@@ -386,8 +278,7 @@ class OrtSession:
         extra: Sequence[str] = (),
     ) -> tuple[StepOutput, list[Any]]:
         """One call by a session of the decoder, and what `extra` outputs it has."""
-        if not isinstance(cache, OrtCache):
-            raise TypeError(f"a cache of {type(cache).__name__} does not belong to ONNX Runtime")
+        assert isinstance(cache, OrtCache)
         images = self._joined(features)  # held until the run is over: before 1.30 a binding does not keep its inputs
         binding = decoder.io_binding()
         for name in STEP_TENSORS:
@@ -398,9 +289,7 @@ class OrtSession:
             binding.bind_ortvalue_input(name, value)
         binding.bind_output("logits")
         binding.bind_output("kept_index")
-        for name in self._present:
-            binding.bind_output(name, *self._device)
-        for name in extra:
+        for name in (*self._present, *extra):
             binding.bind_output(name, *self._device)
         _run(decoder, binding)
         logits, kept, *rest = binding.get_outputs()
@@ -412,10 +301,8 @@ class OrtSession:
     def _joined(self, features: Sequence[Features]) -> Any:
         """The call's features as one OrtValue [N, D]; several images are joined on the host."""
         values = [image.value for image in features if isinstance(image, OrtFeatures)]
-        if not values:
-            return self._no_image
-        if len(values) == 1:
-            return values[0]
+        if len(values) < 2:
+            return values[0] if values else self._no_image
         return _ort_value(np.concatenate([_bits(value) for value in values]), self._manifest.decoder.dtype)
 
 
@@ -449,7 +336,7 @@ def _ort_value(array: np.ndarray[Any, Any], dtype: str) -> Any:
 
 def _bits(value: Any) -> np.ndarray[Any, Any]:
     """An OrtValue's content on the host; bfloat16 as uint16."""
-    if value.element_type() != ONNX_BFLOAT16:
+    if value.element_type() != ELEMENT_TYPES["bfloat16"]:
         return value.numpy()
     bits = np.empty(value.shape(), np.uint16)
     _ort_value(bits, "bfloat16").update_inplace(value)
@@ -458,3 +345,60 @@ def _bits(value: Any) -> np.ndarray[Any, Any]:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+INPUT_NORM = re.compile(r"(?:^|\.)layers\.(\d+)\.input_layernorm\.weight$")
+"""The initializer that scales what enters a layer: what its norm reads is the residual stream."""
+NORM = "RMSNormalization"
+
+
+def find_names(model: Any, where: str) -> list[str]:
+    """What flows between a decoder's layers, as names of values of its graph.
+
+    Args:
+        model: an `onnx.ModelProto` of a bundle's decoder.
+        where: what to call it in errors.
+
+    Returns:
+        The input of each layer; then importance, keys and values as the pruning op gets them.
+
+    Raises:
+        BackendError: it has no pruning op, or a layer whose input cannot be told.
+    """
+    from iwp_export.pruning.onnx_function import DOMAIN, OP_TYPE
+
+    hidden: dict[int, str] = {}
+    choice: list[str] = []
+    for node in model.graph.node:
+        if (node.domain, node.op_type) == (DOMAIN, OP_TYPE):
+            choice = list(node.input[:3])
+        for name in node.input:
+            layer = INPUT_NORM.search(name)
+            if layer and node.op_type == NORM:
+                hidden[int(layer[1])] = node.input[0]
+    layers = sum(output.name.endswith(".key") for output in model.graph.output)
+    if missing := set(range(layers)) - hidden.keys():
+        raise BackendError(f"{where} does not tell the input of layer {min(missing)}: its norm has another name")
+    if len(choice) != 3:
+        raise BackendError(f"{where} has no pruning op to look at")
+    return [*(hidden[layer] for layer in sorted(hidden)), *choice]
+
+
+def _load_graph(path: Path) -> Any:
+    try:
+        import onnx
+    except ImportError as error:
+        raise BackendError(
+            "to look inside of a graph needs onnx; install with: pip install 'iwp-export[build]'"
+        ) from error
+    return onnx.load(str(path), load_external_data=False)
+
+
+def _with_outputs(model: Any, names: Sequence[str]) -> bytes:
+    """A graph that also returns some of its values; its weights stay in the bundle's file."""
+    from onnx import ValueInfoProto
+
+    present = {output.name for output in model.graph.output}
+    model.graph.output.extend(ValueInfoProto(name=name) for name in dict.fromkeys(names) if name not in present)
+    content: bytes = model.SerializeToString()
+    return content

@@ -26,10 +26,6 @@ class TorchFeatures:
     def count(self) -> int:
         return len(self.values)
 
-    @property
-    def nbytes(self) -> int:
-        return self.values.nbytes
-
 
 @dataclass
 class TorchCache:

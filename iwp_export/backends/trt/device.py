@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from typing import Any, Protocol
+from typing import Any
 
 import numpy.typing as npt
 
@@ -17,55 +17,20 @@ OUT_OF_MEMORY = 2
 """CU_STREAM_NON_BLOCKING and CUDA_ERROR_OUT_OF_MEMORY."""
 
 
-class Device(Protocol):
-    """A GPU with one stream, as much of it as a session needs. Addresses are whole numbers."""
+class Device:
+    """The first NVIDIA GPU with one stream, in the context that TensorRT and torch use too.
 
-    @property
-    def stream(self) -> int:
-        """The stream that everything is enqueued on (`cudaStream_t`)."""
-
-    def activate(self) -> None:
-        """Make the device current in the calling thread."""
-
-    def allocate(self, nbytes: int) -> int:
-        """Device memory, 256-byte aligned; an address of its own also for no bytes.
-
-        Raises:
-            BackendError: there is too little.
-        """
-
-    def free(self, address: int) -> None:
-        """Give memory back."""
-
-    def upload(self, address: int, array: Array) -> None:
-        """Copy a contiguous array to the device; held until `synchronize`, and not to be changed before."""
-
-    def download(self, address: int, array: Array) -> None:
-        """Copy from the device into a contiguous array; complete after `synchronize`."""
-
-    def copy(self, target: int, source: int, nbytes: int) -> None:
-        """Copy on the device."""
-
-    def synchronize(self) -> None:
-        """Wait for the stream.
-
-        Raises:
-            BackendError: something enqueued before failed.
-        """
-
-
-class CudaDevice:
-    """The first NVIDIA GPU, in the context that TensorRT and torch use too.
+    `stream` is what everything is enqueued on (`cudaStream_t`). Addresses are whole numbers.
 
     Raises:
-        BackendError: there is no driver or no GPU.
+        BackendError: there is no driver or no GPU; of a method, a call of the driver failed.
     """
 
-    def __init__(self, index: int = 0) -> None:
+    def __init__(self) -> None:
         self._driver = load_driver()
-        self.gpu: Gpu = gpu_of(self._driver, index)
+        self.gpu: Gpu = gpu_of(self._driver)
         device, self._context, stream = ctypes.c_int(), ctypes.c_void_p(), ctypes.c_void_p()
-        self._call("cuDeviceGet", ctypes.byref(device), index)
+        self._call("cuDeviceGet", ctypes.byref(device), 0)
         self._call("cuDevicePrimaryCtxRetain", ctypes.byref(self._context), device)
         self.activate()
         self._call("cuStreamCreate", ctypes.byref(stream), STREAM_NON_BLOCKING)
@@ -73,11 +38,15 @@ class CudaDevice:
         self._uploading: list[Array] = []
 
     def activate(self) -> None:
-        """See `Device.activate`."""
+        """Make the device current in the calling thread."""
         self._call("cuCtxSetCurrent", self._context)
 
     def allocate(self, nbytes: int) -> int:
-        """See `Device.allocate`."""
+        """Device memory, 256-byte aligned; an address of its own also for no bytes.
+
+        Raises:
+            BackendError: there is too little.
+        """
         address = ctypes.c_uint64()
         size = ctypes.c_size_t(max(nbytes, 1))  # cuMemAlloc refuses 0
         code = self._driver.cuMemAlloc_v2(ctypes.byref(address), size)
@@ -90,27 +59,27 @@ class CudaDevice:
         return address.value
 
     def free(self, address: int) -> None:
-        """See `Device.free`."""
+        """Give memory back."""
         self._call("cuMemFree_v2", ctypes.c_uint64(address))
 
     def upload(self, address: int, array: Array) -> None:
-        """See `Device.upload`."""
+        """Copy a contiguous array to the device; held until `synchronize`, and not to be changed before."""
         self._uploading.append(array)
         source = ctypes.c_void_p(array.ctypes.data)
         self._call("cuMemcpyHtoDAsync_v2", ctypes.c_uint64(address), source, *self._sized(array.nbytes))
 
     def download(self, address: int, array: Array) -> None:
-        """See `Device.download`."""
+        """Copy from the device into a contiguous array; complete after `synchronize`."""
         target = ctypes.c_void_p(array.ctypes.data)
         self._call("cuMemcpyDtoHAsync_v2", target, ctypes.c_uint64(address), *self._sized(array.nbytes))
 
     def copy(self, target: int, source: int, nbytes: int) -> None:
-        """See `Device.copy`."""
+        """Copy on the device."""
         addresses = ctypes.c_uint64(target), ctypes.c_uint64(source)
         self._call("cuMemcpyDtoDAsync_v2", *addresses, *self._sized(nbytes))
 
     def synchronize(self) -> None:
-        """See `Device.synchronize`."""
+        """Wait for the stream; fails if something enqueued before did."""
         self._call("cuStreamSynchronize", ctypes.c_void_p(self.stream))
         self._uploading.clear()
 

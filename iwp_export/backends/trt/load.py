@@ -1,22 +1,21 @@
-"""TensorRT-RTX compiles kernels for the GPU while an engine runs; what it compiled is kept from process to process."""
+"""NAME.plan becomes a session. Version and GPU mismatches are reported before TensorRT deserialises anything."""
 
 from __future__ import annotations
 
 import os
 import weakref
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from iwp_export.backends.trt.device import CudaDevice
-from iwp_export.backends.trt.runner import JitCache, Reservation, Runner, activation_bytes, deserialize
+from iwp_export.backends.trt.device import Device
+from iwp_export.backends.trt.runner import JitCache, Reservation, Runner, deserialize
 from iwp_export.backends.trt.session import TrtSession
-from iwp_export.bundle.manifest import FileEntry, Manifest
+from iwp_export.bundle.manifest import Manifest
 from iwp_export.bundle.store import Verify
-from iwp_export.device.gpu import Gpu
 from iwp_export.engine.files import EngineInfo, check_fingerprint, read_engine
-from iwp_export.engine.flavour import Flavour, load_flavour
-from iwp_export.engine.kernels import PLUGIN_VARIABLE, KernelLibrary, NoKernels, find_kernels
+from iwp_export.engine.flavour import load_flavour
+from iwp_export.engine.kernels import PLUGIN_VARIABLE, NoKernels, find_kernels
 from iwp_export.engine.log import make_logger, make_printing_logger
 from iwp_export.engine.network import register_plugin
 from iwp_export.engine.profiles import DECODE, PREFILL
@@ -24,22 +23,15 @@ from iwp_export.files import cache_folder
 from iwp_export.pruning.onnx_function import VERSION
 
 
-@dataclass(frozen=True)
-class OpenedEngine:
-    """A loaded engine: its manifest within the engine's limits, its processor's folder, and the session."""
-
-    manifest: Manifest
-    processor: Path
-    session: TrtSession
-
-
-def load_engine(path: Path | str, verify: Verify = "quick", kernels: KernelLibrary | None = None) -> OpenedEngine:
+def load_engine(path: Path | str, verify: Verify = "quick") -> tuple[Manifest, Path, TrtSession]:
     """Load NAME.plan, with what lies beside it.
 
     Args:
         path: NAME.plan, as `iwp-export build` wrote it.
         verify: see `iwp_export.engine.files.read_engine`.
-        kernels: the pruning kernels; found if left out.
+
+    Returns:
+        The manifest within the engine's limits, the processor's folder, and the session.
 
     Raises:
         BundleError: a file is missing or changed.
@@ -47,11 +39,14 @@ def load_engine(path: Path | str, verify: Verify = "quick", kernels: KernelLibra
     """
     paths, info = read_engine(path, verify)
     flavour = load_flavour(info.fingerprint.flavour)
-    device = CudaDevice()
+    device = Device()
     check_fingerprint(paths, info, flavour, device.gpu, str(VERSION))
     logger = (make_printing_logger if flavour.name == "rtx" else make_logger)(flavour.trt)
     report: list[str] = []
-    _register(flavour, kernels, device.gpu, report)
+    if library := os.environ.get(PLUGIN_VARIABLE):
+        register_plugin(flavour, NoKernels(), report.append, Path(library))
+    else:
+        register_plugin(flavour, find_kernels(device.gpu), report.append)
     engines: dict[str, Any] = {}
     owners: list[Any] = []
     caches: dict[str, JitCache] = {}
@@ -60,11 +55,13 @@ def load_engine(path: Path | str, verify: Verify = "quick", kernels: KernelLibra
         runtime, engines[name] = deserialize(flavour.trt, logger, file)
         owners += [runtime, engines[name]]
         if flavour.name == "rtx":
-            caches[name] = JitCache(flavour.trt, engines[name], _jit_file(info.files[file.name], device.gpu))
+            kept = f"{info.files[file.name].sha256[:16]}-sm{device.gpu.sm}.cache"
+            caches[name] = JitCache(flavour.trt, engines[name], cache_folder() / "rtx" / kept)
     roles = _roles(info)
     # One for all contexts, which run one after another on one stream. Reserved before any is made: without memory some
     # releases end the process.
-    activations = Reservation(device, max(activation_bytes(engines[name], profile) for name, profile in roles.values()))
+    sizes = [engines[name].get_device_memory_size_for_profile_v2(profile) for name, profile in roles.values()]
+    activations = Reservation(device, max(sizes))
     runners = {
         role: Runner(
             flavour.trt,
@@ -85,18 +82,12 @@ def load_engine(path: Path | str, verify: Verify = "quick", kernels: KernelLibra
         for cache in caches.values():
             cache.save()
 
-    manifest = _within(info)
+    decoder = info.manifest.decoder  # with the engine's context as the model's: conversations end there
+    positions = min(decoder.max_positions, info.limits.max_context)
+    manifest = replace(info.manifest, decoder=replace(decoder, max_positions=positions))
     session = TrtSession(manifest, info.limits, runners, device, flavour.title, owners, save)
     weakref.finalize(session, save)  # at the end of the process, too
-    return OpenedEngine(manifest, paths.processor, session)
-
-
-def _register(flavour: Flavour, kernels: KernelLibrary | None, gpu: Gpu, report: list[str]) -> None:
-    """Register the plugin that will run: the library that the user names, or the one in Python with its kernels."""
-    if library := os.environ.get(PLUGIN_VARIABLE):
-        register_plugin(flavour, NoKernels(), report.append, Path(library))
-    else:
-        register_plugin(flavour, kernels or find_kernels(gpu), report.append)
+    return manifest, paths.processor, session
 
 
 def _roles(info: EngineInfo) -> dict[str, tuple[str, int]]:
@@ -111,14 +102,3 @@ def _roles(info: EngineInfo) -> dict[str, tuple[str, int]]:
     elif info.fingerprint.flavour == "rtx":
         roles["decode"] = ("decoder", PREFILL)
     return roles
-
-
-def _jit_file(engine: FileEntry, gpu: Gpu) -> Path:
-    return cache_folder() / "rtx" / f"{engine.sha256[:16]}-sm{gpu.sm}.cache"
-
-
-def _within(info: EngineInfo) -> Manifest:
-    """The manifest with the engine's context as the model's: conversations end there."""
-    decoder = info.manifest.decoder
-    positions = min(decoder.max_positions, info.limits.max_context)
-    return replace(info.manifest, decoder=replace(decoder, max_positions=positions))

@@ -1,4 +1,4 @@
-"""Blocks of device memory that go from use to use: allocating one stalls the GPU."""
+"""What runs an engine: device memory that goes from use to use, TensorRT-RTX's kernels, and execution contexts."""
 
 from __future__ import annotations
 
@@ -137,20 +137,15 @@ class Pool:
         _free_all(self._device, blocks)
 
 
-class Reservation:
+class Reservation(Block):
     """Device memory of a fixed size for as long as this object lives.
-
-    Args:
-        device: where it is.
-        nbytes: its size.
 
     Raises:
         BackendError: the device's memory is full.
     """
 
     def __init__(self, device: Device, nbytes: int) -> None:
-        self.nbytes = nbytes
-        self.address = device.allocate(nbytes)
+        super().__init__(device.allocate(nbytes), nbytes)
         weakref.finalize(self, _free_all, device, [Block(self.address, nbytes)])
 
 
@@ -185,10 +180,14 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Placed:
-    """A tensor on the device."""
+    """A tensor on the device; of an image's features [n, D], also those."""
 
     address: int
     shape: Shape
+
+    @property
+    def count(self) -> int:
+        return self.shape[0]
 
 
 def deserialize(trt: Any, logger: Any, path: Path) -> tuple[Any, Any]:
@@ -211,11 +210,6 @@ def deserialize(trt: Any, logger: Any, path: Path) -> tuple[Any, Any]:
     return runtime, engine
 
 
-def activation_bytes(engine: Any, profile: int) -> int:
-    """Scratch memory that a context takes for the activations of any shape of a profile."""
-    return int(engine.get_device_memory_size_for_profile_v2(profile))
-
-
 class Runner:
     """An execution context of an engine on one profile.
 
@@ -228,8 +222,8 @@ class Runner:
         profile: index of the optimisation profile.
         stream: the stream that everything runs on.
         title: what to call the engine in errors.
-        activations: memory that other contexts may use before and after, but not while this one runs; at least
-            `activation_bytes`.
+        activations: memory that other contexts may use before and after, but not while this one runs; at least the
+            engine's device memory size for the profile.
         report: lines that the plugin said went wrong.
         jit: TensorRT-RTX's compiled kernels.
         specialize: see `JitCache.config`.

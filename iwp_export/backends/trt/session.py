@@ -8,9 +8,9 @@ captured.
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -34,19 +34,9 @@ from iwp_export.bundle.manifest import Manifest
 from iwp_export.engine.profiles import EngineLimits
 from iwp_export.errors import BackendError, RequestError
 
-ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 HOST_OUTPUTS: dict[str, Any] = {"logits": np.float32, "kept_index": np.int64}
 SPARE_BLOCKS = 4
 """Free blocks kept: the two of an ended conversation's cache, and features of images."""
-
-
-@dataclass
-class TrtFeatures:
-    """One image's features [n, D] on the device."""
-
-    address: int
-    count: int
-    nbytes: int
 
 
 class TrtCache:
@@ -94,7 +84,7 @@ class TrtSession:
         self._manifest, self._limits, self._device = manifest, limits, device
         self._runners = dict(runners)
         decoder = manifest.decoder
-        self._item = ITEM_BYTES[decoder.dtype]
+        self._item = np.dtype(CARRIERS[decoder.dtype]).itemsize
         self._token_bytes = decoder.kv_heads * decoder.head_dim * self._item
         self._past = [t.name for t in manifest.graphs["decoder"].inputs if t.name.startswith("past_key_values.")]
         self._pool = Pool(device, SPARE_BLOCKS)
@@ -108,7 +98,6 @@ class TrtSession:
 
     @property
     def call_limits(self) -> CallLimits:
-        """See `Session.call_limits`."""
         visual_tokens = self._limits.max_images * self._manifest.vision.tokens.greatest
         return CallLimits(self._limits.max_prompt, visual_tokens)
 
@@ -117,7 +106,6 @@ class TrtSession:
         return self._manifest.vision.feature_size * self._item
 
     def encode(self, inputs: Mapping[str, Array]) -> Features:
-        """See `Session.encode`."""
         self._device.activate()
         placed = {name: self._upload(name, np.ascontiguousarray(array)) for name, array in inputs.items()}
         blocks: list[Block] = []
@@ -132,25 +120,17 @@ class TrtSession:
         except BaseException:
             self._pool.give(blocks)
             raise
-        count = shapes["image_features"][0]
-        features = TrtFeatures(blocks[0].address, count, count * self._row_bytes)
+        features = Placed(blocks[0].address, shapes["image_features"])
         self._pool.lend(features, blocks)
         return features
 
     def new_cache(self) -> Cache:
-        """See `Session.new_cache`."""
         cache = TrtCache(self._manifest.decoder.layers, self._token_bytes)
         self._pool.lend(cache, cache.blocks)
         return cache
 
     def step(self, inputs: StepInputs, features: Sequence[Features], cache: Cache) -> StepOutput:
-        """See `Session.step`.
-
-        Raises:
-            RequestError: the call is beyond what the engine was built for.
-        """
-        if not isinstance(cache, TrtCache):
-            raise TypeError(f"a cache of {type(cache).__name__} does not belong to TensorRT")
+        assert isinstance(cache, TrtCache)
         tokens = inputs.input_ids.shape[1]
         self._check(tokens, features, cache)
         self._device.activate()
@@ -172,12 +152,10 @@ class TrtSession:
         return output
 
     def read_features(self, features: Features) -> Floats:
-        """See `Session.read_features`."""
-        assert isinstance(features, TrtFeatures)
-        return self._download(features.address, (features.count, self._manifest.vision.feature_size))
+        assert isinstance(features, Placed)
+        return self._download(features.address, features.shape)
 
     def read_cache(self, cache: Cache, layer: int) -> tuple[Floats, Floats]:
-        """See `Session.read_cache`."""
         assert isinstance(cache, TrtCache)
         decoder = self._manifest.decoder
         shape = (decoder.kv_heads, cache.lengths[layer], decoder.head_dim)
@@ -188,11 +166,9 @@ class TrtSession:
 
     @property
     def no_look(self) -> str:
-        """See `Session.no_look`."""
         return f"{self.provider} runs a compiled engine, which returns nothing of its layers"
 
     def look(self, inputs: StepInputs, features: Sequence[Features], cache: Cache) -> tuple[StepOutput, Inside]:
-        """See `Session.look`."""
         raise BackendError(self.no_look)
 
     def _download(self, address: int, shape: Shape) -> Floats:
@@ -211,8 +187,8 @@ class TrtSession:
 
         def place(shapes: Mapping[str, Shape]) -> dict[str, int]:
             for name, dtype in HOST_OUTPUTS.items():
-                addresses[name] = self._scratch_block(name, _count(shapes[name]) * np.dtype(dtype).itemsize)
-            starts, size = offsets([_count(shapes[name]) * self._item for name in present])
+                addresses[name] = self._scratch_block(name, math.prod(shapes[name]) * np.dtype(dtype).itemsize)
+            starts, size = offsets([math.prod(shapes[name]) * self._item for name in present])
             blocks.append(self._pool.take(size))
             addresses.update((name, blocks[0].address + start) for name, start in zip(present, starts, strict=True))
             return addresses
@@ -245,18 +221,15 @@ class TrtSession:
 
     def _joined(self, features: Sequence[Features]) -> Placed:
         """The call's features as one tensor [N, D]; several images are joined on the device."""
-        images = [image for image in features if isinstance(image, TrtFeatures)]
-        size = self._manifest.vision.feature_size
-        if not images:
-            return self._no_image
-        if len(images) == 1:
-            return Placed(images[0].address, (images[0].count, size))
-        address = self._scratch_block("image_features", sum(image.nbytes for image in images))
-        offset = 0
+        images = [image for image in features if isinstance(image, Placed)]
+        if len(images) < 2:
+            return images[0] if images else self._no_image
+        rows = sum(image.count for image in images)
+        address = end = self._scratch_block("image_features", rows * self._row_bytes)
         for image in images:
-            self._device.copy(address + offset, image.address, image.nbytes)
-            offset += image.nbytes
-        return Placed(address, (sum(image.count for image in images), size))
+            self._device.copy(end, image.address, image.count * self._row_bytes)
+            end += image.count * self._row_bytes
+        return Placed(address, (rows, self._manifest.vision.feature_size))
 
     def _upload(self, name: str, array: np.ndarray[Any, Any]) -> Placed:
         address = self._scratch_block(name, array.nbytes)
@@ -285,10 +258,6 @@ class TrtSession:
                     f"the request has {wanted} {what}, the engine takes {most}: "
                     f"shorten it, or build with a larger {option}"
                 )
-
-
-def _count(shape: Shape) -> int:
-    return int(np.prod(shape, dtype=np.int64))
 
 
 def _give_all(pool: Pool, scratch: dict[str, Block]) -> None:

@@ -1,4 +1,4 @@
-"""The pruning op as TensorRT has to see it: a plugin's node, and no function that could stand in for it."""
+"""A bundle's graph lowered for a TensorRT: the pruning op as a plugin, and nothing that its parser does not take."""
 
 from __future__ import annotations
 
@@ -9,69 +9,49 @@ import onnx_ir as ir
 
 from iwp_export.engine.flavour import Target
 from iwp_export.engine.lowering.operators import (
+    STANDARD_DOMAINS,
     AccumulateInFloat32,
     ExpandAttention,
     ExpandIntegerClip,
     ExpandRMSNormalization,
     ExpandRotaryEmbedding,
 )
-from iwp_export.engine.lowering.rewrite import STANDARD_DOMAINS
 from iwp_export.errors import BackendError
 from iwp_export.pruning.onnx_function import DOMAIN, INPUTS, OP_TYPE, VERSION
 
 IS_VISUAL = INPUTS.index("is_visual")
 
+NATIVE_ATTENTION_TYPES = ("float16", "bfloat16")
+"""Element types for which an imported Attention has a kernel."""
 
-class StripFunctions(ir.passes.InPlacePass):
-    """Remove the bodies of model-local functions: some releases of TensorRT silently prefer them to the plugin."""
+
+class PreparePlugins(ir.passes.InPlacePass):
+    """Make the pruning nodes plugins: refuse those that TensorRT would not take as such, or would shape wrongly.
+
+    The bodies of model-local functions go: some releases of TensorRT silently prefer them to the plugin. `is_visual`
+    becomes int32: TensorRT's headers list bool as unsupported in a plugin's inputs.
+    """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        modified = bool(model.functions)
+        top = plugin_nodes(model)
+        modified = bool(top or model.functions)
         model.functions.clear()
-        return ir.passes.PassResult(model, modified)
-
-
-class CheckPluginNodes(ir.passes.InPlacePass):
-    """Refuse a graph whose pruning nodes TensorRT would not take as plugins, or would shape wrongly."""
-
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        top = set(plugin_nodes(model))
-        for node in [*model.graph.all_nodes(), *(n for f in model.functions.values() for n in f.all_nodes())]:
+        for node in model.graph.all_nodes():
             if node.domain == DOMAIN and node not in top:
                 raise BackendError(
                     f"node {node.name!r} ({DOMAIN}::{node.op_type}) is not a {OP_TYPE} at the top level of the graph, "
                     "so TensorRT would not find its plugin; export the bundle again"
                 )
-        expected = {"plugin_namespace": DOMAIN, "plugin_version": str(VERSION)}
         for node in top:
-            for name, value in expected.items():
-                found = node.attributes.get_string(name)
-                if found != value:
-                    raise _wrong(node, f"{name} is {found!r}, not {value!r}")
-            shapes = list(node.attributes.get_ints("tensorrt_plugin_shape_input_indices", []))
-            if shapes != [INPUTS.index("num_kept")]:
-                raise _wrong(node, f"tensorrt_plugin_shape_input_indices is {shapes}")
-            num_kept = node.inputs[INPUTS.index("num_kept")]
-            if num_kept is None or num_kept.shape is None or num_kept.shape.dims != (1,):
-                raise _wrong(node, "num_kept is not a tensor of shape [1]")
-        return ir.passes.PassResult(model, False)
-
-
-class CastFlags(ir.passes.InPlacePass):
-    """Give the pruning nodes `is_visual` as int32: TensorRT's headers list bool as unsupported in a plugin's inputs."""
-
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        nodes = plugin_nodes(model)
-        for node in nodes:
+            _check_plugin(node)
             flags = node.inputs[IS_VISUAL]
-            if flags is None:
-                raise _wrong(node, "it has no is_visual")
+            assert flags is not None
             cast = ir.node("Cast", [flags], {"to": ir.DataType.INT32})
             cast.outputs[0].name = f"{flags.name}.int32"
             cast.outputs[0].type, cast.outputs[0].shape = ir.TensorType(ir.DataType.INT32), flags.shape
             model.graph.insert_before(node, cast)
             node.replace_input_with(IS_VISUAL, cast.outputs[0])
-        return ir.passes.PassResult(model, bool(nodes))
+        return ir.passes.PassResult(model, modified)
 
 
 def plugin_nodes(model: ir.Model) -> list[ir.Node]:
@@ -79,12 +59,25 @@ def plugin_nodes(model: ir.Model) -> list[ir.Node]:
     return [node for node in model.graph if (node.domain, node.op_type) == (DOMAIN, OP_TYPE)]
 
 
-def _wrong(node: ir.Node, problem: str) -> BackendError:
-    return BackendError(f"node {node.name!r} is no plugin for TensorRT: {problem}; export the bundle again")
+def _check_plugin(node: ir.Node) -> None:
+    attributes, num_kept = node.attributes, node.inputs[INPUTS.index("num_kept")]
+    shapes = list(attributes.get_ints("tensorrt_plugin_shape_input_indices", []))
+    expected = {"plugin_namespace": DOMAIN, "plugin_version": str(VERSION)}
+    if wrong := [name for name, value in expected.items() if attributes.get_string(name) != value]:
+        problem = f"{wrong[0]} is {attributes.get_string(wrong[0])!r}, not {expected[wrong[0]]!r}"
+    elif shapes != [INPUTS.index("num_kept")]:
+        problem = f"tensorrt_plugin_shape_input_indices is {shapes}"
+    elif num_kept is None or num_kept.shape is None or num_kept.shape.dims != (1,):
+        problem = "num_kept is not a tensor of shape [1]"
+    elif node.inputs[IS_VISUAL] is None:
+        problem = "it has no is_visual"
+    else:
+        return
+    raise BackendError(f"node {node.name!r} is no plugin for TensorRT: {problem}; export the bundle again")
 
 
-IR_VERSIONS = {20: 9, 21: 10, 22: 10, 23: 11}
-"""The file format's version that came with an opset."""
+OLDEST_OPSET, OLDEST_IR = 20, 9
+"""What TensorRT's oldest parser takes: standard operators, and the version of the file format that came with them."""
 
 _FLOATS = frozenset({"FLOAT", "FLOAT16", "BFLOAT16"})
 _WHOLE = frozenset({"INT32", "INT64"})
@@ -110,39 +103,27 @@ CONSTANT_AXES = ("ReduceMax", "ReduceMean", "ReduceSum", "Squeeze", "Unsqueeze")
 
 
 class LowerOpset(ir.passes.InPlacePass):
-    """Set the version of the standard operators after checking each node against that version.
-
-    Args:
-        version: the opset, at most the graph's own.
-        strict: also check operators and element types against `OLDEST_PARSER`.
-    """
-
-    def __init__(self, version: int, strict: bool = False) -> None:
-        super().__init__()
-        self.version = version
-        self.strict = strict
+    """Set the version of the standard operators to the oldest parser's after checking each node against both."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         for node in model.graph.all_nodes():
             if node.domain not in STANDARD_DOMAINS:
                 continue
-            problem = schema_problem(node, self.version) or (parser_problem(node) if self.strict else "")
-            if problem:
+            if problem := schema_problem(node) or parser_problem(node):
                 raise BackendError(
-                    f"node {node.name!r} ({node.op_type}) cannot be lowered to opset {self.version}: {problem}"
+                    f"node {node.name!r} ({node.op_type}) cannot be lowered to opset {OLDEST_OPSET}: {problem}"
                 )
-        modified = model.opset_imports.get("") != self.version
-        model.opset_imports[""] = self.version
-        model.ir_version = min(model.ir_version or 11, IR_VERSIONS.get(self.version, 11))
-        return ir.passes.PassResult(model, modified)
+        model.opset_imports[""] = OLDEST_OPSET
+        model.ir_version = OLDEST_IR
+        return ir.passes.PassResult(model, True)
 
 
-def schema_problem(node: ir.Node, version: int) -> str:
-    """Why a node is not what the standard defines for an opset, or an empty string."""
+def schema_problem(node: ir.Node) -> str:
+    """Why a node is not what the standard defines for that opset, or an empty string."""
     import onnx
 
     try:
-        schema = onnx.defs.get_schema(node.op_type, version, "")
+        schema = onnx.defs.get_schema(node.op_type, OLDEST_OPSET, "")
     except onnx.defs.SchemaError:
         return "the operator is not in it"
     if schema.deprecated:
@@ -156,7 +137,8 @@ def schema_problem(node: ir.Node, version: int) -> str:
         if value is None or value.dtype is None:
             continue
         kind = schema.inputs[min(index, len(schema.inputs) - 1)].type_str
-        text = f"tensor({_type_name(value.dtype)})"
+        name = {"FLOAT": "float", "DOUBLE": "double"}.get(value.dtype.name, value.dtype.name.lower())
+        text = f"tensor({name})"
         if text not in allowed.get(kind, [kind]):
             return f"input {index} is {text}"
     return ""
@@ -177,10 +159,6 @@ def parser_problem(node: ir.Node) -> str:
     return ""
 
 
-def _type_name(dtype: ir.DataType) -> str:
-    return {"FLOAT": "float", "DOUBLE": "double"}.get(dtype.name, dtype.name.lower())
-
-
 def lower(model: ir.Model, target: Target) -> ir.Model:
     """Change a graph, in place, into one that a target's parser takes.
 
@@ -191,22 +169,19 @@ def lower(model: ir.Model, target: Target) -> ir.Model:
     Raises:
         BackendError: the graph has a node that cannot be expressed there.
     """
-    native_attention = target.native_attention_types if "Attention" in target.native else frozenset()
     passes: list[ir.passes.InPlacePass] = [
-        StripFunctions(),
-        CheckPluginNodes(),
-        CastFlags(),
-        ExpandAttention(native_attention),
+        PreparePlugins(),
+        ExpandAttention(NATIVE_ATTENTION_TYPES if "Attention" in target.native else ()),
     ]
     if "RotaryEmbedding" not in target.native:
         passes.append(ExpandRotaryEmbedding())
     if "RMSNormalization" not in target.native:
         passes.append(ExpandRMSNormalization())
-    if target.strict:
+    if target.opset == OLDEST_OPSET:
         passes.append(ExpandIntegerClip())
     passes.append(AccumulateInFloat32())  # also the products that attention became
-    if target.opset < model.opset_imports[""]:
-        passes.append(LowerOpset(target.opset, target.strict))
+    if target.opset == OLDEST_OPSET:
+        passes.append(LowerOpset())
     for each in passes:
         each(model)
     return model

@@ -48,7 +48,7 @@ def test_outputs_become_inputs_without_a_copy(bundle: Path) -> None:
     cache = session.new_cache()
     assert isinstance(cache, OrtCache) and cache.lengths == (0, 0) and cache.nbytes == 0
     features = session.encode({"pixel_values": np.zeros((1, 3, 112, 112), np.float32)})
-    assert (features.count, features.nbytes) == (64, 64 * 3 * 4)
+    assert features.count == 64
     session.step(build_prompt([2, *[4] * 64, 9], 4, settings, keep=0.25), [features], cache)
     assert cache.lengths == (66, 18)
     before = [value.data_ptr() for value in cache.values]

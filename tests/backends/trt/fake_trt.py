@@ -12,7 +12,8 @@ import ml_dtypes
 import numpy as np
 import onnxruntime
 
-from iwp_export.backends.trt.runner import Reservation, Runner, activation_bytes
+from iwp_export.backends.trt.device import Device
+from iwp_export.backends.trt.runner import Reservation, Runner
 from iwp_export.backends.trt.session import TrtSession
 from iwp_export.bundle.manifest import Manifest
 from iwp_export.bundle.store import Bundle
@@ -32,7 +33,7 @@ POISON = 0xA5
 PAGE = 1 << 32
 
 
-class FakeDevice:
+class FakeDevice(Device):
     """Memory that is poisoned when it is new and gone when it is freed."""
 
     stream = 7
@@ -253,7 +254,7 @@ def make_session(
     decoder = FakeEngine(device, bundle, "decoder", profiles, num_kept_on_host)
     chosen = {"vision": (vision, 0), "prefill": (decoder, PREFILL), "decode": (decoder, DECODE)}
     chosen = {role: chosen[role] for role in roles}
-    activations = Reservation(device, max(activation_bytes(*each) for each in chosen.values()))
+    activations = Reservation(device, max(engine.context_bytes[profile] for engine, profile in chosen.values()))
     runners = {
         role: Runner(TRT, engine, Log(), profile, device.stream, f"{role} engine", activations)
         for role, (engine, profile) in chosen.items()

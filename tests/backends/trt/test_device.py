@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from iwp_export.backends.trt import device as trt_device
-from iwp_export.backends.trt.device import CudaDevice
+from iwp_export.backends.trt.device import Device
 from iwp_export.backends.trt.runner import Pool
 from iwp_export.device import gpu
 from iwp_export.device.gpu import Gpu, find_gpu, load_driver
@@ -83,7 +83,7 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> FakeDriver:
 
 
 def test_bytes_go_there_and_back(driver: FakeDriver) -> None:
-    device = CudaDevice()
+    device = Device()
     assert (device.gpu, device.stream) == (Gpu("Orin", "87", 13), 42)
     array, found = np.arange(10, dtype=np.float32), np.zeros(10, np.float32)
     one, other = device.allocate(array.nbytes), device.allocate(array.nbytes)
@@ -98,14 +98,14 @@ def test_bytes_go_there_and_back(driver: FakeDriver) -> None:
 
 
 def test_a_failing_call_is_named_with_the_drivers_word(driver: FakeDriver) -> None:
-    device = CudaDevice()
+    device = Device()
     driver.fail["cuStreamSynchronize"] = 700
     with pytest.raises(BackendError, match=r"cuStreamSynchronize gave CUDA_ERROR_FAKE \(700\)"):
         device.synchronize()
 
 
 def test_a_full_gpu_is_named(driver: FakeDriver) -> None:
-    device = CudaDevice()
+    device = Device()
     driver.fail["cuMemAlloc_v2"] = trt_device.OUT_OF_MEMORY
     with pytest.raises(BackendError, match="the GPU has no 2 MiB of memory left"):
         device.allocate(2 << 20)
@@ -119,7 +119,7 @@ def test_without_a_driver_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_an_array_is_held_until_its_upload_is_done(driver: FakeDriver) -> None:
-    device = CudaDevice()
+    device = Device()
     array = np.arange(4)
     held = weakref.ref(array)
     device.upload(device.allocate(32), array)
@@ -130,7 +130,7 @@ def test_an_array_is_held_until_its_upload_is_done(driver: FakeDriver) -> None:
 
 
 def test_the_driver_is_never_asked_for_no_bytes(driver: FakeDriver) -> None:
-    device = CudaDevice()
+    device = Device()
     nothing, other = device.allocate(0), device.allocate(0)
     assert 0 != nothing != other
     device.free(nothing)
@@ -139,7 +139,7 @@ def test_the_driver_is_never_asked_for_no_bytes(driver: FakeDriver) -> None:
 
 
 def test_blocks_are_freed_in_the_devices_context_and_a_failure_stops_nothing(driver: FakeDriver) -> None:
-    device = CudaDevice()
+    device = Device()
     pool = Pool(device, spare=0)
     blocks = [pool.take(100) for _ in range(3)]
     driver.calls.clear()

@@ -29,7 +29,7 @@ from tests.runtime.toy import toy_pipeline, write_plan, write_toy_bundle
 def machine(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """A machine with TensorRT-RTX and a card of SM 89, which never gets as far as an engine."""
     here = SimpleNamespace(gpu=Gpu("RTX 4090", "89", 13), stream=1, version="1.7.1.116")
-    monkeypatch.setattr(trt_load, "CudaDevice", lambda: here)
+    monkeypatch.setattr(trt_load, "Device", lambda: here)
     monkeypatch.setattr(trt_load, "load_flavour", lambda name: Flavour(name, here.version, SimpleNamespace()))
     for make in ("make_logger", "make_printing_logger"):
         monkeypatch.setattr(trt_load, make, lambda module: pytest.fail("TensorRT was asked"))
@@ -140,7 +140,7 @@ def fake_card(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Fake
     def deserialize_fake(module: Any, logger: Any, path: Path) -> tuple[Any, Any]:
         return object(), engines["vision" if ".vision" in path.name else "decoder"]
 
-    monkeypatch.setattr(trt_load, "CudaDevice", lambda: device)
+    monkeypatch.setattr(trt_load, "Device", lambda: device)
     monkeypatch.setattr(trt_load, "load_flavour", lambda name: Flavour(name, "1.7.1.116", TRT))
     for make in ("make_logger", "make_printing_logger"):
         monkeypatch.setattr(trt_load, make, lambda module: Log())

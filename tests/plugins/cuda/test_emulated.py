@@ -238,7 +238,7 @@ def test_bad_options_are_refused(default: EmulatedRunner, change: dict[str, Any]
 def test_bad_memory_is_refused(default: EmulatedRunner, change: dict[str, int], missing: int, message: str) -> None:
     size = default.kernels.workspace_bytes(VALID, DEFAULTS) - missing
     with pytest.raises(BackendError, match=message):
-        default.kernels.enqueue(VALID, DEFAULTS, replace(SOMEWHERE, **change), size, stream=0)
+        default.kernels.enqueue(VALID, DEFAULTS, SOMEWHERE._replace(**change), size, stream=0)
 
 
 STUCK = {
