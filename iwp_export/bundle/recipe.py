@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from iwp_export.bundle.document import Document, read_file, write_file
-from iwp_export.bundle.schema import Count, Form, Number, Rule, above_zero
+from iwp_export.bundle.schema import LATER, Count, Form, Number, Rule, above_zero
 from iwp_export.errors import RecipeError
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.settings import Objective as Objective
@@ -167,7 +167,7 @@ class PruningSource:
     digest: Digest | None = None
     other_model: Name | None = None
     overridden: tuple[Name, ...] = ()
-    data: Digest | None = None
+    data: Digest | None = field(default=None, metadata={LATER: True})
 
     def check(self) -> None:
         """Refuse parts that contradict each other.

@@ -1,9 +1,9 @@
 """JSON values made into frozen dataclasses by their type hints.
 
 A field's type hint is its schema: nested dataclasses, `tuple[X, ...]`, `tuple[X, Y]`, `Mapping[str, X]`, `Literal`,
-unions, `str`, `int`, `float`, `bool`, `None` and `Any` (plain JSON). Every field must be there, and no other. A whole
-number is at most 2^31 - 1. `Annotated[X, Rule(...)]` narrows a type; a dataclass may have a method `check` that raises
-ValueError where its fields contradict each other.
+unions, `str`, `int`, `float`, `bool`, `None` and `Any` (plain JSON). Every field must be there but those that came
+`LATER`, and no other. A whole number is at most 2^31 - 1. `Annotated[X, Rule(...)]` narrows a type; a dataclass may have
+a method `check` that raises ValueError where its fields contradict each other.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import math
 import re
 import reprlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import Field, dataclass, fields, is_dataclass
 from functools import cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -20,6 +20,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 GREATEST = 2**31 - 1
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 """Characters that would write to a terminal what is not there, and halves of characters, which cannot be printed."""
+
+LATER = "later"
+"""Metadata of a dataclass field that came after its file's version: None where a file lacks it."""
 
 
 class Flaw(Exception):  # noqa: N818 (a finding, which readers and writers turn into errors of theirs)
@@ -77,10 +80,16 @@ def to_json(value: Any) -> Any:
     if is_dataclass(value):
         kind: Any = type(value)
         hints = _hints(kind)
-        return {field.name: _write(hints[field.name], getattr(value, field.name)) for field in fields(value)}
+        values = {each.name: getattr(value, each.name) for each in fields(value) if not _left_out(each, value)}
+        return {name: _write(hints[name], inner) for name, inner in values.items()}
     if isinstance(value, Mapping):
         return {key: to_json(inner) for key, inner in value.items()}
     return [to_json(inner) for inner in value] if isinstance(value, tuple | list) else value
+
+
+def _left_out(each: Field[Any], value: Any) -> bool:
+    """Whether a field came later and says nothing: without it, older versions read the file too."""
+    return bool(each.metadata.get(LATER)) and getattr(value, each.name) is None
 
 
 def _write(hint: Any, value: Any) -> Any:
@@ -182,14 +191,14 @@ def _tuple(arguments: tuple[Any, ...], data: Any, path: str) -> tuple[Any, ...]:
 def _dataclass(kind: Any, data: Any, path: str) -> Any:
     _checked(data, path, isinstance(data, dict), "an object")
     hints = _hints(kind)
-    names = [field.name for field in fields(kind)]
-    for name in names:
-        if name not in data:
+    names = {each.name: each.metadata.get(LATER, False) for each in fields(kind)}
+    for name, later in names.items():
+        if name not in data and not later:
             raise Flaw(f"{_inside(path, name)} is missing")
     for name in data:
         if name not in names:
             raise Flaw(f"{_inside(path, name)} is unknown")
-    values = {name: from_json(hints[name], data[name], _inside(path, name)) for name in names}
+    values = {name: from_json(hints[name], data[name], _inside(path, name)) for name in names if name in data}
 
     def build() -> Any:
         value = kind(**values)

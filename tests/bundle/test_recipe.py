@@ -138,12 +138,22 @@ def test_what_could_not_be_read_is_not_written(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_source_of_before_the_data_were_named_is_read_and_one_without_data_reads_the_same() -> None:
+    source = PruningSource("recipe", "a.json", "ab" * 32, data="cd" * 32)
+    written = to_json(source)
+    assert written.pop("data") == "cd" * 32
+    assert from_json(PruningSource, written, "source") == replace(source, data=None)
+    assert to_json(replace(source, data=None)) == written
+
+
 @pytest.mark.parametrize(
     ("source", "fits"),
     [
         (PruningSource(), True),
         (PruningSource("options", overridden=("layer",)), True),
         (PruningSource("recipe", "a.json", "ab" * 32, "my-llava", ("layer",)), True),
+        (PruningSource("recipe", "a.json", "ab" * 32, data="cd" * 32), True),
+        (PruningSource("recipe", "a.json", "ab" * 32, data="cd"), False),
         (PruningSource("recipe", "a.json"), False),
         (PruningSource("paper", "a.json", "ab" * 32), False),
         (PruningSource("paper", other_model="my-llava"), False),
