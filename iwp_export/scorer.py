@@ -16,7 +16,6 @@ from iwp_export.backends.torch.decoder import Projected, Stream, Watch
 from iwp_export.backends.torch.session import TorchFeatures, TorchSession
 from iwp_export.bundle.manifest import Manifest
 from iwp_export.errors import BackendError
-from iwp_export.exporter.checkpoint import Checkpoint, open_checkpoint
 from iwp_export.models.common.family import Picture
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.pruning.torch_select import Select, kept_index
@@ -80,41 +79,6 @@ class Prepared:
     def right(self) -> bool | None:
         """Whether the unpruned model is right; None without an answer to compare with."""
         return None if self.question.answer is None else self.answer in self.question.answers
-
-
-class Reference:
-    """A checkpoint's transformers model, run as the torch reference of pruning.
-
-    Args:
-        checkpoint: the artefact's.
-        dtype: element type of weights and activations.
-    """
-
-    def __init__(self, checkpoint: Checkpoint, dtype: str = "float32") -> None:
-        self.model = checkpoint.load_model(dtype)
-        self.family = checkpoint.family
-
-    @classmethod
-    def of(cls, manifest: Manifest, checkpoint: str | None = None, dtype: str = "float32") -> Reference:
-        """The reference of an artefact.
-
-        Args:
-            manifest: the artefact's.
-            checkpoint: where the checkpoint is, if not where it was exported from.
-            dtype: element type of weights and activations.
-
-        Raises:
-            CheckpointError: the checkpoint is not there.
-        """
-        if checkpoint is None:
-            return cls(open_checkpoint(manifest.model.source, revision=manifest.model.revision), dtype)
-        return cls(open_checkpoint(checkpoint), dtype)
-
-    def pruned(self, pipeline: Pipeline, settings: PruningSettings) -> Pipeline:
-        """An artefact's pipeline with this model in torch in the place of its graphs."""
-        manifest = replace(pipeline.manifest, pruning=settings)
-        session = TorchSession(self.model, self.family, settings)
-        return Pipeline(LoadedModel(manifest, pipeline.processor, session))
 
 
 class Scorer:

@@ -89,8 +89,8 @@ def calibrated(folder: str, keep: float, data: Path = SAMPLES) -> tuple[Recipe, 
 def study(reader: Reader, keep: float) -> dict[str, Any]:
     """One reader at one keep ratio; accuracies in per cent."""
     recipe, calibration, seconds = calibrated(reader.folder, keep)
-    default, chosen = calibration.default, recipe.settings
-    tried = list(dict.fromkeys([*calibration.candidates, default]))
+    default, chosen = calibration.search.default, recipe.settings
+    tried = list(dict.fromkeys([*calibration.search.candidates, default]))
     controls = controls_of(chosen)
     last = default.with_changes(importance="last_attention")
     whole = replace(default, keep=1.0)

@@ -18,7 +18,7 @@ from iwp_export.bundle.recipe import (
 from iwp_export.calibrator.measurements import Measurements
 from iwp_export.calibrator.plan import PAGE_SUFFIX, CalibrationPlan
 from iwp_export.calibrator.search import Found, Search, candidates, default_settings, rungs_for, survivors
-from iwp_export.calibrator.verdict import BLIND_SAMPLES, Evidence, example, verdict, view
+from iwp_export.calibrator.verdict import example, verdict, view
 from iwp_export.errors import RequestError
 from iwp_export.exporter.loading import enough_memory, limit_threads, open_live
 from iwp_export.progress import progress
@@ -60,10 +60,9 @@ class Calibration:
             plan.export.model.name, plan.export.model.model_type, plan.export.checkpoint.with_weights().digest()
         )
         visual, text = self._read_samples()[0]
-        self.cost = PrefillCost.of(plan.export.checkpoint.config.text_config, visual, text)
-        self.candidates = candidates(plan.budget, plan.candidate_layers, self.cost)
-        self.default = default_settings(plan.budget, plan.candidate_layers, self.cost)
-        self.rungs = rungs_for(plan.samples.searched)
+        cost = PrefillCost.of(plan.export.checkpoint.config.text_config, visual, text)
+        tried = candidates(plan.budget, plan.candidate_layers, cost)
+        default = default_settings(plan.budget, plan.candidate_layers, cost)
         header = {
             "model": self.model.digest,
             "data": plan.samples.digest,
@@ -74,6 +73,17 @@ class Calibration:
             "version": __version__,
         }
         self.measured = Measurements(self._scorer, plan.samples.questions, plan.keeps, journal, header)
+        self.search = Search(
+            measured=self.measured,
+            budget=plan.budget,
+            objective=asked.objective,
+            candidates=tried,
+            default=default,
+            # At the lowest layer: above it the text has seen the image.
+            blind=PruningSettings(layer=plan.legal_layers[0], keep=ONE_TOKEN).with_changes(importance="random"),
+            speedup=lambda settings: cost.speedup(settings.layer, settings.num_keep(cost.visual)),
+            rungs=rungs_for(plan.samples.searched),
+        )
 
     def _read_samples(self) -> list[tuple[int, int]]:
         """Visual and other tokens of each sample: one that cannot be asked is refused before hours of work.
@@ -93,48 +103,39 @@ class Calibration:
                 advance(1)
         return sizes
 
-    def speedup(self, settings: PruningSettings) -> float:
-        """Of a setting's prefill, by operations, for a prompt like the first sample."""
-        return self.cost.speedup(settings.layer, settings.num_keep(self.cost.visual))
-
     def estimate(self) -> float:
         """Seconds that the search takes at most, from a first run of each layer's first candidate."""
-        firsts = list({settings.layer: settings for settings in self.candidates}.values())
+        tried = self.search.candidates
+        firsts = list({settings.layer: settings for settings in tried}.values())
         prepare, score = self.measured.probe(firsts)
-        alive, seconds, met = len(self.candidates), 0.0, 0
-        for number, rung in enumerate(self.rungs):
+        alive, seconds, met = len(tried), 0.0, 0
+        for number, rung in enumerate(self.search.rungs):
             seconds += (rung - met) * (prepare + alive * score * max(1, len(self.plan.keeps)))
             met, alive = rung, survivors(alive, number)
         return seconds + len(self.plan.samples.questions) * (prepare + 5 * score)
 
     def run(self) -> Recipe:
         """Search, and say what was found."""
-        plan, asked, count = self.plan, self.plan.settings, self.rungs[-1]
-        search = Search(self.measured, plan.budget, asked.objective, self.default, self.speedup, self.rungs)
-        found = search.run(self.candidates)
-        # At the lowest layer: above it the text has seen the image.
-        blind = PruningSettings(layer=plan.legal_layers[0], keep=ONE_TOKEN).with_changes(importance="random")
-        self.measured.run("One visual token", [blind], min(count, BLIND_SAMPLES))
-        runs, total = self.measured.runs, len(plan.samples.questions)
-        self.measured.run("Held-out samples", [found.chosen, self.default, found.random], total)
+        plan, search = self.plan, self.search
+        found = search.run()
         versions = {name: importlib.metadata.version(name) for name in TOOLS}
-        everything = len(dict.fromkeys([*self.candidates, self.default])) + 2 * len(plan.candidate_layers)
+        everything = len(found.tried) + 2 * len(plan.candidate_layers)
         warning = plan.samples.warning
         return Recipe(
             settings=found.chosen,
             model=self.model,
-            data=RecipeData(plan.samples.name, plan.samples.digest, count, plan.samples.answers),
+            data=RecipeData(plan.samples.name, plan.samples.digest, search.count, plan.samples.answers),
             search=RecipeSearch(
                 budget=str(plan.budget),
                 keeps=plan.keeps or (found.chosen.keep,),
-                objective=asked.objective,
-                seed=asked.seed,
-                rungs=self.rungs,
-                runs=runs,
-                runs_of_all=everything * count * max(1, len(plan.keeps)),
+                objective=search.objective,
+                seed=plan.settings.seed,
+                rungs=tuple(search.rungs),
+                runs=found.runs,
+                runs_of_all=everything * search.count * max(1, len(plan.keeps)),
             ),
             verdict=(
-                *verdict(Evidence(search, found, blind, range(count, total))),
+                *verdict(found),
                 *([f"{warning[0].upper()}{warning[1:]}."] if warning else []),
             ),
             candidates=self._figures(found),
@@ -143,7 +144,7 @@ class Calibration:
 
     def examples(self, recipe: Recipe) -> list[Example]:
         """Samples before and after; first those whose answer the paper's settings change and the choice does not."""
-        samples, both = range(self.rungs[-1]), (self.default, recipe.settings)
+        samples, both = range(self.search.count), (self.search.default, recipe.settings)
         before, after = (self.measured.losses(settings, samples, "agreement") for settings in both)
         made = []
         for index in sorted(samples, key=lambda index: after[index] - before[index])[:EXAMPLES]:
@@ -154,11 +155,13 @@ class Calibration:
         return made
 
     def _figures(self, found: Found) -> tuple[CandidateFigures, ...]:
-        rows = [self._row(each, "default" if each == self.default else "candidate", found) for each in found.tried]
+        rows = [
+            self._row(each, "default" if each == self.search.default else "candidate", found) for each in found.tried
+        ]
         return (*rows, *(self._row(each, "control", found) for each in found.controls))
 
     def _row(self, settings: PruningSettings, role: Role, found: Found) -> CandidateFigures:
-        count = min(self.measured.met(settings), self.rungs[-1])
+        count = min(self.measured.met(settings), self.search.count)
         kl, changed = (self.measured.losses(settings, range(count), name) for name in ("kl", "agreement"))
         accuracy = None
         if self.measured.has_answers(settings, count):
@@ -171,7 +174,7 @@ class Calibration:
             kl_error=round(standard_error(kl), 6),
             agreement=round(1 - float(changed.mean()), 4),
             accuracy=accuracy,
-            prefill_speedup=round(self.speedup(settings), 4),
+            prefill_speedup=round(self.search.speedup(settings), 4),
             chosen=settings == found.chosen and role != "control",
         )
 
@@ -204,7 +207,7 @@ def calibrate(
         try:
             seconds = calibration.estimate()
             if announce is not None:
-                announce(len(calibration.candidates), calibration.rungs[-1], seconds)
+                announce(len(calibration.search.candidates), calibration.search.count, seconds)
             recipe = calibration.run()
             about = f"{recipe.search.budget} · {recipe.data.samples:,} samples of {recipe.data.name}"
             views = view(recipe, calibration.examples(recipe))

@@ -143,6 +143,8 @@ NEGLIGIBLE_KL = 0.01
 """Nats a token that are no difference, however sure: they shift a token's probability by a hundredth or so."""
 FEWEST = 4
 """Settings that go on at least."""
+BLIND_SAMPLES = 24
+"""Samples at most on which the setting that leaves one visual token is measured."""
 PER_COST = 3
 """Settings of each layer and keep ratio that go on before others where the cost is what is searched for."""
 
@@ -161,28 +163,6 @@ def survivors(alive: int, rung: int) -> int:
 
 
 @dataclass(frozen=True)
-class Found:
-    """The outcome of a search.
-
-    Attributes:
-        chosen: the setting.
-        tried: every setting that was tried, with the default.
-        controls: random and grid, at the layers and keep ratios of the choice and of the default.
-        feasible: whether the choice meets the budget; only a drop can be missed.
-    """
-
-    chosen: PruningSettings
-    tried: tuple[PruningSettings, ...]
-    controls: tuple[PruningSettings, ...]
-    feasible: bool
-
-    @property
-    def random(self) -> PruningSettings:
-        """The control that keeps random tokens at the layer and keep ratio of the choice."""
-        return controls_of(self.chosen)[0]
-
-
-@dataclass(frozen=True)
 class Search:
     """A search among candidates by successive halving.
 
@@ -190,21 +170,30 @@ class Search:
         measured: runs and remembers.
         budget: what is searched for.
         objective: what settings are ranked by.
+        candidates: what is tried beside the default.
         default: the paper's settings at the budget; it stays to the end.
+        blind: a setting that leaves one visual token.
         speedup: of a setting's prefill, by operations.
-        rungs: samples of each round.
+        rungs: samples of each round; those after the last one's are held out, to judge the choice by.
     """
 
     measured: Measurements
     budget: Budget
     objective: Objective
+    candidates: Sequence[PruningSettings]
     default: PruningSettings
+    blind: PruningSettings
     speedup: Callable[[PruningSettings], float]
     rungs: Sequence[int]
 
-    def run(self, candidates: Sequence[PruningSettings]) -> Found:
+    @property
+    def count(self) -> int:
+        """Samples of the search."""
+        return self.rungs[-1]
+
+    def run(self) -> Found:
         """Search; the last round also learns whether answers are right."""
-        alive = list(dict.fromkeys([self.default, *candidates]))
+        alive = list(dict.fromkeys([self.default, *self.candidates]))
         tried, last = tuple(alive), len(self.rungs) - 1
         for number, rung in enumerate(self.rungs):
             title = f"Round {number + 1} of {last + 1}: {len(alive)} settings on {rung} samples"
@@ -213,15 +202,18 @@ class Search:
             if number < last:
                 alive = self._survivors(alive, rung, survivors(len(alive), number))
         chosen, feasible = self._choose(alive)
-        controls = dict.fromkeys([*controls_of(chosen), *controls_of(self.default)])
-        self.measured.run("Random choice and an even grid", controls, self.rungs[-1], True)
-        return Found(chosen, tried, tuple(controls), feasible)
+        controls = list(dict.fromkeys([*controls_of(chosen), *controls_of(self.default)]))
+        self.measured.run("Random choice and an even grid", controls, self.count, True)
+        self.measured.run("One visual token", [self.blind], min(self.count, BLIND_SAMPLES))
+        runs = self.measured.runs
+        self.measured.run("Held-out samples", [chosen, self.default, controls[0]], len(self.measured.samples))
+        return Found(self, chosen, tried, tuple(controls), feasible, runs)
 
     def drop(self, settings: PruningSettings) -> Drop:
         """What a setting costs on all samples of the search, as `validate --max-drop` sees it."""
-        count = self.rungs[-1]
-        before = [float(bool(each.right)) for each in self.measured.unpruned(count)] if self.measured.answers else None
-        return check_drop(before, (1 - self._lost(settings, count)).tolist(), self.budget.values[0])
+        unpruned = self.measured.unpruned(self.count)
+        before = [float(bool(each.right)) for each in unpruned] if self.measured.answers else None
+        return check_drop(before, (1 - self._lost(settings, self.count)).tolist(), self.budget.values[0])
 
     def _lost(self, settings: PruningSettings, count: int) -> np.ndarray:
         """1 where an answer is wrong or, in data without right answers, changed."""
@@ -250,7 +242,7 @@ class Search:
 
     def _choose(self, alive: Sequence[PruningSettings]) -> tuple[PruningSettings, bool]:
         """Of those within one standard error of the best, or as good as it: the default, else the fastest."""
-        samples = range(self.rungs[-1])
+        samples = range(self.count)
         if self.budget.kind == "max_drop":
             return self._fastest(alive)
         losses = {settings: self.measured.losses(settings, samples, self.objective) for settings in alive}
@@ -269,10 +261,44 @@ class Search:
         within = [s for s in alive if drops[s].passed] or [s for s in alive if left[s] >= least]
         if not within:
             return max(alive, key=lambda settings: left[settings]), False
-        return min(within, key=lambda s: (-self.speedup(s), self._mean(s, self.rungs[-1]))), True
+        return min(within, key=lambda s: (-self.speedup(s), self._mean(s, self.count))), True
 
     def _mean(self, settings: PruningSettings, count: int) -> float:
         return float(self.measured.losses(settings, range(count), self.objective).mean())
+
+
+@dataclass(frozen=True)
+class Found:
+    """The outcome of a search.
+
+    Attributes:
+        search: with all that was measured.
+        chosen: the setting.
+        tried: every setting that was tried, with the default.
+        controls: random and grid, at the layers and keep ratios of the choice and of the default.
+        feasible: whether the choice meets the budget; only a drop can be missed.
+        runs: pairs of a setting and a sample that were run to choose.
+    """
+
+    search: Search
+    chosen: PruningSettings
+    tried: tuple[PruningSettings, ...]
+    controls: tuple[PruningSettings, ...]
+    feasible: bool
+    runs: int
+
+    @property
+    def held_out(self) -> range:
+        """Numbers of the samples that took no part in the search."""
+        return range(self.search.count, len(self.search.measured.samples))
+
+    def losses(self, settings: PruningSettings, objective: Objective) -> np.ndarray:
+        """Of each held-out sample, or of the search's if none is held out; see `Measurements.losses`."""
+        return self.search.measured.losses(settings, self.held_out or range(self.search.count), objective)
+
+    def kept(self, settings: PruningSettings) -> float:
+        """Share of answers that stay the unpruned model's, on the same samples."""
+        return 1 - float(self.losses(settings, "agreement").mean())
 
 
 def _is_tie(differences: np.ndarray, negligible: float) -> bool:

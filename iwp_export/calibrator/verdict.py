@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from io import BytesIO
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from iwp_export.accuracy.verdict import drop_gate
-from iwp_export.bundle.recipe import CandidateFigures, Objective, Recipe
-from iwp_export.calibrator.search import NEGLIGIBLE_KL, Found, Search
+from iwp_export.bundle.recipe import CandidateFigures, Recipe
+from iwp_export.calibrator.search import BLIND_SAMPLES, NEGLIGIBLE_KL, Found
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.scorer import Prepared
 from iwp_export.view.figures import bootstrap_mean, interval, percent
@@ -27,8 +26,6 @@ UNSURE = 0.7
 """Mean probability of the unpruned model's own tokens below which it guesses."""
 WRONG = 0.6
 """Share of right answers of the unpruned model below which it does not know this kind of image."""
-BLIND_SAMPLES = 24
-"""Samples on which that is measured, at most."""
 FEW = 24
 """Samples below which a choice is a guess."""
 PICTURE_SIDE = 480
@@ -45,107 +42,78 @@ OBJECTIVES = {
 }
 
 
-@dataclass(frozen=True)
-class Evidence:
-    """What a verdict is made of.
-
-    Attributes:
-        search, found: the search and its outcome.
-        blind: a setting that leaves one visual token, measured on the first `BLIND_SAMPLES` samples.
-        held_out: numbers of the samples that took no part in the search; empty if there are none.
-    """
-
-    search: Search
-    found: Found
-    blind: PruningSettings
-    held_out: range
-
-    @property
-    def count(self) -> int:
-        """Samples of the search."""
-        return self.search.rungs[-1]
-
-    def losses(self, settings: PruningSettings, objective: Objective) -> npt.NDArray[np.float64]:
-        """Of each held-out sample, or of the search's if none is held out; see `Measurements.losses`."""
-        return self.search.measured.losses(settings, self.held_out or range(self.count), objective)
-
-    def kept(self, settings: PruningSettings) -> float:
-        """Share of answers that stay the unpruned model's."""
-        return 1 - float(self.losses(settings, "agreement").mean())
-
-
-def verdict(evidence: Evidence) -> tuple[str, ...]:
+def verdict(found: Found) -> tuple[str, ...]:
     """The sentences, the choice first, then what speaks against relying on it."""
     made = (_choice, _drop, _against_the_paper, _against_random, _lost, _few, _blind, _unsure, _undecided)
-    return tuple(filter(None, (sentence(evidence) for sentence in made)))
+    return tuple(filter(None, (sentence(found) for sentence in made)))
 
 
-def _choice(evidence: Evidence) -> str:
-    chosen, search = evidence.found.chosen, evidence.search
+def _choice(found: Found) -> str:
+    chosen, search = found.chosen, found.search
     what = "The paper's settings"
     if chosen != search.default:
         words = [f"{name.replace('_', ' ')} {value}" for name, value, _ in differences(chosen, search.default)]
         what = f"Chosen: {', '.join(words)}, the rest as in the paper"
     keeps = search.budget.values if search.budget.kind == "keep" else (chosen.keep,)
     place = f"layer {chosen.layer}, keep {' and '.join(f'{keep:.3g}' for keep in keeps)}"
-    samples = f"{len(evidence.held_out) or evidence.count} samples"
-    samples += " that took no part in the choice" if evidence.held_out else ""
-    flattered = "" if evidence.held_out else ", of the samples that chose it: others may show less"
-    kept = evidence.kept(chosen)
-    low, high = interval(kept, len(evidence.losses(chosen, "kl")))  # a bootstrap's has no width where none changed
+    samples = f"{len(found.held_out) or found.search.count} samples"
+    samples += " that took no part in the choice" if found.held_out else ""
+    flattered = "" if found.held_out else ", of the samples that chose it: others may show less"
+    kept = found.kept(chosen)
+    low, high = interval(kept, len(found.losses(chosen, "kl")))  # a bootstrap's has no width where none changed
     return (
         f"{what} ({place}). On {samples} {percent(kept)} of the answers stay the unpruned model's (95 % interval "
-        f"{percent(low)} to {percent(high)}{flattered}); KL {two_digits(float(evidence.losses(chosen, 'kl').mean()))} "
+        f"{percent(low)} to {percent(high)}{flattered}); KL {two_digits(float(found.losses(chosen, 'kl').mean()))} "
         "nats."
     )
 
 
-def _drop(evidence: Evidence) -> str:
+def _drop(found: Found) -> str:
     """Whether `validate --max-drop` passes on the samples of the search."""
-    if evidence.search.budget.kind != "max_drop" or not evidence.found.feasible:
+    if found.search.budget.kind != "max_drop" or not found.feasible:
         return ""
-    drop = evidence.search.drop(evidence.found.chosen)
+    drop = found.search.drop(found.chosen)
     gate = drop_gate(drop, "")
     if drop.passed:
         return f"On the samples of the search `validate --max-drop` passes: {gate.measured}, allowed is {gate.limit}."
     return f"`validate --max-drop` may refuse it on the same samples ({gate.measured}): {gate.remedy}."
 
 
-def _against_the_paper(evidence: Evidence) -> str:
-    search, found = evidence.search, evidence.found
+def _against_the_paper(found: Found) -> str:
+    search = found.search
     if found.chosen != search.default:
-        return f"The paper's settings keep {_compared(evidence, search.default)}."
+        return f"The paper's settings keep {_compared(found, search.default)}."
     if search.budget.kind == "max_drop":
         return "Nothing that was tried and is faster stays within the drop." if found.feasible else ""
     more = f" and {NEGLIGIBLE_KL:g} nats" if search.objective == "kl" else ""
     return f"Nothing that was tried is better than the paper's settings by more than a standard error{more}."
 
 
-def _against_random(evidence: Evidence) -> str:
-    random = evidence.found.random
-    difference = bootstrap_mean(evidence.losses(random, "kl") - evidence.losses(evidence.found.chosen, "kl"))
+def _against_random(found: Found) -> str:
+    random = found.controls[0]
+    difference = bootstrap_mean(found.losses(random, "kl") - found.losses(found.chosen, "kl"))
     if difference.low <= 0:
         return (
-            f"Random does as well: random tokens at the same place keep {_compared(evidence, random)}, and "
+            f"Random does as well: random tokens at the same place keep {_compared(found, random)}, and "
             "the difference in KL is within chance. Here it matters how many tokens stay, not which."
         )
-    return f"Random tokens at the same place keep {_compared(evidence, random)}."
+    return f"Random tokens at the same place keep {_compared(found, random)}."
 
 
-def _compared(evidence: Evidence, other: PruningSettings) -> str:
+def _compared(found: Found, other: PruningSettings) -> str:
     """Another setting's share of kept answers, and its paired distance to the choice's."""
-    changed, chosen = (evidence.losses(each, "agreement") for each in (other, evidence.found.chosen))
+    changed, chosen = (found.losses(each, "agreement") for each in (other, found.chosen))
     gain = bootstrap_mean(100 * (changed - chosen))
     return (
-        f"{percent(evidence.kept(other))}, the choice {gain.mean:+.1f} points (paired 95 % interval {gain.low:+.1f} to "
+        f"{percent(found.kept(other))}, the choice {gain.mean:+.1f} points (paired 95 % interval {gain.low:+.1f} to "
         f"{gain.high:+.1f})"
     )
 
 
-def _lost(evidence: Evidence) -> str:
-    lost, by_drop = 1 - evidence.kept(evidence.found.chosen), evidence.search.budget.kind == "max_drop"
-    if by_drop and not evidence.found.feasible:
-        measured = drop_gate(evidence.search.drop(evidence.found.chosen), "").measured
+def _lost(found: Found) -> str:
+    lost, by_drop = 1 - found.kept(found.chosen), found.search.budget.kind == "max_drop"
+    if by_drop and not found.feasible:
+        measured = drop_gate(found.search.drop(found.chosen), "").measured
         return (
             f"Nothing that was tried stays within the allowed drop; of the nearest, {measured}. Keep every token, or "
             "allow more."
@@ -158,17 +126,16 @@ def _lost(evidence: Evidence) -> str:
     return ""
 
 
-def _few(evidence: Evidence) -> str:
-    if evidence.count >= FEW:
+def _few(found: Found) -> str:
+    if found.search.count >= FEW:
         return ""
-    return (
-        f"{evidence.count} samples are few: a choice from them may be far from the best, and 96 make that less likely."
-    )
+    few = f"{found.search.count} samples are few"
+    return f"{few}: a choice from them may be far from the best, and 96 make that less likely."
 
 
-def _blind(evidence: Evidence) -> str:
-    samples = range(min(evidence.count, BLIND_SAMPLES))
-    stays = 1 - float(evidence.search.measured.losses(evidence.blind, samples, "agreement").mean())
+def _blind(found: Found) -> str:
+    samples = range(min(found.search.count, BLIND_SAMPLES))
+    stays = 1 - float(found.search.measured.losses(found.search.blind, samples, "agreement").mean())
     if stays <= BLIND:
         return ""
     return (
@@ -177,8 +144,8 @@ def _blind(evidence: Evidence) -> str:
     )
 
 
-def _unsure(evidence: Evidence) -> str:
-    unpruned = evidence.search.measured.unpruned(evidence.count)
+def _unsure(found: Found) -> str:
+    unpruned = found.search.measured.unpruned(found.search.count)
     rights = [each.right for each in unpruned if each.right is not None]
     if rights and np.mean(rights) < WRONG:
         return (
@@ -195,10 +162,10 @@ def _unsure(evidence: Evidence) -> str:
     )
 
 
-def _undecided(evidence: Evidence) -> str:
+def _undecided(found: Found) -> str:
     """The best and the worst of what met every sample are one within chance."""
-    measured, samples = evidence.search.measured, range(evidence.count)
-    met = [measured.losses(s, samples, "kl") for s in evidence.found.tried if measured.met(s) >= evidence.count]
+    measured, samples = found.search.measured, range(found.search.count)
+    met = [measured.losses(s, samples, "kl") for s in found.tried if measured.met(s) >= found.search.count]
     ranked = sorted(met, key=lambda losses: float(losses.mean()))
     if len(met) < 2 or bootstrap_mean(ranked[-1] - ranked[0]).low > 0:
         return ""

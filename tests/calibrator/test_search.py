@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -25,7 +26,6 @@ from iwp_export.calibrator.search import (
     default_settings,
     rungs_for,
 )
-from iwp_export.calibrator.verdict import BLIND_SAMPLES
 from iwp_export.errors import SettingsError
 from iwp_export.pruning.cost import PrefillCost
 from iwp_export.pruning.settings import CONTROLS, PruningSettings
@@ -36,6 +36,7 @@ LAYERS = (2, 4, 7, 10)
 KEEP = Budget("keep", (0.3,))
 ALL = candidates(KEEP, LAYERS, COST)
 DEFAULT = PruningSettings()
+BLIND = PruningSettings(layer=0, keep=1e-9).with_changes(importance="random")
 CONTROLS_OF_ALL = {control for settings in ALL for control in controls_of(settings)}
 
 
@@ -51,7 +52,7 @@ def search(
 ) -> tuple[Found, Measurements, FakeScores]:
     scores = FakeScores(loss, **more)
     measured = Measurements(scores, questions(samples), budget.values if budget.kind == "keep" else ())
-    found = Search(measured, budget, objective, default, speedup, rungs_for(samples)).run(tried)
+    found = Search(measured, budget, objective, tried, default, BLIND, speedup, rungs_for(samples)).run()
     return found, measured, scores
 
 
@@ -94,13 +95,13 @@ def test_the_runs_are_less_than_a_quarter():
         found, measured, scores = search(noisy(seed))
         everything = (len(ALL) + len(CONTROLS_OF_ALL)) * 96
         assert set(scores.scored.values()) == {1} and set(found.controls) <= CONTROLS_OF_ALL
-        assert measured.runs == scores.scored.total() < everything / 4 - BLIND_SAMPLES
+        assert measured.runs == scores.scored.total() < everything / 4
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_same_seed_gives_the_same(seed):
     (one, first, _), (two, second, _) = (search(noisy(seed)) for _ in range(2))
-    assert one == two and first.runs == second.runs
+    assert replace(one, search=two.search) == two and first.runs == second.runs
 
 
 @pytest.mark.parametrize("samples", [1, 2, 7, 8, 23])

@@ -15,11 +15,9 @@ from PIL import Image
 
 from iwp_export.bundle.recipe import Objective, Recipe
 from iwp_export.calibrator.measurements import Measurements
-from iwp_export.calibrator.search import Budget, Found, Search, controls_of
+from iwp_export.calibrator.search import BLIND_SAMPLES, Budget, Found, Search, controls_of
 from iwp_export.calibrator.verdict import (
-    BLIND_SAMPLES,
     PICTURE_SIDE,
-    Evidence,
     example,
     kind_of,
     ranking,
@@ -71,7 +69,7 @@ def evidence(
     answer: str | None = "right",
     held_out: int = 0,
     **unpruned: float,
-) -> Evidence:
+) -> Found:
     """Of made-up scores: at a share s, each sample of s in 1 is 2 nats off and the others 0.001."""
 
     def loss(settings: PruningSettings, sample: int) -> float:
@@ -84,11 +82,11 @@ def evidence(
     controls = tuple(dict.fromkeys([*controls_of(chosen), *controls_of(PAPER)]))
     measured.run("all", [PAPER, chosen, *controls], count + held_out, with_answer=True)
     measured.run("blind", [BLIND], min(count, BLIND_SAMPLES))
-    search = Search(measured, budget, "kl", PAPER, lambda settings: 1.0, (count,))
-    return Evidence(search, Found(chosen, (PAPER, CHOSEN), controls, feasible), BLIND, range(count, count + held_out))
+    search = Search(measured, budget, "kl", (), PAPER, BLIND, lambda settings: 1.0, (count,))
+    return Found(search, chosen, (PAPER, CHOSEN), controls, feasible, runs=0)
 
 
-def said(given: Evidence) -> set[str]:
+def said(given: Found) -> set[str]:
     lines = verdict(given)
     found = {name for name, text in SENTENCES.items() if any(text in line for line in lines)}
     assert len(found) == len(lines) and all(line.endswith(".") and line.isprintable() for line in lines)
