@@ -10,12 +10,13 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
+from iwp_export.accuracy.scoring import Drop
 from iwp_export.accuracy.verdict import drop_gate
 from iwp_export.bundle.recipe import CandidateFigures, Recipe
 from iwp_export.calibrator.search import BLIND_SAMPLES, NEGLIGIBLE_KL, Found
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.scorer import Prepared
-from iwp_export.view.figures import bootstrap_mean, interval, percent
+from iwp_export.view.figures import bootstrap_mean, interval, percent, spread
 from iwp_export.view.view import Axis, Chart, Column, Example, Picture, Series, Table, View
 
 LOST = 0.10
@@ -73,10 +74,18 @@ def _drop(found: Found) -> str:
     if found.search.budget.kind != "max_drop" or not found.feasible:
         return ""
     drop = found.search.drop(found.chosen)
-    gate = drop_gate(drop, "")
     if drop.passed:
-        return f"On the samples of the search `validate --max-drop` passes: {gate.measured}, allowed is {gate.limit}."
-    return f"`validate --max-drop` may refuse it on the same samples ({gate.measured}): {gate.remedy}."
+        return f"On the samples of the search {_left(drop)}: `validate --max-drop` passes on them."
+    remedy = drop_gate(drop, "").remedy
+    return f"On the samples of the search {_left(drop)}; `validate --max-drop` may refuse it on them: {remedy}."
+
+
+def _left(drop: Drop) -> str:
+    """What pruning leaves of the score."""
+    if drop.relative is None:
+        return "the unpruned model scores 0"
+    of = "of the unpruned score is left" if drop.answered else "of the answers stay"
+    return f"{spread(drop.relative)} {of}"
 
 
 def _against_the_paper(found: Found) -> str:
@@ -113,9 +122,9 @@ def _compared(found: Found, other: PruningSettings) -> str:
 def _lost(found: Found) -> str:
     lost, by_drop = 1 - found.kept(found.chosen), found.search.budget.kind == "max_drop"
     if by_drop and not found.feasible:
-        measured = drop_gate(found.search.drop(found.chosen), "").measured
+        left = _left(found.search.drop(found.chosen))
         return (
-            f"Nothing that was tried stays within the allowed drop; of the nearest, {measured}. Keep every token, or "
+            f"Nothing that was tried stays within the allowed drop: with the nearest {left}. Keep every token, or "
             "allow more."
         )
     if lost > LOST and not by_drop:
@@ -254,23 +263,23 @@ def view(recipe: Recipe, examples: Sequence[Example] = ()) -> list[View]:
 def _chart(recipe: Recipe, measure: str) -> Iterator[Chart]:
     """Agreement or accuracy, if it is known, of each candidate against the speed-up of its prefill."""
     found = [(kind_of(each, recipe), each, getattr(each, measure)) for each in recipe.candidates]
-    title = {"agreement": "agreement with the unpruned model", "accuracy": "right answers"}[measure]
+    found = [(kind, each, share) for kind, each, share in found if share is not None]
     series = []
-    for kind in KINDS:
-        own = [(each, share) for its, each, share in found if its == kind and share is not None]
-        if own:
-            marked = kind in KINDS[2:]
-            low, high = zip(*(interval(share, each.samples) for each, share in own), strict=True)
-            labels = tuple(each.settings.importance if kind == "control" else kind for each, _ in own)
-            series.append(
-                Series(
-                    kind,
-                    tuple(each.prefill_speedup for each, _ in own),
-                    tuple(share for _, share in own),
-                    *((low, high, labels) if marked else ()),
-                )
+    for kind in KINDS:  # an empty one too, so that both charts have the same colours
+        own = [(each, share) for its, each, share in found if its == kind]
+        ends = [interval(share, each.samples) for each, share in own] if kind in KINDS[2:] else []
+        series.append(
+            Series(
+                kind,
+                tuple(each.prefill_speedup for each, _ in own),
+                tuple(share for _, share in own),
+                tuple(low for low, _ in ends),
+                tuple(high for _, high in ends),
+                tuple(each.settings.importance if kind == "control" else kind for each, _ in own) if ends else (),
             )
-    if series:
+        )
+    if found:
+        title = {"agreement": "agreement with the unpruned model", "accuracy": "right answers"}[measure]
         alt = f"{title.capitalize()} of each candidate against the speed-up; the table has the values"
         x_axis = Axis("speed-up of the prefill, by operations", "factor")
         caption = HOW_TO_READ if measure == "agreement" else ""

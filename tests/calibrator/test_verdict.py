@@ -46,7 +46,7 @@ SENTENCES = {
     "nothing keeps": "At this budget nothing keeps the answers",
     "few": " samples are few",
     "passes": "`validate --max-drop` passes",
-    "may refuse": "`validate --max-drop` may refuse it",
+    "may refuse": "`validate --max-drop` may refuse it on them: ",
     "blind": "answers stay the same with one visual token left",
     "wrong": "Doubtful data: the unpruned model answers ",
     "unsure": "Doubtful data: the unpruned model is unsure",
