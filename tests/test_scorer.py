@@ -161,7 +161,7 @@ def test_logits_that_are_not_finite_are_an_error(noise):
                 noise.scorer.score(prepared, PruningSettings(layer=1))
         finally:
             norm.weight.copy_(weight)
-    assert refused.value.options == ("dtype",)
+    assert refused.value.options == ("dtype", "checkpoint_dtype")
 
 
 @pytest.mark.parametrize("layer", [0, 1])
