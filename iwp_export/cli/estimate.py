@@ -7,7 +7,6 @@ import json
 
 from iwp_export import api
 from iwp_export.device.specs import DEVICES
-from iwp_export.errors import BackendError
 from iwp_export.models import ALIASES
 from iwp_export.pruning.settings import DESCRIPTIONS
 from iwp_export.view.terminal import render
@@ -21,6 +20,7 @@ EXAMPLES = """\
   iwp-export estimate llava --device orin-nano --weights int4       does it fit into 8 GB?
   iwp-export estimate llava-next --device thor --keep 0.2 --new-tokens 16 --json
 """
+NEEDS = ("estimating", "export")
 SETTINGS = (("keep", float), ("layer", int))
 """The pruning settings that an estimate depends on."""
 
@@ -49,12 +49,7 @@ def execute(args: argparse.Namespace) -> None:
     """Estimate and print."""
     names = ("recipe", "weights", "text_tokens", "images", "new_tokens", "revision")
     given = {name: getattr(args, name) for name, _ in SETTINGS if getattr(args, name) is not None}
-    try:
-        estimate = api.estimate(args.model, args.device, given, **{name: getattr(args, name) for name in names})
-    except ModuleNotFoundError as error:
-        if str(error.name).startswith("iwp_export"):
-            raise
-        raise BackendError(f"estimating needs {error.name}; to get it: pip install 'iwp-export[export]'") from error
+    estimate = api.estimate(args.model, args.device, given, **{name: getattr(args, name) for name in names})
     from iwp_export.estimator.verdict import view
 
     shown = view(estimate)

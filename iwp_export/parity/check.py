@@ -70,7 +70,7 @@ def open_reference(
         against: `checkpoint`; a bundle's folder; an engine, NAME.plan; or a recording, NAME.npz.
         checkpoint: where the checkpoint is; None is where the artefact was exported from.
         device, dtype: where and in which element type torch runs it; see `CheckpointReference`.
-        threads: of a bundle, see `Pipeline.open`.
+        threads: of a bundle, see `Pipeline.open`, and of torch on the CPU.
 
     Raises:
         CheckpointError, BundleError, BackendError, RecordingError: it cannot be opened, or torch is missing.
@@ -79,6 +79,7 @@ def open_reference(
     path = Path(against)
     if against == CHECKPOINT:
         try:
+            from iwp_export.exporter.loading import limit_threads
             from iwp_export.parity.checkpoint import CheckpointReference
         except ImportError as error:
             if str(error.name).startswith("iwp_export"):
@@ -88,6 +89,8 @@ def open_reference(
                 "or record the checkpoint where torch is and compare with the recording",
                 options=("record", "against"),
             ) from error
+        if threads is not None:
+            limit_threads(threads)
         return CheckpointReference(pipeline.manifest, checkpoint, device, dtype)
     if path.suffix == RECORDING:
         return read_recording(path)

@@ -10,7 +10,7 @@ from typing import Any
 
 from iwp_export.accuracy import verdict as accuracy_verdict
 from iwp_export.accuracy.measure import measure_accuracy
-from iwp_export.accuracy.scoring import check_answers, check_limit, find_score
+from iwp_export.accuracy.scoring import check_answers, check_limit
 from iwp_export.bundle.store import Bundle
 from iwp_export.device.state import read_state
 from iwp_export.engine.files import SUFFIX, read_engine
@@ -43,13 +43,13 @@ def validate(path: Path, settings: ValidationSettings, command: str, force: bool
         BundleError, CheckpointError, BackendError, RequestError, RecordingError, OutputError: see `Pipeline.open`,
             `open_reference`, `check_parity`, `record` and `measure_accuracy`.
     """
-    _check(settings)
+    for name in ("max_drop", "min_agreement"):
+        check_limit(name, getattr(settings, name))
     pipeline = Pipeline.open(path, provider=settings.provider, threads=settings.threads)
     _refuse_itself(pipeline, path, settings.against)
     data = _questions(pipeline, settings)
     if settings.record is not None:
         check_recording(settings.record, force)
-    _bound_torch(settings)
     before, reference, gates, doubts = read_state(), None, [], []
     figures: dict[str, Any] = {}
     if settings.against != NOTHING:
@@ -79,32 +79,9 @@ def validate_each(paths: Sequence[Path], settings: ValidationSettings, command: 
     given = {"against": settings.against != CHECKPOINT, "record": settings.record, "monitors": settings.monitors}
     if options := tuple(name for name, value in given.items() if value):
         raise SettingsError("several artefacts are compared by their answers: leave these out", options=options)
-    _check(settings)
     for path in paths:
         read_engine(path) if path.suffix == SUFFIX else Bundle.open(path)
     return [validate(path, replace(settings, against=NOTHING), command) for path in paths]
-
-
-def _check(settings: ValidationSettings) -> None:
-    """Refuse, before anything is loaded, what cannot be validated.
-
-    Raises:
-        SettingsError: there is no such score, or a limit is out of range.
-    """
-    find_score(settings.score)
-    for name in ("max_drop", "min_agreement"):
-        check_limit(name, getattr(settings, name))
-
-
-def _bound_torch(settings: ValidationSettings) -> None:
-    """Give torch the settings' threads, where it will run."""
-    if settings.threads is None or not (settings.against == CHECKPOINT or settings.monitors):
-        return
-    try:
-        from iwp_export.exporter.loading import limit_threads
-    except ModuleNotFoundError:
-        return  # whoever loads the checkpoint says what is missing
-    limit_threads(settings.threads)
 
 
 def _questions(pipeline: Pipeline, settings: ValidationSettings) -> DataSet | None:
