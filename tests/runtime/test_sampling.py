@@ -10,14 +10,14 @@ import pytest
 from iwp_export.bundle.manifest import GenerationInfo
 from iwp_export.bundle.schema import Flaw, from_json, to_json
 from iwp_export.errors import BackendError, RequestError
-from iwp_export.runtime.sampling import AnswerOptions, adjust_logits, candidates, greedy, make_chooser
+from iwp_export.runtime.sampling import NO_WISHES, AnswerOptions, adjust_logits, candidates, greedy, make_chooser
 from tests.runtime.toy import toy_pipeline
 
 LOGITS = np.log(np.array([0.1, 0.4, 0.05, 0.3, 0.15], np.float32))
 
 
-def draws(count: int = 4000, **options: Any) -> np.ndarray[Any, Any]:
-    choose = make_chooser(AnswerOptions(**{"temperature": 1.0, "seed": 0, **options}))
+def draws(count: int = 4000, generation: GenerationInfo = NO_WISHES, **options: Any) -> np.ndarray[Any, Any]:
+    choose = make_chooser(AnswerOptions(**{"temperature": 1.0, "seed": 0, **options}), generation)
     return np.bincount([choose(LOGITS) for _ in range(count)], minlength=5) / count
 
 
