@@ -2,8 +2,8 @@
 
 A field's type hint is its schema: nested dataclasses, `tuple[X, ...]`, `tuple[X, Y]`, `Mapping[str, X]`, `Literal`,
 unions, `str`, `int`, `float`, `bool`, `None` and `Any` (plain JSON). Every field must be there but those that came
-`LATER`, and no other. A whole number is at most 2^31 - 1. `Annotated[X, Rule(...)]` narrows a type; a dataclass may have
-a method `check` that raises ValueError where its fields contradict each other.
+`LATER`, and no other. A whole number is at most 2^31 - 1. `Annotated[X, Rule(...)]` narrows a type; a dataclass may
+have a method `check` that raises ValueError where its fields contradict each other.
 """
 
 from __future__ import annotations
