@@ -85,16 +85,28 @@ def half_bundle(once: Once) -> Path:
 
 @pytest.fixture(scope="session")
 def random_llava(once: Once) -> Path:
-    """The folder of a random LLaVA checkpoint with three decoder layers; see `tests.exporter.tiny`."""
+    """The folder of a random LLaVA checkpoint, three decoder layers in several files; see `tests.exporter.tiny`."""
     from tests.exporter.tiny import write_llava
 
-    return once("random-llava", write_llava)
+    return once("random-llava", lambda folder: write_llava(folder, shard_size="100KB"))
 
 
 @pytest.fixture(scope="session")
 def random_bundle(once: Once, random_llava: Path) -> Path:
     """`random_llava` exported in float32, pruned at layer 1 with keep 0.3."""
     return once("random-llava.bundle", lambda path: export(random_llava, path, "float32", layer=1, keep=0.3))
+
+
+@pytest.fixture(scope="session")
+def bfloat16_bundle(once: Once) -> Path:
+    """A random LLaVA of Qwen2 in bfloat16, pruned at layer 1 with keep 0.3, and in NAME.checkpoint its checkpoint."""
+    from tests.exporter.tiny import write_llava
+
+    def make(bundle: Path) -> None:
+        write_llava(bundle.with_suffix(".checkpoint"), "qwen2")  # with biases, and tied
+        export(bundle.with_suffix(".checkpoint"), bundle, "bfloat16", layer=1, keep=0.3)
+
+    return once("bfloat16.bundle", make)
 
 
 @pytest.fixture(scope="session")
@@ -109,3 +121,18 @@ def random_next(once: Once) -> Path:
 def random_next_bundle(once: Once, random_next: Path) -> Path:
     """`random_next` exported in float32, pruned at layer 1 with keep 0.3."""
     return once("random-next.bundle", lambda path: export(random_next, path, "float32", layer=1, keep=0.3))
+
+
+@pytest.fixture
+def untraced(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    """`untraced(bundle)`: exports take the graphs and weights of this bundle and trace none, which takes seconds."""
+    import onnx_ir as ir
+
+    from iwp_export.exporter import trace
+
+    def take(bundle: Path) -> None:
+        for role in ("vision", "decoder"):
+            file = bundle / f"{role}.onnx"
+            monkeypatch.setattr(trace, f"trace_{role}", lambda *arguments, file=file: ir.load(file))
+
+    return take

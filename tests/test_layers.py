@@ -1,8 +1,10 @@
-"""The rooms of the package: imports run downward only, and only some rooms need torch."""
+"""The rooms of the package: imports run downward only, and only some modules need torch."""
 
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,8 +60,7 @@ def imports(path: Path) -> Iterator[tuple[str, bool]]:
             yield from ((alias.name, id(node) in at_once) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             yield node.module, id(node) in at_once
-            if node.module == "iwp_export":
-                yield from ((f"iwp_export.{alias.name}", id(node) in at_once) for alias in node.names)
+            yield from ((f"{node.module}.{alias.name}", id(node) in at_once) for alias in node.names)
 
 
 def _outside_functions(node: ast.AST) -> Iterator[ast.AST]:
@@ -97,3 +98,49 @@ def test_torch_is_imported_where_it_may_be() -> None:
             if module.split(".")[0] == "calibration":
                 wrong.append(f"{name} imports {module}, which is not part of the package")
     assert not wrong
+
+
+LOADS_TORCH = (
+    "backends.torch.",
+    "calibrator.",
+    "exporter.loading",
+    "exporter.trace",
+    "models.common.llama",
+    "monitors.measure",
+    "parity.checkpoint",
+    "pruning.torch_select",
+    "scorer",
+)
+"""Modules, or the beginnings of their names, whose import alone loads torch."""
+NEVER_AT_ONCE = {"transformers", "onnxruntime", "matplotlib", "sklearn", "tensorrt", "tensorrt_rtx", "lmms_eval"}
+
+
+def test_what_an_import_loads() -> None:
+    """Torch only where it is listed, and the selection's oracle nothing but numpy."""
+    modules = {_module(path): path for path in FILES}
+    direct = {name: {module for module, at_once in imports(path) if at_once} for name, path in modules.items()}
+
+    def reached(module: str) -> set[str]:
+        found, open_ = set[str](), [module]
+        while open_:
+            name = open_.pop()
+            if name not in found:
+                found.add(name)
+                open_ += [*direct.get(name, ()), *(name.rsplit(".", 1)[:-1])]
+        return {name.split(".")[0] for name in found}
+
+    loaded = {name.removeprefix("iwp_export."): reached(name) for name in modules if name != "iwp_export"}
+    assert not [name for name, packages in loaded.items() if "torch" in packages and not name.startswith(LOADS_TORCH)]
+    for name in ("pruning.reference", "pruning.importance"):
+        assert loaded[name] <= {"iwp_export", "numpy", *sys.stdlib_module_names}
+    harness = "harnesses.lmms_eval_model"
+    assert not [name for name, packages in loaded.items() if packages & NEVER_AT_ONCE and name != harness]
+
+    light = [f"iwp_export.{name}" for name, packages in loaded.items() if not packages & {"torch", "lmms_eval"}]
+    code = f"import {', '.join(light)}; import sys; print(sorted({NEVER_AT_ONCE | {'torch'}} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "[]\n", done.stdout + done.stderr
+
+
+def _module(path: Path) -> str:
+    return ".".join(("iwp_export", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")

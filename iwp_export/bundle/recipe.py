@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from iwp_export.bundle.document import Document, read_file, write_file
 from iwp_export.bundle.schema import LATER, Count, Form, Number, Rule, above_zero
@@ -200,17 +200,13 @@ def write_recipe(recipe: Recipe, path: Path | str, force: bool = False) -> Path:
     return write_file(RECIPE_JSON, recipe, path, force)
 
 
-def _calibrate_again(data: Mapping[str, Any], where: str) -> str:
-    return "calibrate again"
-
-
 RECIPE_JSON = Document(
     Recipe,
     "iwp-recipe",
     noun="recipe",
     foreign="is not a recipe: it",
     remedy="copy it again or calibrate again (an export can override single settings of a recipe)",
-    command=_calibrate_again,
+    command=lambda data, where: "calibrate again",
     version=SCHEMA_VERSION,
     error=RecipeError,
 )

@@ -119,29 +119,18 @@ def lock_folder(folder: Path) -> int | None:
     """
     if sys.platform == "win32":
         return None
+    import fcntl
+
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError:
         return None
     try:
-        try_lock(descriptor)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(descriptor)
         return None
     return descriptor
-
-
-def try_lock(descriptor: int) -> None:
-    """Lock an open file or folder until it is closed or the process dies; does nothing on Windows.
-
-    Raises:
-        BlockingIOError: another process, or another descriptor of this one, holds the lock.
-        OSError: the file system has no locks.
-    """
-    if sys.platform != "win32":
-        import fcntl
-
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def fsync_folder(folder: Path) -> None:

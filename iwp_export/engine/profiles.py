@@ -98,7 +98,7 @@ def decoder_profiles(manifest: Manifest, limits: EngineLimits, keep: float | Non
     kept = manifest.pruning.num_keep(visual, keep)
     prompt = min(limits.max_prompt, visual + TYPICAL_TEXT)
     past = limits.max_context - 1
-    one = Bounds(1, 1, 1)
+    one = Bounds.fixed(1)
 
     def decode_past(tokens: int) -> Bounds:
         return Bounds(1, min(past, tokens + TYPICAL_TEXT + TYPICAL_ANSWER), past)
@@ -150,7 +150,7 @@ def _profile(graph: GraphSpec, ranges: Mapping[str, Bounds]) -> Profile:
         for dim in tensor.shape:
             if isinstance(dim, str) and dim not in ranges:
                 raise SettingsError(f"input {tensor.name} has dimension {dim!r}, which this version does not know")
-            dims.append(ranges[dim] if isinstance(dim, str) else Bounds(dim, dim, dim))
+            dims.append(ranges[dim] if isinstance(dim, str) else Bounds.fixed(dim))
         shapes[tensor.name] = (
             tuple(dim.least for dim in dims),
             tuple(dim.typical for dim in dims),

@@ -1,4 +1,4 @@
-"""An export proves itself: what it would write is used once, as a run would use it, before it appears at its target.
+"""Smoke-test a bundle before publishing it: use once what was written, as a run would.
 
 Needs no ONNX Runtime: what the graphs compute is for the tests, and their weights' names and shapes for the tracing.
 """

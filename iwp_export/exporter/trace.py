@@ -113,7 +113,7 @@ def fake_model(
 def _export(
     module: nn.Module, arguments: tuple, input_names: list[str], output_names: list[str], shapes: dict[str, Any]
 ) -> ir.Model:
-    """GenerationRecord a module. Its initializers hold no values, so nothing is folded here."""
+    """The graph of a module. Its initializers hold no values, so nothing is folded here."""
     with warnings.catch_warnings(), _quiet("torch.onnx", "torch.export"):
         warnings.simplefilter("ignore")
         program = torch.onnx.export(

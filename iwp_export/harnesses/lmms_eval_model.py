@@ -24,7 +24,7 @@ from iwp_export.pruning.settings import check_keep
 from iwp_export.runtime.images import ImageSource
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.runtime.result import Result
-from iwp_export.runtime.sampling import Chooser, make_chooser
+from iwp_export.runtime.sampling import AnswerOptions, Chooser, greedy, make_chooser
 from iwp_export.runtime.template import Message
 
 MAX_NEW_TOKENS = 1024
@@ -130,8 +130,9 @@ class IwpExport(lmms):
             raise RequestError(f"num_beams must be 1, got {given['num_beams']}: there is no beam search")
         temperature = given.get("temperature", 0)
         if not temperature or given.get("do_sample") is False:
-            return make_chooser()
-        return make_chooser(temperature, given.get("top_k"), given.get("top_p"), given.get("seed", self._seed))
+            return greedy
+        seed = given.get("seed", self._seed)
+        return make_chooser(AnswerOptions(0, temperature, given.get("top_k"), given.get("top_p"), seed))
 
     def _log(self, results: Sequence[Result], seconds: float) -> None:
         """Throughput and visual tokens, which lmms-eval writes beside the scores."""

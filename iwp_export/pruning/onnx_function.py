@@ -1,4 +1,7 @@
-"""Similarity of tokens as text of the ONNX function: columns for the tokens of a round, or the matrix of all pairs."""
+"""The op `iwp::SelectTokens` as an ONNX function: a node's attributes, and the body's text for each setting.
+
+Similarity of tokens comes as columns for the tokens of a round, or as the matrix of all pairs.
+"""
 
 from __future__ import annotations
 

@@ -23,7 +23,6 @@ from iwp_export.runtime.text import check_text
 Images = ImageSource | Sequence[ImageSource] | None
 """One image, several, or none."""
 
-
 AGAIN = "the conversation was run again from its first token"
 
 
@@ -65,9 +64,7 @@ class Conversation:
         """One turn, piece by piece. A stream that is not read to its end leaves the conversation without this turn."""
         start = time.perf_counter()
         wanted = AnswerOptions(**options)
-        choose = make_chooser(
-            wanted.temperature, wanted.top_k, wanted.top_p, wanted.seed, self._model.manifest.generation
-        )
+        choose = make_chooser(wanted, self._model.manifest.generation)
         limits = self._model.limits(wanted.max_new_tokens)
         check_text(prompt)
         processor = self._model.processor

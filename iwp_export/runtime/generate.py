@@ -1,4 +1,4 @@
-"""From token ids to the decoder's inputs: where images go, which tokens' queries score, how many stay."""
+"""From token ids to the decoder's inputs, and from a call to its last token."""
 
 from __future__ import annotations
 

@@ -22,8 +22,10 @@ class AnswerOptions:
 
     Attributes:
         max_new_tokens: tokens of the answer at most.
-        temperature: 0 takes the most likely token; above 0 tokens are drawn.
-        top_k, top_p, seed: see `make_chooser`.
+        temperature: 0 is greedy; above 0 the logits are divided by it and a token is drawn.
+        top_k: draw among this many most likely tokens; None is what the checkpoint asks for, else all.
+        top_p: draw among the fewest most likely tokens whose probabilities reach this sum; None as above.
+        seed: of the draws; None draws differently each time.
     """
 
     max_new_tokens: int = 64
@@ -74,26 +76,13 @@ def _within(token_ids: Sequence[int], size: int) -> npt.NDArray[np.int64]:
     return ids[(ids >= 0) & (ids < size)]
 
 
-def make_chooser(
-    temperature: float = 0.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    seed: int | None = None,
-    generation: GenerationInfo = NO_WISHES,
-) -> Chooser:
-    """The way of choosing tokens that a request asks for.
-
-    Args:
-        temperature: 0 is greedy; above 0 the logits are divided by it and a token is drawn.
-        top_k: draw among this many most likely tokens; None is what `generation` says, else all.
-        top_p: draw among the fewest most likely tokens whose probabilities reach this sum; None is what `generation`
-            says, else all.
-        seed: of the draws; None draws differently each time.
-        generation: what the checkpoint asks for where the request says nothing.
+def make_chooser(options: AnswerOptions, generation: GenerationInfo = NO_WISHES) -> Chooser:
+    """The way of choosing tokens that a request asks for; `generation` counts where it says nothing.
 
     Raises:
         RequestError: a value is out of its range, or goes with drawing while the temperature is 0.
     """
+    temperature, top_k, top_p, seed = options.temperature, options.top_k, options.top_p, options.seed
     if not _is_number(temperature) or not 0 <= temperature < math.inf:
         raise RequestError(f"temperature must be a finite number of 0 or more, got {temperature!r}")
     if top_k is not None and (not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 1):
@@ -138,7 +127,7 @@ def candidates(
 
     Args:
         logits: float32 [V].
-        temperature, top_k, top_p: see `make_chooser`.
+        temperature, top_k, top_p: see `AnswerOptions`.
         min_p: leave out tokens less likely than this share of the most likely one; None leaves none out.
     """
     best = greedy(logits)

@@ -323,8 +323,14 @@ def test_a_failed_move_leaves_the_old_engine(tmp_path: Path, monkeypatch: Any, f
     assert path.read_bytes() == b"engine" and len(names(tmp_path)) == 4
 
 
-@pytest.mark.parametrize("moves", range(6))
-@pytest.mark.parametrize("replacing", [True, False])
+@pytest.mark.parametrize(
+    ("replacing", "moves"),
+    [
+        pytest.param(replacing, moves, marks=[] if moves == 2 else pytest.mark.slow)
+        for replacing in (True, False)
+        for moves in range(6)
+    ],
+)
 def test_a_build_killed_between_two_moves_leaves_what_force_replaces(
     tmp_path: Path, moves: int, replacing: bool
 ) -> None:

@@ -8,9 +8,7 @@ from typing import Any, get_args
 import onnx_ir as ir
 import pytest
 import torch
-from filelock import FileLock
 
-from iwp_export import api
 from iwp_export.bundle.store import Bundle
 from iwp_export.engine.flavour import RTX, TENSORRT_10_3, Flavour, Target
 from iwp_export.engine.kernels import NoKernels
@@ -21,7 +19,6 @@ from iwp_export.exporter.checkpoint import open_checkpoint
 from iwp_export.exporter.streaming import Losses
 from iwp_export.exporter.trace import trace_decoder
 from iwp_export.pruning.settings import Importance, PruningSettings
-from tests.exporter.tiny import write_llava
 
 BASE = PruningSettings(layer=1)
 POOLED: dict[str, dict[str, Any]] = {
@@ -40,24 +37,12 @@ SETTINGS = [
 ]
 BUILT_IN_BOTH_FORMS = [s for s in SETTINGS if s.importance == "random" or s.query_pool == "max"]
 """Those with whole numbers, and with most operators."""
-BY_SETTINGS = pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: f"{s.importance}-{s.query_pool}-{s.select}")
+QUICK = next(s for s in SETTINGS if s.importance == "leave_one_out" and s.query_pool == "max")
 
 
-@pytest.fixture(scope="session")
-def small_bundle(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
-    """Two random layers, 4 heads over 2, beside its checkpoint `small`; for all worker processes."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base if worker_id == "master" else base.parent) / "scores"
-    with FileLock(f"{folder}.lock"):
-        if not folder.exists():
-            write_llava(folder / "small", num_hidden_layers=2)
-            api.export(str(folder / "small"), folder / "small.bundle", BASE, dtype="float16")
-    return folder / "small.bundle"
-
-
-def traced(bundle: Path, settings: PruningSettings) -> ir.Model:
-    """The decoder's graph with other settings; its inputs are those of the bundle."""
-    checkpoint = open_checkpoint(str(bundle.with_suffix("")))
+def traced(folder: Path, settings: PruningSettings) -> ir.Model:
+    """The decoder's graph of a checkpoint with other settings; its inputs are those of the bundle."""
+    checkpoint = open_checkpoint(str(folder))
     return trace_decoder(checkpoint, checkpoint.weights(), settings, torch.float16, Losses())
 
 
@@ -74,12 +59,18 @@ def build(rtx: Flavour, bundle: Path, model: ir.Model, folder: Path, target: Tar
     return EngineBuilder(rtx, ["89"], NoKernels()).build(graph, plugins, profiles[:1], "language model")
 
 
-@BY_SETTINGS
-def test_builds(rtx: Flavour, small_bundle: Path, tmp_path: Path, settings: PruningSettings) -> None:
+@pytest.mark.parametrize(
+    "settings",
+    [pytest.param(s, marks=[] if s == QUICK else pytest.mark.slow) for s in SETTINGS],
+    ids=[f"{s.importance}-{s.query_pool}-{s.select}" for s in SETTINGS],
+)
+def test_builds(
+    rtx: Flavour, random_llava: Path, random_bundle: Path, tmp_path: Path, settings: PruningSettings
+) -> None:
     """The builder wants a plugin layer in the op's place; `lower` holds each node against the oldest parser's table."""
-    model = traced(small_bundle, settings)
-    assert build(rtx, small_bundle, model, tmp_path, RTX).nbytes > 0
+    model = traced(random_llava, settings)
+    assert build(rtx, random_bundle, model, tmp_path, RTX).nbytes > 0
     if settings in BUILT_IN_BOTH_FORMS:
-        assert build(rtx, small_bundle, model, tmp_path, TENSORRT_10_3).nbytes > 0
+        assert build(rtx, random_bundle, model, tmp_path, TENSORRT_10_3).nbytes > 0
     else:
         lower(ir.load(tmp_path / "decoder.onnx"), TENSORRT_10_3)

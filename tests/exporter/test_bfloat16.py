@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -15,33 +16,28 @@ import torch
 from onnx import TensorProto
 
 import iwp_export
-from iwp_export import api
 from iwp_export.bundle.store import Bundle, BundleWriter
 from iwp_export.errors import BackendError
-from iwp_export.pruning.settings import PruningSettings
-from tests.exporter.tiny import write_llava
+from iwp_export.exporter.checkpoint import open_checkpoint
 from tests.runtime.toy import toy_picture
 
-SETTINGS = PruningSettings(layer=1, keep=0.3)
 
-
-def test_the_graph_with_float32_in_place_of_bfloat16_gives_transformers_logits(tmp_path: Path) -> None:
-    from transformers import AutoModelForImageTextToText
-
-    write_llava(tmp_path / "model", "qwen2")  # with biases, and tied
-    bundle = api.export(str(tmp_path / "model"), tmp_path / "out.bundle", SETTINGS, dtype="bfloat16")
+def test_the_graph_with_float32_in_place_of_bfloat16_gives_transformers_logits(
+    bfloat16_bundle: Path, tmp_path: Path
+) -> None:
     with pytest.raises(BackendError, match="no bfloat16 kernels"):
-        iwp_export.load(str(bundle))
+        iwp_export.load(str(bfloat16_bundle))
+    checked = Path(shutil.copytree(bfloat16_bundle, tmp_path / "copy.bundle"))  # it refuses weights with a second name
     for graph in ("vision", "decoder"):
-        onnx.checker.check_model(str(bundle / f"{graph}.onnx"), full_check=True)
-    pipeline = iwp_export.load(str(as_float32(bundle, tmp_path / "float32.bundle")))
+        onnx.checker.check_model(str(checked / f"{graph}.onnx"), full_check=True)
+    pipeline = iwp_export.load(str(as_float32(bfloat16_bundle, tmp_path / "float32.bundle")))
 
     pixels = np.random.default_rng(0).standard_normal((1, 3, 112, 112)).astype(np.float32)
     pixels = torch.from_numpy(pixels).bfloat16().float().numpy()  # the graph casts them
     ids = np.array([2, 5, *[4] * 64, 9, 7, 12])
     options: dict[str, Any] = {"keep": 1.0, "max_new_tokens": 1, "stop_at_eos": False, "return_logits": True}
     ours = np.array(pipeline.generate_ids(ids, [toy_picture(pixels[0])], **options).logits)[0]
-    model = AutoModelForImageTextToText.from_pretrained(tmp_path / "model", dtype=torch.bfloat16).float()
+    model = open_checkpoint(str(bfloat16_bundle.with_suffix(".checkpoint"))).load_model("bfloat16").float()
     with torch.no_grad():
         theirs = model(input_ids=torch.from_numpy(ids)[None], pixel_values=torch.from_numpy(pixels)).logits[0, -1]
     np.testing.assert_allclose(ours, theirs.numpy(), atol=2e-4)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from iwp_export.exporter.exporter import export_bundle
 from iwp_export.exporter.generation import HARMLESS, NEUTRAL, read_generation
 from iwp_export.exporter.plan import plan_export
 from iwp_export.pruning.settings import PruningSettings
-from tests.exporter.tiny import ASSETS, write_llava
+from tests.exporter.tiny import ASSETS
 
 
 def read(folder: Path, **values: Any) -> GenerationInfo:
@@ -126,17 +127,17 @@ ASKED: list[dict[str, Any]] = [
 ]
 
 
-def test_greedy_tokens_equal_generate(tmp_path: Path) -> None:
-    """Of a tiny random model, exported once for each generation_config; one image, nothing pruned."""
+def test_greedy_tokens_equal_generate(random_llava: Path, random_bundle: Path, tmp_path: Path) -> None:
+    """Of a tiny random model, for each generation_config; one image, nothing pruned."""
     import torch
 
-    model = write_llava(tmp_path / "model")
+    shutil.copytree(random_llava, tmp_path / "model")
+    model = open_checkpoint(str(random_llava)).load_model()
     ids = np.array([2, 5, *[4] * 64, 9, 7, 12])
     pixels = np.random.default_rng(3).standard_normal((1, 3, 112, 112)).astype(np.float32)
     inputs = {"input_ids": torch.from_numpy(ids)[None], "pixel_values": torch.from_numpy(pixels)}
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-    bundle = export_bundle(plan_export(str(tmp_path / "model"), PruningSettings(layer=1)), tmp_path / "out.bundle")
-    pipeline = iwp_export.load(str(bundle), threads=1)
+    pipeline = iwp_export.load(str(random_bundle), threads=1)
     picture = pipeline.processor.picture({"pixel_values": pixels})
     different = set()
     for asked in ASKED:
@@ -152,10 +153,16 @@ def test_greedy_tokens_equal_generate(tmp_path: Path) -> None:
     assert len(different) == len(ASKED)
 
 
-def test_a_bundle_keeps_and_shows_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bundle_keeps_and_shows_it(
+    random_llava: Path,
+    random_bundle: Path,
+    untraced: Callable[[Path], None],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """And the templates beside the default one, which lie in a folder of their own."""
-    folder = tmp_path / "model"
-    write_llava(folder)
+    untraced(random_bundle)
+    folder = Path(shutil.copytree(random_llava, tmp_path / "model"))
     asked = {"repetition_penalty": 1.1, "suppress_tokens": [5], "do_sample": True, "temperature": 0.6, "num_beams": 2}
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": 3, **asked}))
     named = folder / "additional_chat_templates"

@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 
 import iwp_export
-from iwp_export import api
 from iwp_export.backends.torch.session import TorchSession
 from iwp_export.errors import CheckpointError, RequestError
 from iwp_export.exporter.checkpoint import open_checkpoint
@@ -21,7 +20,7 @@ from iwp_export.pruning.settings import PruningSettings
 from iwp_export.runtime.model import LoadedModel
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.runtime.processor import assistant_message, user_message
-from tests.exporter.tiny import CANVASES, write_llava_next
+from tests.exporter.tiny import CANVASES
 
 SETTINGS = PruningSettings(layer=1, keep=0.3)
 TOLERANCE = 2e-4
@@ -34,27 +33,22 @@ def photo(size: tuple[int, int]) -> Image.Image:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("next") / "model"
-
-
-@pytest.fixture(scope="module")
-def model(folder: Path) -> Any:
-    model = write_llava_next(folder)
+def model(random_next: Path) -> Any:
+    model = open_checkpoint(str(random_next)).load_model()
     model.generation_config.eos_token_id = None
     return model
 
 
 @pytest.fixture(scope="module")
-def pipeline(model: Any, folder: Path) -> Pipeline:
-    return iwp_export.load(str(api.export(str(folder), folder.with_name("next.bundle"), SETTINGS)))
+def pipeline(random_next_bundle: Path) -> Pipeline:
+    return iwp_export.load(str(random_next_bundle))
 
 
 @pytest.fixture(scope="module")
-def processor(model: Any, folder: Path) -> Any:
+def processor(random_next: Path) -> Any:
     from transformers import LlavaNextProcessor
 
-    return LlavaNextProcessor.from_pretrained(folder, backend="pil")
+    return LlavaNextProcessor.from_pretrained(random_next, backend="pil")
 
 
 def inputs_of(processor: Any, text: str, images: list[Image.Image]) -> dict[str, torch.Tensor]:
@@ -154,5 +148,5 @@ def test_the_best_resolution_is_transformers_own() -> None:
         assert best_resolution((height, width), CANVASES) == tuple(select_best_resolution((height, width), CANVASES))
 
 
-def test_the_model_is_found_by_its_type(folder: Path, model: Any) -> None:
-    assert open_checkpoint(str(folder)).family is FAMILY
+def test_the_model_is_found_by_its_type(random_next: Path) -> None:
+    assert open_checkpoint(str(random_next)).family is FAMILY

@@ -10,20 +10,20 @@ import pytest
 from iwp_export.bundle.manifest import GenerationInfo
 from iwp_export.bundle.schema import Flaw, from_json, to_json
 from iwp_export.errors import BackendError, RequestError
-from iwp_export.runtime.sampling import adjust_logits, candidates, greedy, make_chooser
+from iwp_export.runtime.sampling import NO_WISHES, AnswerOptions, adjust_logits, candidates, greedy, make_chooser
 from tests.runtime.toy import toy_pipeline
 
 LOGITS = np.log(np.array([0.1, 0.4, 0.05, 0.3, 0.15], np.float32))
 
 
-def draws(count: int = 4000, **options: Any) -> np.ndarray[Any, Any]:
-    choose = make_chooser(**{"temperature": 1.0, "seed": 0, **options})
+def draws(count: int = 4000, generation: GenerationInfo = NO_WISHES, **options: Any) -> np.ndarray[Any, Any]:
+    choose = make_chooser(AnswerOptions(**{"temperature": 1.0, "seed": 0, **options}), generation)
     return np.bincount([choose(LOGITS) for _ in range(count)], minlength=5) / count
 
 
 def test_greedy_takes_the_first_of_equal_logits() -> None:
     assert greedy(np.array([1, 3, 3, 2], np.float32)) == 1
-    assert make_chooser()(LOGITS) == 1
+    assert make_chooser(AnswerOptions())(LOGITS) == 1
 
 
 @pytest.mark.parametrize("logits", [[0, np.nan], [np.inf, 0], [-np.inf, -np.inf]])
@@ -34,7 +34,7 @@ def test_logits_that_are_not_finite_are_an_error(logits: list[float]) -> None:
 
 def test_masked_logits_are_no_error() -> None:
     masked = np.array([-np.inf, 1, -np.inf], np.float32)
-    assert greedy(masked) == make_chooser(temperature=1, seed=1)(masked) == 1
+    assert greedy(masked) == make_chooser(AnswerOptions(temperature=1, seed=1))(masked) == 1
 
 
 def test_draws_follow_the_probabilities() -> None:
@@ -62,7 +62,7 @@ def test_top_k_comes_before_top_p() -> None:
 
 
 def test_a_seed_repeats() -> None:
-    first, second, other = (make_chooser(1.0, seed=seed) for seed in (7, 7, 8))
+    first, second, other = (make_chooser(AnswerOptions(temperature=1.0, seed=seed)) for seed in (7, 7, 8))
     sequence = [first(LOGITS) for _ in range(50)]
     assert sequence == [second(LOGITS) for _ in range(50)]
     assert sequence != [other(LOGITS) for _ in range(50)]
@@ -85,7 +85,7 @@ def test_a_seed_repeats() -> None:
 )
 def test_bad_options(options: dict[str, Any]) -> None:
     with pytest.raises(RequestError):
-        make_chooser(**options)
+        make_chooser(AnswerOptions(**options))
 
 
 WISHES: list[dict[str, Any]] = [
@@ -171,7 +171,7 @@ def test_a_request_comes_before_the_checkpoint() -> None:
     wishes = GenerationInfo(top_k=1, temperature=5.0, do_sample=True)
     assert draws(generation=wishes)[1] == 1
     assert draws(generation=wishes, top_k=2)[3] > 0.3
-    assert make_chooser(generation=wishes) is greedy  # a temperature is the request's alone
+    assert make_chooser(AnswerOptions(), wishes) is greedy  # a temperature is the request's alone
     np.testing.assert_allclose(draws(generation=GenerationInfo(min_p=0.7)), [0, 4 / 7, 0, 3 / 7, 0], atol=0.03)
     np.testing.assert_allclose(draws(generation=GenerationInfo(top_p=0.3), top_p=1.0), np.exp(LOGITS), atol=0.03)
 

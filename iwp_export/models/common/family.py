@@ -1,4 +1,4 @@
-"""An image as the model sees it: the vision graph's inputs, and where its visual tokens lie."""
+"""A family of models: an image as it sees it, its vision graph, and where its decoder differs from Llama's."""
 
 from __future__ import annotations
 

@@ -185,7 +185,7 @@ def test_runs_without_torch_and_onnx(bundle: Path) -> None:
     assert process.stderr == ""
 
 
-@pytest.mark.parametrize("first", ["iwp_export", "onnxruntime"])
+@pytest.mark.parametrize("first", ["iwp_export", pytest.param("onnxruntime", marks=pytest.mark.slow)])
 def test_no_telemetry(bundle: Path, tmp_path: Path, first: str) -> None:
     """An answer leaves no device id and no database of events behind, also in the process that `doctor` starts.
 

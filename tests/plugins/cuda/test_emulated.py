@@ -252,6 +252,7 @@ STUCK = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("message", STUCK)
 def test_the_emulator_sees_threads_that_wait_in_vain(tmp_path: Path, message: str) -> None:
     body, blocks, together = STUCK[message]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,6 +50,11 @@ WRONG = (
 )
 
 
+def quick_ones(names: tuple[str, ...]) -> list[Any]:
+    """The first, and the others marked slow."""
+    return [names[0], *(pytest.param(name, marks=pytest.mark.slow) for name in names[1:])]
+
+
 @pytest.fixture(scope="module")
 def sanitizer() -> str:
     """The path of libtsan, which must be in a process before anything else."""
@@ -75,19 +81,20 @@ def test_kernels_have_no_race_and_stay_right(sanitizer: str, tmp_path: Path) -> 
     assert done.stdout.split() == ["equal"] * 4 * len(FORMS)
 
 
-@pytest.mark.parametrize("name", RIGHT)
+@pytest.mark.parametrize("name", quick_ones(RIGHT))
 def test_what_is_ordered_is_not_reported(name: str, sanitizer: str, small_kernels: Path) -> None:
     done = _call(sanitizer, small_kernels, name)
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("name", WRONG)
+@pytest.mark.parametrize("name", quick_ones(WRONG))
 def test_what_is_not_ordered_is_reported(name: str, sanitizer: str, small_kernels: Path) -> None:
     done = _call(sanitizer, small_kernels, name)
     assert done.returncode == REPORTED
     assert REPORT in done.stderr
 
 
+@pytest.mark.slow
 def test_a_barrier_that_the_kernels_source_lacks_is_reported(sanitizer: str, tmp_path: Path) -> None:
     source = (SOURCES / "src" / "block_ops.cuh").read_text(encoding="utf-8")
     needed = "  __syncthreads();\n  *total = all;"  # a second sum would write what others still read
