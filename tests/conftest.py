@@ -7,7 +7,8 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: no test may depend on a network
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -123,16 +124,14 @@ def random_next_bundle(once: Once, random_next: Path) -> Path:
     return once("random-next.bundle", lambda path: export(random_next, path, "float32", layer=1, keep=0.3))
 
 
-@pytest.fixture
-def untraced(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
-    """`untraced(bundle)`: exports take the graphs and weights of this bundle and trace none, which takes seconds."""
+@contextlib.contextmanager
+def graphs_of(bundle: Path) -> Iterator[None]:
+    """Within it, exports take the graphs and weights of this bundle and trace none, which takes seconds."""
     import onnx_ir as ir
 
     from iwp_export.exporter import trace
 
-    def take(bundle: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
         for role in ("vision", "decoder"):
-            file = bundle / f"{role}.onnx"
-            monkeypatch.setattr(trace, f"trace_{role}", lambda *arguments, file=file: ir.load(file))
-
-    return take
+            patch.setattr(trace, f"trace_{role}", lambda *arguments, role=role: ir.load(bundle / f"{role}.onnx"))
+        yield

@@ -14,7 +14,7 @@ import iwp_export
 from iwp_export import api, settings
 from iwp_export.engine.flavour import is_installed
 from iwp_export.errors import BackendError
-from tests.exporter.tiny import write_llava
+from tests.conftest import graphs_of
 
 NAMES = ("bench", "build", "calibrate", "estimate", "export", "load", "validate")
 KINDS = (str, Path)
@@ -31,14 +31,14 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def bundles(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Exports of a model of two layers, one for each kind of path."""
+def bundles(tmp_path_factory: pytest.TempPathFactory, random_llava: Path, random_bundle: Path) -> list[Path]:
+    """Exports of a random model, one for each kind of path."""
     folder = tmp_path_factory.mktemp("exported")
-    write_llava(folder / "model", num_hidden_layers=2)
-    return [
-        iwp_export.export(kind(folder / "model"), kind(folder / f"{kind.__name__}.bundle"), {"keep": 0.3, "layer": 1})
-        for kind in KINDS
-    ]
+    with graphs_of(random_bundle):
+        return [
+            iwp_export.export(kind(random_llava), kind(folder / f"{kind.__name__}.bundle"), {"keep": 0.3, "layer": 1})
+            for kind in KINDS
+        ]
 
 
 def test_export_and_load(bundles: list[Path]) -> None:

@@ -13,6 +13,7 @@ from iwp_export.bundle.store import Bundle
 from iwp_export.cli.main import main
 from iwp_export.scorer import Scorer
 from tests.cli.refusals import fails
+from tests.conftest import graphs_of
 
 SMALL = ["calibrate", "tiny-llava", "--samples", "2", "--layers", "4"]
 
@@ -88,9 +89,10 @@ def test_ctrl_c_and_a_second_start(capsys, tmp_path, monkeypatch, made):
     assert 10**6 - left[0] < 2 * 17 + 10  # and did not begin anew
 
 
-def test_an_export_takes_the_recipe(capsys, tmp_path, made):
+def test_an_export_takes_the_recipe(capsys, tmp_path, made, half_bundle):
     bundle = tmp_path / "out.bundle"
-    assert main(["tiny-llava", "--recipe", str(made), "-o", str(bundle)]) == 0
+    with graphs_of(half_bundle):
+        assert main(["tiny-llava", "--recipe", str(made), "-o", str(bundle)]) == 0
     assert Bundle.open(bundle).manifest.pruning == read_recipe(made).settings
 
 

@@ -13,6 +13,7 @@ from iwp_export.cli.export import default_name
 from iwp_export.cli.main import main
 from iwp_export.models import ALIASES
 from iwp_export.pruning.settings import PruningSettings
+from tests.conftest import graphs_of
 
 
 @pytest.mark.parametrize(
@@ -69,10 +70,11 @@ def test_dry_run_as_json(capsys):
     assert plan["decoder"]["dtype"] == "float32"
 
 
-def test_export_writes_a_bundle_with_the_settings(tmp_path, monkeypatch, capsys):
+def test_export_writes_a_bundle_with_the_settings(tmp_path, monkeypatch, capsys, half_bundle):
     monkeypatch.chdir(tmp_path)
     options = ["--keep", "0.25", "--layer", "3", "--penalty", "2", "--query", "last", "--heads", "raw"]
-    assert main(["tiny-llava", "--recipe", "paper", *options]) == 0
+    with graphs_of(half_bundle):
+        assert main(["tiny-llava", "--recipe", "paper", *options]) == 0
     shown = capsys.readouterr()
     said = "the paper's, but for layer, keep, penalty, query, heads"
     assert (shown.out, shown.err) == (f"wrote tiny-llava.bundle; settings: {said}\n", "")

@@ -16,6 +16,7 @@ from iwp_export.exporter import settings_source
 from iwp_export.exporter.checkpoint import open_checkpoint
 from tests.bundle.recipes import SETTINGS, make_recipe
 from tests.cli.refusals import fails
+from tests.conftest import graphs_of
 
 
 @pytest.fixture(scope="module")
@@ -65,9 +66,10 @@ def test_a_control_replaces_what_a_recipe_would_rank_by(capsys, shipped):
     assert plan["pruning_source"]["overridden"] == ["penalty", "importance"]
 
 
-def test_export_inspect_and_run_say_the_recipe(capsys, file, tmp_path, recipe):
+def test_export_inspect_and_run_say_the_recipe(capsys, file, tmp_path, recipe, half_bundle):
     bundle = tmp_path / "out.bundle"
-    assert main(["tiny-llava", "--recipe", str(file), "--keep", "0.5", "-o", str(bundle)]) == 0
+    with graphs_of(half_bundle):
+        assert main(["tiny-llava", "--recipe", str(file), "--keep", "0.5", "-o", str(bundle)]) == 0
     said = "recipe mine.json, but for keep"
     assert capsys.readouterr().out == f"wrote {bundle}; settings: {said}\n"
     source = PruningSource("recipe", "mine.json", recipe.digest, overridden=("keep",), data=recipe.data.digest)

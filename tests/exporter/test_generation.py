@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from iwp_export.exporter.exporter import export_bundle
 from iwp_export.exporter.generation import HARMLESS, NEUTRAL, read_generation
 from iwp_export.exporter.plan import plan_export
 from iwp_export.pruning.settings import PruningSettings
+from tests.conftest import graphs_of
 from tests.exporter.tiny import ASSETS
 
 
@@ -156,12 +156,10 @@ def test_greedy_tokens_equal_generate(random_llava: Path, random_bundle: Path, t
 def test_a_bundle_keeps_and_shows_it(
     random_llava: Path,
     random_bundle: Path,
-    untraced: Callable[[Path], None],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """And the templates beside the default one, which lie in a folder of their own."""
-    untraced(random_bundle)
     folder = Path(shutil.copytree(random_llava, tmp_path / "model"))
     asked = {"repetition_penalty": 1.1, "suppress_tokens": [5], "do_sample": True, "temperature": 0.6, "num_beams": 2}
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": 3, **asked}))
@@ -169,7 +167,8 @@ def test_a_bundle_keeps_and_shows_it(
     named.mkdir()
     (folder / "chat_template.jinja").rename(named / "default.jinja")
     (named / "tool_use.jinja").write_text("{{ 1 }}")
-    bundle = export_bundle(plan_export(str(folder), PruningSettings(layer=1)), tmp_path / "out.bundle")
+    with graphs_of(random_bundle):
+        bundle = export_bundle(plan_export(str(folder), PruningSettings(layer=1)), tmp_path / "out.bundle")
     files = [name for name in Bundle.open(bundle).manifest.files if "template" in name]
     assert sorted(files) == [f"processor/additional_chat_templates/{name}.jinja" for name in ("default", "tool_use")]
     expected = GenerationInfo(1.1, (5,), do_sample=True, temperature=0.6, ignored=("num_beams = 2",))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from iwp_export.errors import CheckpointError, RequestError
 from iwp_export.exporter.checkpoint import open_checkpoint
 from iwp_export.exporter.plan import plan_export
 from iwp_export.exporter.proof import prove_graphs, prove_model, prove_processor
+from tests.conftest import graphs_of
 from tests.exporter.tiny import ASSETS
 
 TEMPLATE = (ASSETS / "chat_template.jinja").read_text()
@@ -166,15 +166,14 @@ def test_ends_of_sequence_that_are_no_tokens(
 def test_without_a_template_the_bundle_takes_token_ids(
     random_llava: Path,
     random_bundle: Path,
-    untraced: Callable[[Path], None],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    untraced(random_bundle)
     folder = Path(shutil.copytree(random_llava, tmp_path / "model"))
     (folder / "chat_template.jinja").unlink()
     change(folder / "generation_config.json", num_beams=4)
-    assert main([str(folder), "-o", str(folder.parent / "out.bundle"), "--layer", "1"]) == 0
+    with graphs_of(random_bundle):
+        assert main([str(folder), "-o", str(folder.parent / "out.bundle"), "--layer", "1"]) == 0
     warnings = capsys.readouterr().err.splitlines()
     assert warnings == [
         "iwp-export: warning: it has no chat template: the bundle answers token ids alone (Pipeline.generate_ids)",
