@@ -6,6 +6,7 @@ which adds to what is saved, and the choice of tokens, which takes from it: docs
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,13 +59,8 @@ class PrefillCost:
 
     def kept_for(self, layer: int, speedup: float) -> int | None:
         """The most visual tokens that may go on for a speed-up, 1 at least; None if no number gives it."""
-        if self.visual == 0 or self.speedup(layer, 1) < speedup:
-            return None
-        low, high = 1, self.visual
-        while low < high:
-            middle = (low + high + 1) // 2
-            low, high = (middle, high) if self.speedup(layer, middle) >= speedup else (low, middle - 1)
-        return low
+        counts = range(1, self.visual + 1)  # their speed-ups fall
+        return bisect_right(counts, -speedup, key=lambda kept: -self.speedup(layer, kept)) or None
 
     def _layer(self, projected: int, tokens: int) -> int:
         """One layer that projects `projected` tokens and goes on with `tokens`."""

@@ -68,43 +68,6 @@ def select_tokens(
     return select_by_importance(scores, r, v, num_keep, **settings.selection())
 
 
-def kept_index(
-    importance: npt.ArrayLike,
-    key: npt.ArrayLike,
-    value: npt.ArrayLike,
-    is_visual: npt.ArrayLike,
-    num_kept: int,
-    **selection: Any,
-) -> npt.NDArray[np.int64]:
-    """The op `iwp::SelectTokens`: which tokens of each sample go on past the pruning layer.
-
-    Args:
-        importance: [B, S]; values at text are ignored.
-        key: [B, Hkv, S, d], the keys that duplication compares. value: [B, Hkv, S, dv].
-        is_visual: bool [B, S].
-        num_kept: tokens that go on in every sample of the batch, text and visual together.
-        selection: what `PruningSettings.selection` returns.
-
-    Returns:
-        int64 [B, num_kept], ascending: every text token and the best visual ones. Samples are independent.
-
-    Raises:
-        ValueError: `num_kept` is less than a sample's text tokens or more than its tokens.
-    """
-    rows = []
-    arrays = (np.asarray(x) for x in (importance, key, value))
-    for scores, k, v, visual in zip(*arrays, np.asarray(is_visual, dtype=bool), strict=True):
-        places = np.flatnonzero(visual)
-        budget = num_kept - int((~visual).sum())
-        if not 0 <= budget <= len(places):
-            raise ValueError(f"num_kept {num_kept} leaves {budget} of {len(places)} visual tokens")
-        chosen = select_by_importance(scores[places], k[:, places], v[:, places], budget, **selection)
-        keep = ~visual
-        keep[places[chosen]] = True
-        rows.append(np.flatnonzero(keep).astype(np.int64))
-    return np.stack(rows)
-
-
 def select_by_importance(
     importance: npt.ArrayLike, key: npt.ArrayLike, value: npt.ArrayLike, num_keep: int, **selection: Any
 ) -> npt.NDArray[np.int64]:
@@ -195,7 +158,7 @@ def pair_likeness(key: npt.ArrayLike, value: npt.ArrayLike, **selection: Any) ->
     k, v = (np.asarray(x, dtype=np.float64) for x in (key, value))
     total, tokens = np.zeros((k.shape[1], k.shape[1])), np.arange(k.shape[1])
     for head in range(len(k)):  # one at a time: all of them can take gigabytes
-        similar = _likeness(k[head : head + 1], v[head : head + 1], tokens, settings.similarity)[0]
+        similar = likeness(np, k[head : head + 1], v[head : head + 1], tokens, settings.similarity)[0]
         total += similar if settings.select == "coverage" else np.square(similar)
     return (total / len(k)).astype(np.float32)
 
@@ -276,8 +239,8 @@ def _rounds(scores: Floats, key: Floats, value: Floats, pick: Pick, count: int, 
     """Rounds of a selection in which `pick` takes tokens by their priorities."""
     similarity = settings.similarity
     if settings.select == "coverage":
-        left = _self_similarity(key, value, similarity)
-        return _coverage_rounds(left, lambda new: _likeness(key, value, new, similarity).mean(axis=0), pick, count)
+        left = self_similarity(np, key, value, similarity)
+        return _coverage_rounds(left, lambda new: likeness(np, key, value, new, similarity).mean(axis=0), pick, count)
     return _mmr_rounds(scores, lambda new: token_duplication(key, value, new, similarity), pick, count, settings)
 
 
@@ -292,7 +255,7 @@ def _mmr_rounds(scores: Floats, duplication: Columns, pick: Pick, count: int, se
         alive[new] = False
         duplicate = duplication(new)
         if settings.duplication_norm == "minmax":
-            duplicate = _minmax_of(duplicate, duplicate[alive])
+            duplicate = minmax(np, duplicate, duplicate[alive])
         share = 1 - priority.dtype.type(settings.penalty) * duplicate.max(axis=1)
         priority = priority * np.maximum(priority.dtype.type(PENALTY_FLOOR), share)
 
@@ -322,7 +285,7 @@ def _coverage_rounds(left: Floats, similarity: Columns, pick: Pick, count: int) 
 
 def normalised(importance: Floats) -> Floats:
     """Importance [n] brought to [0, 1] over a sample's visual tokens: the priorities of the first round."""
-    return _minmax_of(importance, importance)
+    return minmax(np, importance, importance)
 
 
 def token_duplication(
@@ -333,43 +296,36 @@ def token_duplication(
     Args:
         key: [Hkv, n, d]. value: [Hkv, n, dv]. float32. new: indices of the tokens just chosen.
     """
-    return np.square(_likeness(key, value, new, similarity)).mean(axis=0)
+    return np.square(likeness(np, key, value, new, similarity)).mean(axis=0)
 
 
-def _likeness(key: Floats, value: Floats, new: npt.NDArray[np.intp], similarity: Similarity) -> Floats:
-    """Similarity of every token to each of `new`, [Hkv, n, len(new)]."""
-    total = np.ones((1, 1, 1), value.dtype)
-    if similarity in ("dual_weight", "value"):
-        total = total * _cosine(value, new)
-    if similarity == "key":
-        total = total * _cosine(key, new)
-    if similarity in ("dual_weight", "kernel"):
-        total = total * _gaussian(key, new)
-    return total
+def likeness(xp: Any, key: Any, value: Any, new: Any, similarity: Similarity) -> Any:
+    """Similarity of every token to each of `new`, [Hkv, n, len(new)]; `xp` is the arrays' module, numpy or torch."""
+    if similarity in ("value", "key"):
+        return _cosine(xp, key if similarity == "key" else value, new)
+    square = xp.square(key).sum(-1)[..., None]  # [Hkv, n, 1]
+    distance = square + square[:, new].swapaxes(1, 2) - 2 * (key @ key[:, new].swapaxes(1, 2))
+    gaussian = xp.exp(-xp.clip(distance, 0, None) / (2 * float(key.shape[-1]) ** 0.5))
+    return gaussian if similarity == "kernel" else _cosine(xp, value, new) * gaussian
 
 
-def _self_similarity(key: Floats, value: Floats, similarity: Similarity) -> Floats:
+def _cosine(xp: Any, vectors: Any, new: Any) -> Any:
+    norm = xp.sqrt(xp.square(vectors).sum(-1))[..., None]
+    unit = vectors / xp.where(norm > 0, norm, 1.0)  # a zero vector has cosine 0 with everything
+    return unit @ unit[:, new].swapaxes(1, 2)
+
+
+def self_similarity(xp: Any, key: Any, value: Any, similarity: Similarity) -> Any:
     """Mean similarity of each token to itself, [n]: 1, but for heads in which it is a zero vector and a cosine 0."""
-    if similarity == "kernel":
-        return np.ones(key.shape[1], key.dtype)
-    compared = key if similarity == "key" else value
-    return (np.square(compared).sum(-1) > 0).astype(key.dtype).mean(axis=0)
+    compared = value if similarity in ("dual_weight", "value") else key
+    ones = xp.ones_like(compared[..., 0])
+    if similarity != "kernel":
+        ones = xp.where(xp.square(compared).sum(-1) > 0, ones, 0.0)
+    return ones.mean(0)
 
 
-def _cosine(x: Floats, new: npt.NDArray[np.intp]) -> Floats:
-    norm = np.sqrt(np.square(x).sum(-1, keepdims=True))
-    unit = x / np.where(norm > 0, norm, 1)  # a zero vector has cosine 0 with everything
-    return unit @ unit[:, new].transpose(0, 2, 1)
-
-
-def _gaussian(key: Floats, new: npt.NDArray[np.intp]) -> Floats:
-    square = np.square(key).sum(-1, keepdims=True)  # [Hkv, n, 1]
-    distance = square + square[:, new].transpose(0, 2, 1) - 2 * (key @ key[:, new].transpose(0, 2, 1))
-    return np.exp(-np.maximum(distance, 0) / (2 * key.dtype.type(key.shape[-1]) ** 0.5))
-
-
-def _minmax_of(x: Floats, within: Floats) -> Floats:
+def minmax(xp: Any, x: Any, within: Any) -> Any:
     """`x` mapped so that `within` spans [0, 1]; all ones where `within` has one value or none."""
-    if within.size == 0 or within.max() == within.min():
-        return np.ones_like(x)
+    if len(within) == 0 or within.max() == within.min():
+        return xp.ones_like(x)
     return (x - within.min()) / (within.max() - within.min())

@@ -88,13 +88,11 @@ class PruningSettings:
     rope_in_duplication: bool = True
 
     def __post_init__(self) -> None:
-        if not _is_int(self.layer) or self.layer < 0:
-            raise SettingsError(f"layer must be a whole number of 0 or more, got {self.layer!r}")
         check_keep(self.keep)
-        for name in ("chunk", "growth"):
+        for name, least in (("layer", 0), ("chunk", 1), ("growth", 1)):
             value = getattr(self, name)
-            if not _is_int(value) or value < 1:
-                raise SettingsError(f"{name} must be a whole number of 1 or more, got {value!r}")
+            if type(value) is not int or value < least:
+                raise SettingsError(f"{name} must be a whole number of {least} or more, got {value!r}")
         if not _is_number(self.penalty) or not (0 <= self.penalty < math.inf):
             raise SettingsError(f"penalty must be a finite number of 0 or more, got {self.penalty!r}")
         for name in names_of_settings():
@@ -124,7 +122,9 @@ class PruningSettings:
 
     def num_keep(self, num_visual: int, keep: float | None = None) -> int:
         """Visual tokens that stay of `num_visual`: ceil(keep * n), at least 1 when there is one, all at keep 1."""
-        return num_keep(num_visual, self.keep if keep is None else keep)
+        keep = self.keep if keep is None else keep
+        check_keep(keep)
+        return min(num_visual, max(min(1, num_visual), math.ceil(keep * num_visual - KEEP_ROUNDING)))
 
     def scoring(self) -> dict[str, Any]:
         """The settings of importance, which the graph computes: arguments of `importance.token_importance`."""
@@ -210,12 +210,6 @@ def check_keep(keep: float) -> None:
         raise SettingsError(f"keep must be a number above 0 and at most 1, got {keep!r}")
 
 
-def num_keep(num_visual: int, keep: float) -> int:
-    """Visual tokens that stay of `num_visual` at ratio `keep`: ceil(keep * n), between min(1, n) and n."""
-    check_keep(keep)
-    return min(num_visual, max(min(1, num_visual), math.ceil(keep * num_visual - KEEP_ROUNDING)))
-
-
 def chunk_schedule(total: int, chunk: int = 2, growth: int = 2) -> Iterator[int]:
     """Sizes of the rounds of Algorithm 1 that choose `total` tokens: 7 -> 2, 4, 1."""
     while total > 0:
@@ -223,10 +217,6 @@ def chunk_schedule(total: int, chunk: int = 2, growth: int = 2) -> Iterator[int]
         yield size
         total -= size
         chunk *= growth
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_number(value: object) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from iwp_export.pruning.reference import COVERAGE_FLOOR, PENALTY_FLOOR
+from iwp_export.pruning.reference import COVERAGE_FLOOR, PENALTY_FLOOR, likeness, minmax, self_similarity
 from iwp_export.pruning.settings import PruningSettings, chunk_schedule
 
 Select = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -66,63 +66,28 @@ def select_by_importance(
 
 def _rank(scores: Tensor, key: Tensor, value: Tensor, count: int, settings: PruningSettings, alive: Tensor) -> None:
     """Algorithm 1; `alive` loses the chosen tokens."""
-    priority = _minmax_of(scores, scores)
+    priority = minmax(torch, scores, scores)
     for size in chunk_schedule(count, settings.chunk, settings.growth):
         new = torch.sort(torch.where(alive, priority, -torch.inf), descending=True, stable=True).indices[:size]
         alive[new] = False
         if not settings.penalty:
             continue
-        duplicate = token_duplication(key, value, new, settings)
+        duplicate = likeness(torch, key, value, new, settings.similarity).square().mean(dim=0)
         if settings.duplication_norm == "minmax":
-            duplicate = _minmax_of(duplicate, duplicate[alive])
+            duplicate = minmax(torch, duplicate, duplicate[alive])
         factor = 1 - settings.penalty * duplicate.amax(dim=1)
         priority = priority * factor.clamp(min=PENALTY_FLOOR)
 
 
 def _cover(key: Tensor, value: Tensor, count: int, settings: PruningSettings, alive: Tensor) -> None:
     """Greedy pivoted Cholesky of the mean similarity; `alive` loses the chosen tokens."""
-    left = torch.ones_like(key[0, :, 0])
-    if settings.similarity != "kernel":
-        compared = key if settings.similarity == "key" else value
-        left = (compared.square().sum(-1) > 0).float().mean(0)
+    left = self_similarity(torch, key, value, settings.similarity)
     columns = torch.zeros(count, len(left), device=key.device)
     for taken in range(count):
         unexplained = torch.where(left < COVERAGE_FLOOR, 0.0, left)
         new = torch.where(alive, unexplained, -1.0).argmax()  # the first of equal ones
         alive[new] = False
-        similar = _likeness(key, value, new[None], settings).mean(dim=0)[:, 0]
+        similar = likeness(torch, key, value, new[None], settings.similarity).mean(dim=0)[:, 0]
         column = (similar - columns[:taken, new] @ columns[:taken]) / left[new].clamp(min=COVERAGE_FLOOR).sqrt()
         columns[taken] = torch.where(unexplained[new] > 0, column, 0.0)
         left = left - columns[taken].square()
-
-
-def token_duplication(key: Tensor, value: Tensor, new: Tensor, settings: PruningSettings) -> Tensor:
-    """Squared similarity of every token to each of `new`, averaged over key/value heads, float32 [n, len(new)]."""
-    return _likeness(key, value, new, settings).square().mean(dim=0)
-
-
-def _likeness(key: Tensor, value: Tensor, new: Tensor, settings: PruningSettings) -> Tensor:
-    """Similarity of every token to each of `new`, [Hkv, n, len(new)]."""
-    total = torch.ones(1, 1, 1, device=value.device)
-    if settings.similarity in ("dual_weight", "value"):
-        total = total * _cosine(value, new)
-    if settings.similarity == "key":
-        total = total * _cosine(key, new)
-    if settings.similarity in ("dual_weight", "kernel"):
-        square = key.square().sum(-1, keepdim=True)
-        product = key @ key[:, new].transpose(1, 2)
-        distance = square + square[:, new].transpose(1, 2) - 2 * product
-        total = total * torch.exp(-distance.clamp(min=0) / (2 * key.shape[-1] ** 0.5))
-    return total
-
-
-def _cosine(x: Tensor, new: Tensor) -> Tensor:
-    norm = x.norm(dim=-1, keepdim=True)
-    unit = x / torch.where(norm > 0, norm, 1)
-    return unit @ unit[:, new].transpose(1, 2)
-
-
-def _minmax_of(x: Tensor, within: Tensor) -> Tensor:
-    if within.numel() == 0 or bool(within.max() == within.min()):
-        return torch.ones_like(x)
-    return (x - within.min()) / (within.max() - within.min())

@@ -17,7 +17,6 @@ from iwp_export.pruning.settings import (
     choices,
     chunk_schedule,
     names_of_settings,
-    num_keep,
 )
 
 
@@ -65,13 +64,13 @@ def test_wrong_values_are_named(field: str, value: object) -> None:
     [(0.3, 576, 173), (1.0, 576, 576), (0.3, 10, 3), (0.111, 64, 8), (0.01, 5, 1), (0.5, 0, 0), (0.1, 30, 3)],
 )
 def test_budget(keep: float, n: int, expected: int) -> None:
-    assert num_keep(n, keep) == expected
+    assert PruningSettings().num_keep(n, keep) == expected
     assert PruningSettings(keep=keep).num_keep(n) == expected
 
 
 @given(st.integers(0, 5000), st.floats(1e-6, 1.0))
 def test_budget_is_the_least_that_keeps_the_ratio(n: int, keep: float) -> None:
-    kept = num_keep(n, keep)
+    kept = PruningSettings().num_keep(n, keep)
     assert min(1, n) <= kept <= n
     assert kept >= keep * n - 1e-6
     assert kept <= max(1, keep * n + 1)
