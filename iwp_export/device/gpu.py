@@ -1,4 +1,4 @@
-"""NVIDIA GPUs: which are here, from the driver alone, and how fast they run now, from its management library (NVML)."""
+"""NVIDIA GPUs: which are here, from the driver alone, and questions to its management library (NVML)."""
 
 from __future__ import annotations
 
@@ -100,34 +100,6 @@ def find_gpu() -> Gpu | None:
     return next(iter(find_gpus()[0]), None)
 
 
-@dataclass(frozen=True)
-class Clock:
-    """A clock in MHz; None is what cannot be read.
-
-    Attributes:
-        now: at this moment; of several of a kind the highest.
-        least, greatest: the limits that it may move between, which a power mode sets too.
-        locked: whether it is held: its limits are equal.
-    """
-
-    now: float | None = None
-    least: float | None = None
-    greatest: float | None = None
-    locked: bool | None = None
-
-
-SM, MEMORY = 1, 2
-"""NVML_CLOCK_SM and NVML_CLOCK_MEM."""
-SLOWED = {
-    0x4: "power cap",
-    0x8: "hardware slowdown",
-    0x20: "heat, by software",
-    0x40: "heat, by hardware",
-    0x80: "power brake",
-}
-"""Bits of NVML's reasons for lower clocks (nvmlClocksEventReason...). Others, such as an idle card, are harmless."""
-
-
 def ask_nvml(call: str, *arguments: Any) -> Any:
     """What a call of NVML gives, by its name in nvidia-ml-py.
 
@@ -142,32 +114,6 @@ def ask_nvml(call: str, *arguments: Any) -> Any:
         return getattr(nvml, call)(*arguments)
     except nvml.NVMLError:
         return None
-
-
-def read_card() -> dict[str, Any]:
-    """Fields of `DeviceState` that NVML tells, of the first GPU. It does not tell whether clocks are locked."""
-    card = ask_nvml("nvmlDeviceGetHandleByIndex", 0)
-    if card is None:
-        return {}
-    cuda, limit = ask_nvml("nvmlSystemGetCudaDriverVersion"), ask_nvml("nvmlDeviceGetEnforcedPowerLimit", card)
-    reasons = ask_nvml("nvmlDeviceGetCurrentClocksThrottleReasons", card)
-    found = {
-        "gpu": ask_nvml("nvmlDeviceGetName", card),
-        "gpus": ask_nvml("nvmlDeviceGetCount"),
-        "driver": ask_nvml("nvmlSystemGetDriverVersion"),
-        "cuda": cuda and f"{cuda // 1000}.{cuda % 1000 // 10}",
-        "gpu_clock": _clock(card, SM),
-        "memory_clock": _clock(card, MEMORY),
-        "power_limit": limit and limit / 1000,
-        "throttling": None if reasons is None else tuple(name for bit, name in SLOWED.items() if reasons & bit),
-    }
-    return {name: value for name, value in found.items() if value is not None}
-
-
-def _clock(card: Any, kind: int) -> Clock | None:
-    calls = ("nvmlDeviceGetClockInfo", "nvmlDeviceGetMaxClockInfo")
-    now, greatest = (ask_nvml(call, card, kind) for call in calls)
-    return None if now is None and greatest is None else Clock(now=now, greatest=greatest)
 
 
 def gpu_used_bytes() -> int | None:

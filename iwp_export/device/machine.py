@@ -14,11 +14,10 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import psutil
@@ -27,8 +26,6 @@ from iwp_export.version import __version__
 
 TOOL_TIMEOUT = 20
 """Seconds for a program that tells of the machine."""
-TEXT_BYTES = 1 << 16
-"""Bytes read of one file; those of sysfs have a few."""
 GREATEST = 2**64 - 1
 """Numbers of the kernel have 64 bits."""
 JETSON = Path("/etc/nv_tegra_release")
@@ -47,11 +44,10 @@ def run_tool(*command: str) -> str | None:
 def read_text(path: Path) -> str | None:
     """A file's text without space and zeros at its ends, as strings of the device tree have; None if unreadable."""
     try:
-        with path.open("rb", buffering=0) as file:
-            content: bytes | None = file.read(TEXT_BYTES)  # None where a chip that is off answers EAGAIN
+        content: bytes | None = path.read_bytes()  # None where a chip that is off answers EAGAIN
     except OSError:
         return None
-    return None if content is None else content.decode(errors="replace").strip("\0 \t\r\n")
+    return content.decode(errors="replace").strip("\0 \t\r\n") if content is not None else None
 
 
 def read_number(path: Path) -> int | None:
@@ -89,28 +85,23 @@ def available_bytes() -> int:
     return min(available, limit - used + (int(cached[1]) if cached else 0))
 
 
-class MemoryWatch:
-    """Context manager that looks at free memory while a build runs; `low` turns true when it is nearly gone."""
+@contextlib.contextmanager
+def low_memory() -> Iterator[threading.Event]:
+    """An event that is set when free memory is nearly gone, while a build runs in the `with` block."""
+    low, stop = threading.Event(), threading.Event()
 
-    def __init__(self, reserve_bytes: int = RESERVE_BYTES) -> None:
-        self.low = False
-        self._reserve = reserve_bytes
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
+    def watch() -> None:
+        while not low.is_set() and not stop.wait(POLL_SECONDS):
+            if available_bytes() < RESERVE_BYTES:
+                low.set()
 
-    def __enter__(self) -> MemoryWatch:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self.low and not self._stop.wait(POLL_SECONDS):
-            self.low = available_bytes() < self._reserve
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield low
+    finally:
+        stop.set()
+        thread.join()
 
 
 def resident_bytes() -> int:
@@ -267,9 +258,8 @@ def explain_nvcc(cuda: int | None = None) -> tuple[str | None, str | None]:
     version = nvcc_version(path)
     if version is None:
         return None, f"{path} does not tell its version"
-    if cuda is not None and _numbers(version)[0] > cuda:
-        return version, f"{path} is of CUDA {version}, the driver runs CUDA {cuda} at most"
-    return version, None
+    too_new = cuda is not None and _numbers(version)[0] > cuda
+    return version, f"{path} is of CUDA {version}, the driver runs CUDA {cuda} at most" if too_new else None
 
 
 def explain_host_compiler() -> str | None:
@@ -282,18 +272,14 @@ def _installed_compilers() -> list[Path]:
     """All compilers, each once."""
     homes = [str(Path(home) / "bin") for name in ("CUDA_HOME", "CUDA_PATH") if (home := os.environ.get(name))]
     installers = [str(path) for pattern in CUDA_FOLDERS for path in sorted(Path("/").glob(pattern.lstrip("/")))]
+    spec = importlib.util.find_spec("nvidia")  # its Python packages (nvidia-cuda-nvcc 13 and later)
+    roots = [Path(root) for root in (spec.submodule_search_locations or () if spec else ())]
+    packaged = [str(path) for root in roots for path in sorted(root.glob("cu*/bin"), reverse=True)]
     found: dict[Path, Path] = {}
-    for folder in (*os.get_exec_path(), *homes, *installers, *_packaged_toolkits()):
+    for folder in (*os.get_exec_path(), *homes, *installers, *packaged):
         if path := shutil.which("nvcc", path=folder):
             found.setdefault(Path(path).resolve(), Path(path))
     return list(found.values())
-
-
-def _packaged_toolkits() -> list[str]:
-    """Folders of the compiler that NVIDIA's Python packages bring (nvidia-cuda-nvcc 13 and later)."""
-    spec = importlib.util.find_spec("nvidia")
-    roots = spec.submodule_search_locations if spec is not None else None
-    return [str(folder) for root in roots or () for folder in sorted(Path(root).glob("cu*/bin"), reverse=True)]
 
 
 def _numbers(version: str | None) -> tuple[int, ...]:

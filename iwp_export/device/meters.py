@@ -69,27 +69,30 @@ class PowerMeter:
     def measure(self) -> Iterator[Energy]:
         """Measure what runs in the `with` block; read the `Energy` after it.
 
-        A counter is read before and after the block; power also from a thread, and is summed up over time.
+        A thread reads a counter before and after the block, power also meanwhile, which is summed up over time.
         """
-        energy, stop = Energy(), threading.Event()
+        energy, started, stop = Energy(), threading.Event(), threading.Event()
         readings: list[tuple[float, float]] = []
 
         def take() -> None:
             before = time.perf_counter()
-            try:
-                value = self.read()
-            except (OSError, ValueError) as error:
-                energy.problem = str(error) or type(error).__name__
-                return
+            value = self.read()
             readings.append(((before + time.perf_counter()) / 2, value))  # a read over I2C takes time
 
         def watch() -> None:
-            while not energy.problem and not stop.wait(None if self.counts else INTERVAL):
+            try:
                 take()
+                while not stop.is_set():
+                    started.set()
+                    stop.wait(None if self.counts else INTERVAL)
+                    take()
+            except (OSError, ValueError) as error:
+                energy.problem = str(error) or type(error).__name__
+            started.set()
 
-        take()
         thread = threading.Thread(target=watch, daemon=True)
         thread.start()
+        started.wait()
         start = time.perf_counter()
         try:
             yield energy
@@ -97,7 +100,6 @@ class PowerMeter:
             seconds = time.perf_counter() - start
             stop.set()
             thread.join()
-            take()
             if not energy.problem:
                 counted = readings[-1][1] - readings[0][1]
                 energy.joules = counted if self.counts else mean_power(readings) * seconds

@@ -1,20 +1,24 @@
-"""What a measurement depends on beside the artefact: clocks, power mode, throttling, versions."""
+"""What a measurement depends on beside the artefact: clocks, power mode, throttling, versions.
+
+A card's are asked from NVML. A Jetson's are in files of Jetson Linux (L4T) and told by nvpmodel: NVIDIA's Jetson Linux
+Developer Guide, "Platform Power and Performance" (R36 for Orin with JetPack 6, R38 and R39 for Thor and for Orin with
+JetPack 7), and public recordings that the tests name.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from iwp_export.device import jetson
-from iwp_export.device.gpu import Clock, find_gpu, read_card
-from iwp_export.device.machine import find, package_versions, read_number, read_text, run_tool
+from iwp_export.device.gpu import ask_nvml, find_gpu
+from iwp_export.device.machine import JETSON, find, package_versions, read_number, read_text, run_tool
 
 LOCK_JETSON = "sudo jetson_clocks"
 LOCK_CARD = "sudo nvidia-smi -lgc MHZ"
@@ -23,21 +27,67 @@ COOL_JETSON = "cool the board and check its supply, or take a smaller power mode
 COOL_CARD = f"cool the card, or lock a clock that it holds: {LOCK_CARD}"
 STEADY = "performance"
 """The governor that leaves a CPU at its highest frequency."""
+
+SM, MEMORY = 1, 2
+"""NVML_CLOCK_SM and NVML_CLOCK_MEM."""
+SLOWED = {
+    0x4: "power cap",
+    0x8: "hardware slowdown",
+    0x20: "heat, by software",
+    0x40: "heat, by hardware",
+    0x80: "power brake",
+}
+"""Bits of NVML's reasons for lower clocks (nvmlClocksEventReason...). Others, such as an idle card, are harmless."""
+
+GPU_CLOCKS = ("/sys/class/devfreq/gpu-gpc-*", "/sys/class/devfreq/*.gpu", "/sys/class/devfreq/*.g[abpv]*b")
+"""Thor's graphics clusters; Orin's GPU; the same by the chip's name (`17000000.ga10b`, `17000000.gv11b`)."""
+MEMORY_CLOCKS = ("/sys/class/devfreq/bwmgr",)
+"""Thor's memory controller. Orin's is in debugfs, which only root reads."""
+HZ = 1e6
+"""devfreq counts in Hz."""
+ALERTS = re.compile(r".*-throttle-alert|hot-surface-alert|cpufreq-.*|devfreq-.*gpu.*")
+"""Cooling devices whose state is above 0 while they slow something down. `pwm-fan` is a fan."""
+OVER_CURRENT = {1: "under-voltage", 2: "average over-current", 3: "instantaneous over-current"}
+"""Events that the chip answers with lower clocks, by their number in `ocN_event_cnt`."""
 MOST_COUNTED = 2**31 - 1
 """What a report holds of a count; a driver may answer nonsense."""
-NAMES = {
-    "l4t": "L4T",
-    "gpu": "GPU",
-    "gpus": "GPUs",
-    "cuda": "CUDA",
-    "gpu_clock": "GPU clock",
-    "cpu": "CPU",
-    "cpus": "usable CPUs",
-    "cpu_clock": "CPU clock",
-    "power_limit": "power limit, W",
-    "throttle_counts": "slowed down since it started",
-}
-"""How fields are called for people, where it is not by their name."""
+
+
+@dataclass(frozen=True)
+class Clock:
+    """A clock in MHz; None is what cannot be read.
+
+    Attributes:
+        now: at this moment; of several of a kind the highest.
+        least, greatest: the limits that it may move between, which a power mode sets too; of several the widest.
+        locked: whether it is held: its limits are equal, of several each one's.
+    """
+
+    now: float | None = None
+    least: float | None = None
+    greatest: float | None = None
+    locked: bool | None = None
+
+    @classmethod
+    def of(cls, readings: Sequence[Sequence[float]]) -> Clock | None:
+        """One clock of several, each with its frequency now and its limits; 0 is unknown. None if nothing is known."""
+        now = [first for first, _, _ in readings if first > 0]
+        limits = [(low, high) for _, low, high in readings if low > 0 and high > 0]
+        if not limits:
+            return cls(max(now)) if now else None
+        lows, highs = zip(*limits, strict=True)
+        return cls(max(now, default=None), min(lows), max(highs), lows == highs)
+
+    @property
+    def span(self) -> str:
+        """Its limits."""
+        return f"{self.least or 0:,.0f} to {self.greatest or 0:,.0f} MHz"
+
+    def __str__(self) -> str:
+        now = f"{self.now:,.0f} MHz" if self.now is not None else ""
+        most = f"at most {self.greatest:,.0f} MHz, " if self.greatest else ""
+        locks = {True: "locked", False: f"not locked, {self.span}", None: f"{most}lock unknown"}
+        return ", ".join(filter(None, (now, locks[self.locked])))
 
 
 @dataclass(frozen=True)
@@ -45,13 +95,8 @@ class DeviceState:
     """A machine at one moment. None is what could not be read; nothing is guessed.
 
     Attributes:
-        system: the distribution and its kernel.
         board: as its maker names it, where the device tree does.
-        jetpack, l4t: versions of NVIDIA's software for Jetson.
-        gpu: name of the first GPU. `gpus`: how many there are.
-        driver, cuda: versions; `cuda` is the newest that the driver runs.
-        gpu_clock, memory_clock, cpu_clock: in MHz, and whether they are locked.
-        cpu: the processor's name. `cpus`: how many this process may use.
+        gpu: the first one's name. `cuda`: the newest that the driver runs. `cpus`: how many this process may use.
         governor: how Linux chooses the CPUs' frequencies.
         power_mode: nvpmodel's name of it on a Jetson. `power_limit`: of a GPU card, in watts.
         throttling: what slows a clock down now; empty if nothing does, None if nothing tells.
@@ -91,10 +136,9 @@ def read_state(root: Path = Path("/")) -> DeviceState:
     Args:
         root: the folder that stands for `/` in a test: files of a Jetson and of Linux's processors are read there.
     """
-    gpu = find_gpu()
-    found: dict[str, Any] = {"gpu": gpu.name, "cuda": gpu.cuda_version} if gpu else {}
-    found |= read_card() | jetson.read_jetson(root)
-    counts = {**found.pop("over_current", {}), **_heat_count(root)}
+    gpu, found = find_gpu(), dict[str, Any]()
+    for told in ({"gpu": gpu.name, "cuda": gpu.cuda_version} if gpu else {}, _card(), _jetson(root)):
+        found |= {name: value for name, value in told.items() if value is not None}
     governors = {read_text(path) for path in find(root, "/sys/devices/system/cpu/cpufreq/policy*/scaling_governor")}
     return DeviceState(
         system=_system(),
@@ -103,7 +147,7 @@ def read_state(root: Path = Path("/")) -> DeviceState:
         cpus=len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else psutil.cpu_count(),
         cpu_clock=_cpu_clock(),
         governor=", ".join(sorted(filter(None, governors))) or None,
-        throttle_counts={name: count for name, count in counts.items() if 0 <= count <= MOST_COUNTED},
+        throttle_counts=_throttle_counts(root),
         packages=package_versions(),
         **found,
     )
@@ -126,16 +170,80 @@ def _cpu() -> str | None:
 
 def _cpu_clock() -> Clock | None:
     try:
-        return jetson.joint_clock([(each.current, each.min, each.max) for each in psutil.cpu_freq(percpu=True)])
+        return Clock.of([(each.current, each.min, each.max) for each in psutil.cpu_freq(percpu=True)])
     except (AttributeError, NotImplementedError, OSError, ValueError):  # psutil's answers for machines without it
         return None
 
 
-def _heat_count(root: Path) -> dict[str, int]:
-    """How often the CPUs were slowed down by heat since the machine started, where they count it."""
-    paths = find(root, "/sys/devices/system/cpu/cpu*/thermal_throttle/core_throttle_count")
-    counts = [count for path in paths if (count := read_number(path)) is not None]
-    return {"CPU heat": sum(counts)} if counts else {}
+def _throttle_counts(root: Path) -> dict[str, int]:
+    """How often a Jetson's supply hit its limits, and the CPUs were slowed down by heat, where that is counted."""
+    chips = [path for path in find(root, "/sys/class/hwmon/hwmon*") if _text(path / "name").startswith("soctherm")]
+    counts = {name: read_number(chip / f"oc{n}_event_cnt") for chip in chips for n, name in OVER_CURRENT.items()}
+    if cpus := find(root, "/sys/devices/system/cpu/cpu*/thermal_throttle/core_throttle_count"):
+        counts["CPU heat"] = sum(read_number(path) or 0 for path in cpus)
+    return {name: count for name, count in counts.items() if count is not None and 0 <= count <= MOST_COUNTED}
+
+
+def _card() -> dict[str, Any]:
+    """What NVML tells of the first GPU. It does not tell whether clocks are locked."""
+    card = ask_nvml("nvmlDeviceGetHandleByIndex", 0)
+    if card is None:
+        return {}
+    cuda, limit = ask_nvml("nvmlSystemGetCudaDriverVersion"), ask_nvml("nvmlDeviceGetEnforcedPowerLimit", card)
+    reasons = ask_nvml("nvmlDeviceGetCurrentClocksThrottleReasons", card)
+    now, most = (
+        [ask_nvml(call, card, kind) for kind in (SM, MEMORY)]
+        for call in ("nvmlDeviceGetClockInfo", "nvmlDeviceGetMaxClockInfo")
+    )
+    clocks = [Clock(*pair) if any(pair) else None for pair in zip(now, (None, None), most, strict=True)]
+    return {
+        "gpu": ask_nvml("nvmlDeviceGetName", card),
+        "gpus": ask_nvml("nvmlDeviceGetCount"),
+        "driver": ask_nvml("nvmlSystemGetDriverVersion"),
+        "cuda": cuda and f"{cuda // 1000}.{cuda % 1000 // 10}",
+        "gpu_clock": clocks[0],
+        "memory_clock": clocks[1],
+        "power_limit": limit and limit / 1000,
+        "throttling": None if reasons is None else tuple(name for bit, name in SLOWED.items() if reasons & bit),
+    }
+
+
+def _jetson(root: Path) -> dict[str, Any]:
+    """What a Jetson's software tells; nothing on another machine."""
+    l4t = re.match(r"#\s*R(\d+)\s*\(release\),\s*REVISION:\s*([\d.]+)", _text(root / JETSON.relative_to("/")))
+    if l4t is None:
+        return {}
+    package = run_tool("dpkg-query", "--showformat=${Version}", "--show", "nvidia-jetpack")  # containers have none
+    mode = re.search(r"NV Power Mode:\s*(\S+)", run_tool("nvpmodel", "-q") or "")
+    return {
+        "l4t": f"{l4t[1]}.{l4t[2]}",
+        "jetpack": package and package.partition("+")[0],
+        "power_mode": mode and mode[1],
+        "gpu_clock": _devfreq(root, GPU_CLOCKS),
+        "memory_clock": _devfreq(root, MEMORY_CLOCKS),
+        "throttling": _throttling(root),
+    }
+
+
+def _devfreq(root: Path, patterns: Sequence[str]) -> Clock | None:
+    """The clock of the folders that the first of the patterns finds."""
+    folders = next((found for pattern in patterns if (found := find(root, pattern))), [])
+    names = ("cur_freq", "min_freq", "max_freq")
+    return Clock.of([[(read_number(folder / name) or 0) / HZ for name in names] for folder in folders])
+
+
+def _throttling(root: Path) -> tuple[str, ...] | None:
+    """Cooling devices that slow something down now; None if there are none to ask."""
+    states = {
+        kind: state
+        for folder in find(root, "/sys/class/thermal/cooling_device*")
+        if ALERTS.fullmatch(kind := _text(folder / "type")) and (state := read_number(folder / "cur_state")) is not None
+    }
+    return tuple(f"{kind} at step {state}" for kind, state in states.items() if state) if states else None
+
+
+def _text(path: Path) -> str:
+    return read_text(path) or ""
 
 
 def warnings(state: DeviceState, before: DeviceState | None = None) -> list[str]:
@@ -146,7 +254,7 @@ def warnings(state: DeviceState, before: DeviceState | None = None) -> list[str]
         before: at its beginning.
     """
     clocks = {"GPU": state.gpu_clock, "memory": state.memory_clock, "CPU": state.cpu_clock if state.is_jetson else None}
-    moving = [f"{name} {_span(clock)}" for name, clock in clocks.items() if clock and clock.locked is False]
+    moving = [f"{name} {clock.span}" for name, clock in clocks.items() if clock and clock.locked is False]
     lock, cool = (LOCK_JETSON, COOL_JETSON) if state.is_jetson else (LOCK_CARD, COOL_CARD)
     lines = [f"clocks are not locked ({'; '.join(moving)}): {lock}"] if moving else []
     if state.gpu and not state.is_jetson and state.driver is None:
@@ -168,22 +276,13 @@ def warnings(state: DeviceState, before: DeviceState | None = None) -> list[str]
 
 def facts(state: DeviceState) -> list[tuple[str, str]]:
     """Names and values of what is known, for a view."""
-    known = {name: value for name, value in vars(state).items() if value is not None and value != {}}
-    return [(NAMES.get(name, name.replace("_", " ")), _said(value)) for name, value in known.items()]
+    known = {name.replace("_", " "): value for name, value in vars(state).items() if value is not None and value != {}}
+    return [(re.sub(r"\b([cg]pu|cuda|l4t)", lambda word: word[0].upper(), name), _said(known[name])) for name in known]
 
 
 def _said(value: object) -> str:
-    if isinstance(value, Clock):
-        now = f"{value.now:,.0f} MHz" if value.now is not None else ""
-        most = f"at most {value.greatest:,.0f} MHz, " if value.greatest else ""
-        locks = {True: "locked", False: f"not locked, {_span(value)}", None: f"{most}lock unknown"}
-        return ", ".join(filter(None, (now, locks[value.locked])))
     if isinstance(value, Mapping):
-        return ", ".join(
-            f"{name} {each:,}" if isinstance(each, int) else f"{name} {each}" for name, each in value.items()
-        )
-    return (", ".join(value) or "none now") if isinstance(value, tuple) else str(value)
-
-
-def _span(clock: Clock) -> str:
-    return f"{clock.least or 0:,.0f} to {clock.greatest or 0:,.0f} MHz"
+        return ", ".join(f"{name} {each}" for name, each in value.items())
+    if isinstance(value, tuple):
+        return ", ".join(value) or "none now"
+    return f"{value:g} W" if isinstance(value, float) else str(value)

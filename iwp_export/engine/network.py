@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from iwp_export.device.machine import MemoryWatch
+from iwp_export.device.machine import low_memory
 from iwp_export.engine.flavour import Flavour
 from iwp_export.engine.kernels import KernelLibrary
 from iwp_export.engine.log import first_error, make_logger, make_monitor, ran_out_of_memory
@@ -76,15 +76,15 @@ class EngineBuilder:
         for profile in profiles:
             self._add_profile(config, profile, title)
         cache = self._load_timing_cache(config)
-        with progress(f"Building the {title}", 1.0) as advance, MemoryWatch() as watch:
-            monitor = make_monitor(self._trt, advance, lambda: watch.low)
+        with progress(f"Building the {title}", 1.0) as advance, low_memory() as low:
+            monitor = make_monitor(self._trt, advance, low.is_set)
             config.progress_monitor = monitor
             engine = self._builder.build_serialized_network(network, config)
         del parser  # it owns the weights until here
         if monitor.interrupted:
             raise KeyboardInterrupt
         if engine is None or self._plugin_errors:
-            raise self._failure(title, engine is None and (watch.low or ran_out_of_memory(self.logger)))
+            raise self._failure(title, engine is None and (low.is_set() or ran_out_of_memory(self.logger)))
         if cache is not None:
             self._save_timing_cache(config)
         return engine

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from iwp_export.device import jetson
+from iwp_export.device import state
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Machine:
                 path.mkdir()  # reading it is an OSError for root too
             else:
                 path.write_text(text)
-        patch.setattr(jetson, "run_tool", lambda *command: self.outputs.get(" ".join(command)))
+        patch.setattr(state, "run_tool", lambda *command: self.outputs.get(" ".join(command)))
         return root
 
 
@@ -54,9 +54,9 @@ def ina3221(folder: str, rails: Mapping[str, tuple[int, int]]) -> dict[str, str]
 def cooling(found: Mapping[str, int]) -> dict[str, str]:
     """Cooling devices with their states."""
     files: dict[str, str] = {}
-    for number, (kind, state) in enumerate(found.items()):
+    for number, (kind, step) in enumerate(found.items()):
         folder = f"/sys/class/thermal/cooling_device{number}"
-        files |= {f"{folder}/type": f"{kind}\n", f"{folder}/cur_state": f"{state}\n"}
+        files |= {f"{folder}/type": f"{kind}\n", f"{folder}/cur_state": f"{step}\n"}
     return files
 
 

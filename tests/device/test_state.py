@@ -12,9 +12,8 @@ import psutil
 import pytest
 
 from iwp_export.bundle.schema import from_json, to_json
-from iwp_export.device.gpu import Clock
 from iwp_export.device.meters import find_meters
-from iwp_export.device.state import DeviceState, facts, read_state, warnings
+from iwp_export.device.state import Clock, DeviceState, facts, read_state, warnings
 from tests.device.recorded import AGX_ORIN, ORIN_NANO, THOR, Machine, devfreq, nvml
 
 Patch = pytest.MonkeyPatch

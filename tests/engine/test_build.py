@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -144,16 +146,9 @@ def test_too_little_memory_is_refused_with_figures(
 def test_memory_that_runs_out_during_a_build_is_named(
     rtx: Flavour, half_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Low:
-        low = True
-
-        def __enter__(self) -> Low:
-            return self
-
-        def __exit__(self, *details: object) -> None:
-            pass
-
-    monkeypatch.setattr("iwp_export.engine.network.MemoryWatch", Low)
+    low = threading.Event()
+    low.set()
+    monkeypatch.setattr("iwp_export.engine.network.low_memory", lambda: nullcontext(low))
     with pytest.raises(BuildMemoryError, match="memory ran out while the vision tower was built"):
         bundle = Bundle.open(half_bundle)
         graph, plugins = write_lowered(bundle.path("vision.onnx"), bundle.path("vision.weights"), tmp_path, RTX)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes.util
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +13,7 @@ from typing import Any
 import pytest
 
 from iwp_export.device import machine
-from iwp_export.device.machine import MemoryWatch, available_bytes
+from iwp_export.device.machine import available_bytes, low_memory
 from iwp_export.engine import flavour as flavour_module
 from iwp_export.engine.flavour import (
     RTX,
@@ -111,15 +110,11 @@ def test_scratch_memory_covers_shorter_prompts() -> None:
 
 def test_memory_is_watched(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (available_bytes() or 1) > 0
-    with MemoryWatch() as watch:
-        assert not watch.low
+    with low_memory() as low:
+        assert not low.is_set()
     monkeypatch.setattr(machine, "available_bytes", lambda: 1 << 20)
-    with MemoryWatch() as watch:
-        for _ in range(100):
-            if watch.low:
-                break
-            time.sleep(0.02)
-    assert watch.low
+    with low_memory() as low:
+        assert low.wait(2)
 
 
 def test_logs_tell_of_memory() -> None:

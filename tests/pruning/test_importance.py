@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch.export import Dim
 
 from iwp_export.pruning.importance import LEAST_REST, VARIANTS, WITHOUT_QUERY, token_importance
-from iwp_export.pruning.settings import CONTROLS, PruningSettings, num_keep
+from iwp_export.pruning.settings import CONTROLS, PruningSettings
 from tests.pruning.cases import random_states
 
 Options = dict[str, Any]
@@ -187,7 +187,7 @@ def test_leave_one_out_is_the_change_of_the_output() -> None:
 def test_the_grid_is_spread_over_the_picture(side: int, keep: float) -> None:
     """Over rows, columns and quarters of a square picture no part gets much more than its share."""
     states = random_call(0, side * side, 3, 1)
-    count = num_keep(side * side, keep)
+    count = PruningSettings().num_keep(side * side, keep)
     kept = np.argsort(-states.in_numpy(importance="grid")[states.is_visual], kind="stable")[:count]
     rows, columns = kept // side, kept % side
     for part in (rows // (side // 2), columns // (side // 2)):

@@ -6,8 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from iwp_export.bundle.recipe import PruningSource
-from iwp_export.device.gpu import Clock
-from iwp_export.device.state import DeviceState
+from iwp_export.device.state import Clock, DeviceState
 from iwp_export.parity.figures import (
     Integrity,
     KeepFigures,
