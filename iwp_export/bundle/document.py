@@ -183,33 +183,25 @@ def check_output(path: Path, force: bool = False) -> str:
             written.
     """
     where = plain_name(path, OutputError)
+    folder = path.parent
     try:
-        _check_folder(path.parent, where)
-        path.exists()  # a name that is too long, for example
+        while not folder.exists() and folder != folder.parent:  # of one that is still to be made, the first above it
+            folder = folder.parent
+        is_there = path.exists()  # or its name is too long, for example
     except OSError as error:
         raise OutputError(f"Cannot write {where}: {os_reason(error)}", options=("output",)) from error
-    if path.is_dir():
-        raise OutputError(f"Cannot write {where}: it is a folder", options=("output",))
-    if path.exists() and not force:
-        raise OutputError(
-            f"Cannot write {where}: it already exists. Remove it, choose another output, or replace it",
-            options=("output", "force"),
-        )
-    return where
-
-
-def _check_folder(folder: Path, where: str) -> None:
-    """Refuse a folder that is none or that may not be written; of one that is still to be made, the first above it.
-
-    Raises:
-        OutputError: see above.
-    """
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
+    flaw, options = "", ["output"]
     if not folder.is_dir():
-        raise OutputError(f"Cannot write {where}: {folder} is not a folder", options=("output",))
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise OutputError(f"Cannot write {where}: the folder {folder} may not be written", options=("output",))
+        flaw = f"{folder} is not a folder"
+    elif not os.access(folder, os.W_OK | os.X_OK):
+        flaw = f"the folder {folder} may not be written"
+    elif path.is_dir():
+        flaw = "it is a folder"
+    elif is_there and not force:
+        flaw, options = "it already exists. Remove it, choose another output, or replace it", ["output", "force"]
+    if flaw:
+        raise OutputError(f"Cannot write {where}: {flaw}", options=tuple(options))
+    return where
 
 
 def plain_name(path: Path, error: type[IwpError]) -> str:

@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from typing import Annotated, Any
 
 from iwp_export.bundle.document import Document
-from iwp_export.bundle.recipe import Digest, PruningSource, Settings
+from iwp_export.bundle.recipe import Digest, PruningSource
 from iwp_export.bundle.schema import Count, FileSize, Number, Rule, TokenId, above_zero, one_of
 from iwp_export.pruning.settings import PruningSettings
 
@@ -121,11 +121,7 @@ class DecoderInfo:
     pad_token_id: TokenId | None
 
     def check(self) -> None:
-        """Refuse numbers that contradict each other.
-
-        Raises:
-            ValueError: they do.
-        """
+        """Raise ValueError where numbers contradict each other."""
         if self.heads % self.kv_heads:
             raise ValueError(f"{self.heads} heads cannot share {self.kv_heads} key/value heads")
 
@@ -184,7 +180,7 @@ class Manifest:
     """
 
     model: ModelInfo
-    pruning: Settings
+    pruning: PruningSettings
     decoder: DecoderInfo
     vision: VisionInfo
     graphs: Mapping[str, GraphSpec]
@@ -195,11 +191,7 @@ class Manifest:
     files: Mapping[FileName, FileEntry] = field(default_factory=dict)
 
     def check(self) -> None:
-        """Refuse parts that contradict each other.
-
-        Raises:
-            ValueError: they do.
-        """
+        """Raise ValueError where parts contradict each other."""
         if self.pruning.layer >= self.decoder.layers:
             raise ValueError(f"pruning.layer is {self.pruning.layer}, the decoder has {self.decoder.layers} layers")
         if self.vision.image_token_id < 0:

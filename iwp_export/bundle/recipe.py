@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from iwp_export.bundle.document import Document, read_file, write_file
-from iwp_export.bundle.schema import LATER, Count, Form, Number, Rule, above_zero
+from iwp_export.bundle.schema import LATER, Count, Number, Rule, above_zero
 from iwp_export.errors import RecipeError
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.settings import Objective as Objective
@@ -17,7 +17,6 @@ from iwp_export.settings import Objective as Objective
 SourceKind = Literal["paper", "recipe", "shipped recipe", "options"]
 Role = Literal["candidate", "default", "control"]
 
-Settings = Annotated[PruningSettings, Form(PruningSettings.from_dict, PruningSettings.to_dict)]
 Digest = Annotated[str, Rule(re.compile("[0-9a-f]{64}").fullmatch, "64 hexadecimal digits")]
 Share = Annotated[float, Rule(lambda value: 0 <= value <= 1, "a number from 0 to 1")]
 Name = Annotated[str, Rule(lambda value: value != "", "text that is not empty")]
@@ -97,7 +96,7 @@ class CandidateFigures:
         chosen: whether the recipe is of this one.
     """
 
-    settings: Settings
+    settings: PruningSettings
     role: Role
     samples: Count
     kl: float
@@ -122,7 +121,7 @@ class Recipe:
         tools: the versions that made it.
     """
 
-    settings: Settings
+    settings: PruningSettings
     model: RecipeModel
     data: RecipeData
     search: RecipeSearch
@@ -131,11 +130,7 @@ class Recipe:
     tools: Mapping[str, str]
 
     def check(self) -> None:
-        """Refuse parts that contradict each other.
-
-        Raises:
-            ValueError: they do.
-        """
+        """Raise ValueError where parts contradict each other."""
         chosen = [candidate.settings for candidate in self.candidates if candidate.chosen]
         if chosen != [self.settings]:
             raise ValueError(f"{len(chosen)} candidates are chosen, must be one, with the recipe's settings")
@@ -170,11 +165,7 @@ class PruningSource:
     data: Digest | None = field(default=None, metadata={LATER: True})
 
     def check(self) -> None:
-        """Refuse parts that contradict each other.
-
-        Raises:
-            ValueError: they do.
-        """
+        """Raise ValueError where parts contradict each other."""
         named = self.recipe is not None and self.digest is not None
         if named != self.kind.endswith("recipe") or (not named and self.other_model is not None):
             raise ValueError(f"{self.kind!r} does not go with recipe {self.recipe!r} and digest {self.digest!r}")

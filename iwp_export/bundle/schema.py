@@ -3,7 +3,8 @@
 A field's type hint is its schema: nested dataclasses, `tuple[X, ...]`, `tuple[X, Y]`, `Mapping[str, X]`, `Literal`,
 unions, `str`, `int`, `float`, `bool`, `None` and `Any` (plain JSON). Every field must be there but those that came
 `LATER`, and no other. A whole number is at most 2^31 - 1. `Annotated[X, Rule(...)]` narrows a type; a dataclass may
-have a method `check` that raises ValueError where its fields contradict each other.
+have a method `check` that raises ValueError where its fields contradict each other. A class with `from_dict` and
+`to_dict` has JSON of its own.
 """
 
 from __future__ import annotations
@@ -45,14 +46,6 @@ class Rule:
     says: str
 
 
-@dataclass(frozen=True)
-class Form:
-    """Gives a type in `Annotated` a JSON object of its own: `read` raises ValueError for what is not right."""
-
-    read: Callable[[Any], Any]
-    write: Callable[[Any], Any]
-
-
 def between(least: int, greatest: int) -> Rule:
     """A whole number in a range."""
     return Rule(lambda value: least <= value <= greatest, f"a whole number from {least:,} to {greatest:,}")
@@ -77,11 +70,11 @@ FileSize = Annotated[int, between(0, 2**63 - 1)]
 
 def to_json(value: Any) -> Any:
     """JSON values of a dataclass or of what its fields may hold."""
+    if hasattr(type(value), "from_dict"):
+        return value.to_dict()
     if is_dataclass(value):
-        kind: Any = type(value)
-        hints = _hints(kind)
-        values = {each.name: getattr(value, each.name) for each in fields(value) if not _left_out(each, value)}
-        return {name: _write(hints[name], inner) for name, inner in values.items()}
+        said = [each.name for each in fields(value) if not _left_out(each, value)]
+        return {name: to_json(getattr(value, name)) for name in said}
     if isinstance(value, Mapping):
         return {key: to_json(inner) for key, inner in value.items()}
     return [to_json(inner) for inner in value] if isinstance(value, tuple | list) else value
@@ -90,11 +83,6 @@ def to_json(value: Any) -> Any:
 def _left_out(each: Field[Any], value: Any) -> bool:
     """Whether a field came later and says nothing: without it, older versions read the file too."""
     return bool(each.metadata.get(LATER)) and getattr(value, each.name) is None
-
-
-def _write(hint: Any, value: Any) -> Any:
-    forms = [mark for mark in getattr(hint, "__metadata__", ()) if isinstance(mark, Form)]
-    return forms[0].write(value) if forms else to_json(value)
 
 
 def from_json(hint: Any, data: Any, path: str) -> Any:
@@ -122,8 +110,8 @@ def from_json(hint: Any, data: Any, path: str) -> Any:
         _checked(data, path, isinstance(data, dict), "an object")
         keys = {key: from_json(arguments[0], key, f"a name in {path}") for key in data}
         return {keys[key]: from_json(arguments[1], value, _inside(path, key)) for key, value in data.items()}
-    if is_dataclass(hint):
-        return _dataclass(hint, data, path)
+    if is_dataclass(hint) or hasattr(hint, "from_dict"):
+        return _object(hint, data, path)
     return _plain(hint, data, path)
 
 
@@ -149,9 +137,6 @@ def _plain(hint: Any, data: Any, path: str) -> Any:
 
 
 def _annotated(hint: Any, marks: tuple[Any, ...], data: Any, path: str) -> Any:
-    if forms := [mark for mark in marks if isinstance(mark, Form)]:
-        _checked(data, path, isinstance(data, dict), "an object")
-        return _converted(lambda: forms[0].read(from_json(Any, data, path)), path)
     rules = [mark for mark in marks if isinstance(mark, Rule)]
     if hint is int and rules:  # a rule says its own range
         value = _checked(data, path, _is_number(data, int), rules[0].says)
@@ -188,8 +173,21 @@ def _tuple(arguments: tuple[Any, ...], data: Any, path: str) -> tuple[Any, ...]:
     )
 
 
-def _dataclass(kind: Any, data: Any, path: str) -> Any:
+def _object(kind: Any, data: Any, path: str) -> Any:
+    """A dataclass of its fields' hints, or a class of its own making from plain JSON."""
     _checked(data, path, isinstance(data, dict), "an object")
+    read = getattr(kind, "from_dict", None)
+    values = from_json(Any, data, path) if read else _fields(kind, data, path)
+    try:
+        value = read(values) if read else kind(**values)
+        if hasattr(value, "check"):
+            value.check()
+    except ValueError as error:
+        raise Flaw(f"{path}: {error}" if path else str(error)) from error
+    return value
+
+
+def _fields(kind: Any, data: dict[str, Any], path: str) -> dict[str, Any]:
     hints = _hints(kind)
     names = {each.name: each.metadata.get(LATER, False) for each in fields(kind)}
     for name, later in names.items():
@@ -198,27 +196,12 @@ def _dataclass(kind: Any, data: Any, path: str) -> Any:
     for name in data:
         if name not in names:
             raise Flaw(f"{_inside(path, name)} is unknown")
-    values = {name: from_json(hints[name], data[name], _inside(path, name)) for name in names if name in data}
-
-    def build() -> Any:
-        value = kind(**values)
-        if hasattr(value, "check"):
-            value.check()
-        return value
-
-    return _converted(build, path)
+    return {name: from_json(hints[name], data[name], _inside(path, name)) for name in names if name in data}
 
 
 @cache
 def _hints(kind: Any) -> dict[str, Any]:
     return get_type_hints(kind, include_extras=True)
-
-
-def _converted(build: Callable[[], Any], path: str) -> Any:
-    try:
-        return build()
-    except ValueError as error:
-        raise Flaw(f"{path}: {error}" if path else str(error)) from error
 
 
 def _checked(data: Any, path: str, fits: bool, says: str) -> Any:

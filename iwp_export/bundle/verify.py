@@ -121,27 +121,22 @@ def check_no_code(folder: Path, names: Iterable[str]) -> None:
             Python from the folder.
         OSError: a file cannot be read.
     """
+
+    def refuse_code(pairs: list[tuple[str, Any]]) -> None:
+        """Look at an object's members, and keep nothing."""
+        for key, value in pairs:
+            if key == "auto_map" and not isinstance(value, int):  # a number is a token's, in a vocabulary
+                raise Flaw(f"{name} has auto_map, which names Python code to run, and only data belongs here")
+
     for name in names:
         suffixes = [suffix.lower() for suffix in PurePosixPath(name).suffixes]
         if any(suffix in PROGRAMS + PICKLES for suffix in suffixes):
             raise Flaw(f"{name} can hold code, and only data belongs here")
         if suffixes[-1:] == [".json"]:
             try:
-                json.loads((folder / name).read_bytes(), object_pairs_hook=_Members(name))
+                json.loads((folder / name).read_bytes(), object_pairs_hook=refuse_code)
             except (ValueError, RecursionError) as error:
                 raise Flaw(f"{name} is not JSON ({error})") from error
-
-
-class _Members:
-    """Looks at the members of each object of a JSON file, and keeps nothing."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __call__(self, pairs: list[tuple[str, Any]]) -> None:
-        for key, value in pairs:
-            if key == "auto_map" and not isinstance(value, int):  # a number is a token's, in a vocabulary
-                raise Flaw(f"{self._name} has auto_map, which names Python code to run, and only data belongs here")
 
 
 def _entries(folder: Path, roots: Iterable[str]) -> Iterator[tuple[str, Path]]:

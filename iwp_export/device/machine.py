@@ -272,14 +272,18 @@ def _installed_compilers() -> list[Path]:
     """All compilers, each once."""
     homes = [str(Path(home) / "bin") for name in ("CUDA_HOME", "CUDA_PATH") if (home := os.environ.get(name))]
     installers = [str(path) for pattern in CUDA_FOLDERS for path in sorted(Path("/").glob(pattern.lstrip("/")))]
-    spec = importlib.util.find_spec("nvidia")  # its Python packages (nvidia-cuda-nvcc 13 and later)
-    roots = [Path(root) for root in (spec.submodule_search_locations or () if spec else ())]
-    packaged = [str(path) for root in roots for path in sorted(root.glob("cu*/bin"), reverse=True)]
     found: dict[Path, Path] = {}
-    for folder in (*os.get_exec_path(), *homes, *installers, *packaged):
+    for folder in (*os.get_exec_path(), *homes, *installers, *_packaged_toolkits()):
         if path := shutil.which("nvcc", path=folder):
             found.setdefault(Path(path).resolve(), Path(path))
     return list(found.values())
+
+
+def _packaged_toolkits() -> list[str]:
+    """Folders of the compiler that NVIDIA's Python packages bring (nvidia-cuda-nvcc 13 and later)."""
+    spec = importlib.util.find_spec("nvidia")
+    roots = spec.submodule_search_locations if spec is not None else None
+    return [str(folder) for root in roots or () for folder in sorted(Path(root).glob("cu*/bin"), reverse=True)]
 
 
 def _numbers(version: str | None) -> tuple[int, ...]:

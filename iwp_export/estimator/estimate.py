@@ -13,7 +13,7 @@ from typing import Any
 
 from iwp_export.device.specs import GB, DeviceSpec, find_device
 from iwp_export.errors import CheckpointError, SettingsError
-from iwp_export.exporter.checkpoint import Checkpoint, open_checkpoint
+from iwp_export.exporter.checkpoint import open_checkpoint
 from iwp_export.exporter.settings_source import check_request, resolve
 from iwp_export.pruning.cost import PrefillCost
 from iwp_export.pruning.settings import PruningSettings
@@ -93,6 +93,13 @@ class Shape:
         """Bytes that the middle one of an answer's steps reads: the decoder's weights once, and the caches."""
         return round((self.body * bits + self.head * head_bits) / 8) + self.cache_bytes(prompt, prompt.new / 2)
 
+    def side(self, prompt: Prompt, device: DeviceSpec, bits: float) -> Side:
+        """What a prompt needs on a device, with so many bits for a weight of the layers."""
+        cost = replace(self.language, visual=prompt.visual, text=prompt.text).operations(prompt.layer, prompt.kept)
+        step, cache = self.step_bytes(prompt, bits), self.cache_bytes(prompt, prompt.new)
+        low, high = (share * device.bandwidth * GB / step for share in BANDWIDTH)
+        return Side(prompt.kept, cost, step, (low, high), cache, self.weight_bytes(bits) + cache)
+
 
 def _tower_weights(config: Any) -> int:
     """Weights of a tower of square tiles, up to the layer that is read, and of the projector's two matrices."""
@@ -169,57 +176,44 @@ class Estimate:
 def predict(
     shape: Shape, prompt: Prompt, device: DeviceSpec, weights: str, model: str = "model", settings: str = "given"
 ) -> Estimate:
-    """Estimate a prompt, pruned as it says and with all tokens kept.
-
-    Args:
-        shape: the model's.
-        prompt: the prompt, the answer's length and the pruning.
-        device: on which it runs.
-        weights: how they are stored, a name of `WEIGHTS`.
-        model, settings: names for the result.
-    """
-
-    def side(asked: Prompt) -> Side:
-        cost, step = replace(shape.language, visual=asked.visual, text=asked.text), shape.step_bytes(asked, bits)
-        low, high = (share * device.bandwidth * GB / step for share in BANDWIDTH)
-        cached = shape.cache_bytes(asked, asked.new)
-        return Side(asked.kept, cost.operations(asked.layer, asked.kept), step, (low, high), cached, size + cached)
-
-    bits = WEIGHTS[weights]
-    size = shape.weight_bytes(bits)
-    before, after = side(replace(prompt, layer=0, kept=prompt.visual)), side(prompt)
-    estimate = Estimate(model, settings, device, weights, prompt, size, before, after)
+    """Estimate a prompt on a device, pruned as it says and with all tokens kept; see `Estimate`."""
+    bits, whole = WEIGHTS[weights], replace(prompt, layer=0, kept=prompt.visual)
+    before, after = (shape.side(asked, device, bits) for asked in (whole, prompt))
     room = device.usable - after.cache_bytes
-    smaller = next((name for name, other in WEIGHTS.items() if shape.weight_bytes(other) <= room), None)
-    return estimate if estimate.fits else replace(estimate, smaller=smaller)
+    sizes = {name: shape.weight_bytes(other) for name, other in WEIGHTS.items()}
+    smaller = next((name for name, size in sizes.items() if size <= room), None) if sizes[weights] > room else None
+    return Estimate(model, settings, device, weights, prompt, sizes[weights], before, after, smaller)
 
 
 def estimate_model(
     model: str,
     device: str,
-    pruning: PruningSettings | Mapping[str, Any] | None = None,
-    *,
-    recipe: Path | str | None = None,
-    weights: str = "fp16",
-    text_tokens: int = 64,
-    images: int = 1,
-    new_tokens: int = 64,
-    revision: str | None = None,
+    pruning: PruningSettings | Mapping[str, Any] | None,
+    recipe: Path | str | None,
+    weights: str,
+    revision: str | None,
+    **counts: int,
 ) -> Estimate:
-    """Estimate a checkpoint by its configuration; arguments and errors are those of `iwp_export.api.estimate`."""
+    """Estimate a checkpoint by its configuration; arguments and errors are those of `iwp_export.api.estimate`.
+
+    `counts` are its `text_tokens`, `images` and `new_tokens`.
+    """
     spec = find_device(device)
     if weights not in WEIGHTS:
         raise SettingsError(f"no weights {weights!r}; there are: {', '.join(WEIGHTS)}", options=("weights",))
-    for name, value in (("text_tokens", text_tokens), ("images", images), ("new_tokens", new_tokens)):
+    for name, value in counts.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise SettingsError(f"{name} must be a whole number of 1 or more, got {value!r}", options=(name,))
     check_request(pruning, recipe)  # before anything is fetched
-    checkpoint = _configuration(open_checkpoint(model, revision=revision, weights=False))
+    checkpoint = open_checkpoint(model, revision=revision, weights=False)
+    if checkpoint.is_local and not any(checkpoint.folder.glob("*.safetensors")):
+        checkpoint = replace(checkpoint, is_local=False)  # as if its weights were elsewhere: recipes are found by name
     # keep and layer are all that an estimate takes of a recipe, so another model's is worth a look
     choice = resolve(checkpoint, pruning, recipe, any_model=True)
     settings, config = choice.settings, checkpoint.config
     checkpoint.family.require_layer(config, settings.layer, checkpoint.name)
-    visual = checkpoint.family.vision_info(config).tokens.typical * images
+    visual = checkpoint.family.vision_info(config).tokens.typical * counts["images"]
+    text_tokens, new_tokens = counts["text_tokens"], counts["new_tokens"]
     most = config.text_config.max_position_embeddings
     if visual + text_tokens + new_tokens > most:
         raise SettingsError(
@@ -229,10 +223,3 @@ def estimate_model(
         )
     prompt = Prompt(visual, text_tokens, new_tokens, settings.layer, settings.num_keep(visual))
     return predict(Shape.of(config), prompt, spec, weights, model=checkpoint.name, settings=str(choice.source))
-
-
-def _configuration(checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint as one whose weights are elsewhere, if its folder has none: a recipe is then found by name."""
-    if not checkpoint.is_local or any(checkpoint.folder.glob("*.safetensors")):
-        return checkpoint
-    return replace(checkpoint, is_local=False)

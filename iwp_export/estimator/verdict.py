@@ -54,8 +54,7 @@ def _fit(estimate: Estimate) -> str:
     if estimate.weights_bytes > device.usable:
         return f"Does not fit into {sold}: {weights}{would}."
     if not estimate.fits:
-        rest = gigabytes(estimate.pruned.memory_bytes - estimate.weights_bytes)
-        return f"Does not fit: {weights} and {rest} of caches, in {room}{would}."
+        return f"Does not fit: {weights} and {gigabytes(estimate.pruned.cache_bytes)} of caches, in {room}{would}."
     fits = "Fits" if estimate.unpruned.memory_bytes <= device.usable else "Fits only when pruned"
     return f"{fits}: {need} in {room}."
 

@@ -8,8 +8,9 @@ from types import MappingProxyType
 from typing import Annotated, Literal
 
 from iwp_export.bundle.manifest import DecoderInfo, GenerationInfo, Manifest, ModelInfo, VisionInfo
-from iwp_export.bundle.recipe import SHOWN_DIGITS, Name, Settings, Share
+from iwp_export.bundle.recipe import SHOWN_DIGITS, Name, Share
 from iwp_export.bundle.schema import Count, FileSize, Number, one_of, to_json
+from iwp_export.pruning.settings import PruningSettings
 
 Stage = Literal["prompt", "pixels", "features", "hidden states", "caches", "logits"]
 PIXELS_LIMIT = 1e-5
@@ -68,7 +69,7 @@ class Identity:
     """What of a manifest must be the same for two artefacts to give the same answers."""
 
     model: ModelInfo
-    pruning: Settings
+    pruning: PruningSettings
     decoder: DecoderInfo
     vision: VisionInfo
     generation: GenerationInfo

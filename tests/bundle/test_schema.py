@@ -13,7 +13,6 @@ from iwp_export.bundle.schema import (
     Count,
     FileSize,
     Flaw,
-    Form,
     Rule,
     TokenId,
     from_json,
@@ -23,12 +22,12 @@ from iwp_export.bundle.schema import (
 
 class Celsius(float):
     @classmethod
-    def read(cls, data: dict[str, float]) -> Celsius:
+    def from_dict(cls, data: dict[str, float]) -> Celsius:
         if data["kelvin"] < 0:
             raise ValueError("colder than cold")
         return cls(data["kelvin"] - 273)
 
-    def write(self) -> dict[str, float]:
+    def to_dict(self) -> dict[str, float]:
         return {"kelvin": self + 273}
 
 
@@ -47,7 +46,7 @@ class Whole:
     token: TokenId | None
     big: FileSize
     flag: bool
-    warm: Annotated[Celsius, Form(Celsius.read, Celsius.write)]
+    warm: Celsius
     name: Annotated[str, Rule(str.islower, "in small letters")]
     anything: Mapping[str, Any]
 
