@@ -30,7 +30,7 @@ FLOORS = (
     ("settings",),
     ("device", "pruning"),
     ("view",),
-    ("progress", "files", "tables", "version"),
+    ("progress", "files", "version"),
     ("errors",),
 )
 """From the top down; a room may import from lower floors and from itself."""

@@ -12,7 +12,7 @@ from iwp_export import api
 from iwp_export.bundle.schema import to_json
 from iwp_export.cli import flags
 from iwp_export.settings import BuildSettings
-from iwp_export.tables import human_bytes
+from iwp_export.view.terminal import human_bytes
 
 if TYPE_CHECKING:
     from iwp_export.api import BuildJob

@@ -21,9 +21,8 @@ from iwp_export.device.machine import NO_ARRAYS, Imported, explain_host_compiler
 from iwp_export.device.meters import find_meters
 from iwp_export.device.state import DeviceState, facts, read_state, warnings
 from iwp_export.engine.kernels import LIBRARY_VARIABLE, PLUGIN_VARIABLE
-from iwp_export.tables import human_bytes
 from iwp_export.version import __version__
-from iwp_export.view.terminal import render
+from iwp_export.view.terminal import human_bytes, render
 from iwp_export.view.view import Table, View
 
 DESCRIPTION = "Show what this machine can export, build and run, and the command that installs what is missing."

@@ -16,7 +16,7 @@ from iwp_export.cli.build import announce
 from iwp_export.models import ALIASES
 from iwp_export.pruning.settings import DESCRIPTIONS, PruningSettings, choices, names_of_settings
 from iwp_export.settings import BuildSettings, Dtype
-from iwp_export.tables import human_bytes
+from iwp_export.view.terminal import human_bytes
 
 if TYPE_CHECKING:
     from iwp_export.exporter.plan import ExportPlan

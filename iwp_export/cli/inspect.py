@@ -12,8 +12,7 @@ from iwp_export.bundle.recipe import SHOWN_DIGITS
 from iwp_export.bundle.store import Bundle, Verify
 from iwp_export.engine.files import SUFFIX, EngineInfo, read_engine
 from iwp_export.engine.flavour import TITLES
-from iwp_export.tables import human_bytes
-from iwp_export.view.terminal import render
+from iwp_export.view.terminal import human_bytes, render
 from iwp_export.view.view import Table, View
 
 DESCRIPTION = (

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from iwp_export.bundle.schema import to_json
 from iwp_export.errors import OutputError, RequestError
 from iwp_export.pruning.settings import check_keep
-from iwp_export.tables import human_bytes
+from iwp_export.view.terminal import human_bytes
 
 if TYPE_CHECKING:
     from iwp_export.runtime.pipeline import Pipeline

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 
 from iwp_export.latency.figures import PHASES, SIDES, SPANS, Dropped, Latency, Spread
 from iwp_export.settings import RUNS_FOR_P99, BenchSettings
-from iwp_export.tables import human_bytes
 from iwp_export.view.figures import Gate, Interval, milliseconds, percent
+from iwp_export.view.terminal import human_bytes
 from iwp_export.view.view import Axis, Chart, Column, Series, Table, View, distribution
 
 TITLES = {"first_token": "time to first token", "end_to_end": "end to end", "step": "decode step"}

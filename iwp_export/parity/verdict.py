@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from iwp_export.parity.figures import LIMITS, OWN_GAP, PIXELS_LIMIT, Gap, Integrity, Limits, Parity, StageFigures
-from iwp_export.tables import human_bytes
 from iwp_export.view.figures import Gate, percent
+from iwp_export.view.terminal import human_bytes
 from iwp_export.view.view import Column, Table, View
 
 PRECISION = "export again, or build with a higher precision"

@@ -11,7 +11,7 @@ from typing import Any
 from iwp_export.accuracy import verdict as accuracy_verdict
 from iwp_export.accuracy.figures import Accuracy
 from iwp_export.bundle.document import Document, read_file, write_file
-from iwp_export.bundle.recipe import Digest, Name, PruningSource, Settings
+from iwp_export.bundle.recipe import Digest, Name, PruningSource
 from iwp_export.bundle.schema import CONTROL
 from iwp_export.device.state import DeviceState, facts, read_state, warnings
 from iwp_export.errors import ReportError
@@ -21,6 +21,7 @@ from iwp_export.monitors import verdict as monitors_verdict
 from iwp_export.monitors.figures import Monitors
 from iwp_export.parity import verdict as parity_verdict
 from iwp_export.parity.figures import Parity
+from iwp_export.pruning.settings import PruningSettings
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.view.figures import Gate, gates_view, strict_gate
 from iwp_export.view.view import View
@@ -55,7 +56,7 @@ class ReportArtefact:
     model_type: Name
     dtype: Name
     provider: Name
-    pruning: Settings
+    pruning: PruningSettings
     pruning_source: PruningSource
 
     @classmethod

@@ -20,7 +20,7 @@ from typing import Any
 from iwp_export.device.specs import DEVICES, GB, DeviceSpec
 from iwp_export.estimator.estimate import BANDWIDTH, HEAD_BITS, WEIGHTS, Prompt, Shape
 from iwp_export.pruning.cost import PrefillCost
-from iwp_export.tables import table
+from iwp_export.view.terminal import table
 
 WIDENING = 1.15
 """How much further than the fitted figures the range reaches: they are of one device and one runtime."""

@@ -30,7 +30,7 @@ from iwp_export.parity.checkpoint import CheckpointReference
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.questions import Question, read_questions
 from iwp_export.runtime.pipeline import Pipeline
-from iwp_export.tables import table
+from iwp_export.view.terminal import table
 from tests.benchmarks import faulty
 from tests.benchmarks.fault_list import FAULTS, Fault
 from tests.benchmarks.fault_shop import MARGINS, PASSED, Outcome, Workshop
