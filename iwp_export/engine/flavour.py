@@ -32,13 +32,7 @@ INSTALL: dict[FlavourName, str] = {
 
 @dataclass(frozen=True)
 class Flavour:
-    """An imported TensorRT.
-
-    Attributes:
-        name: `rtx` or `tensorrt`.
-        version: its version.
-        trt: the module.
-    """
+    """An imported TensorRT, with its module."""
 
     name: FlavourName
     version: str

@@ -29,16 +29,12 @@ def make_logger(trt: Any) -> Any:
             self._shown = bool(os.environ.get("IWP_EXPORT_DEBUG"))
 
         def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
-                self._keep(self.errors, message)
-            elif severity == trt.ILogger.WARNING:
-                self._keep(self.warnings, message)
+            kept = self.warnings if severity == trt.ILogger.WARNING else self.errors
+            serious = severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR, trt.ILogger.WARNING)
+            if serious and len(kept) < KEPT_LINES:
+                kept.append(" ".join(message.split()))
             if self._shown and severity != trt.ILogger.VERBOSE:
                 print(f"[{trt.__name__}] {message}", file=sys.stderr)
-
-        def _keep(self, lines: list[str], message: str) -> None:
-            if len(lines) < KEPT_LINES:
-                lines.append(" ".join(message.split()))
 
     return CollectingLogger()
 

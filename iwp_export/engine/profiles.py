@@ -151,9 +151,6 @@ def _profile(graph: GraphSpec, ranges: Mapping[str, Bounds]) -> Profile:
             if isinstance(dim, str) and dim not in ranges:
                 raise SettingsError(f"input {tensor.name} has dimension {dim!r}, which this version does not know")
             dims.append(ranges[dim] if isinstance(dim, str) else Bounds.fixed(dim))
-        shapes[tensor.name] = (
-            tuple(dim.least for dim in dims),
-            tuple(dim.typical for dim in dims),
-            tuple(dim.greatest for dim in dims),
-        )
+        least, typical, greatest = zip(*((dim.least, dim.typical, dim.greatest) for dim in dims), strict=True)
+        shapes[tensor.name] = (least, typical, greatest)
     return Profile(shapes, values)

@@ -153,7 +153,7 @@ class LosesRow(Tampered):
         output = super().step(inputs, features, cache)
         if inputs.input_ids.shape[1] > 1:
             assert isinstance(cache, OrtCache)
-            cache.replace([self._without(value, i // 2) for i, value in enumerate(cache.values)], None)
+            cache.values, cache.binding = [self._without(value, i // 2) for i, value in enumerate(cache.values)], None
         return output
 
     def _without(self, value: Any, layer: int) -> Any:

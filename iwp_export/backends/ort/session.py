@@ -64,16 +64,6 @@ LOG_ERRORS = 3
 """ONNX Runtime's log severity from which lines are printed: a provider that falls back is an error here anyway."""
 
 
-def available_providers() -> list[str]:
-    """Short names of the providers of the installed ONNX Runtime, best first; its own names where it has no short one.
-
-    Raises:
-        BackendError: ONNX Runtime is not installed.
-    """
-    short = {name: key for key, name in PROVIDERS.items()}
-    return [short.get(name, name) for name in _onnxruntime().get_available_providers()]
-
-
 def how_to_install(provider: str) -> str:
     """The command that brings a provider to this machine, or what to do where no package has it."""
     machine, python = platform.machine(), sys.version_info[:2]
@@ -132,7 +122,8 @@ def create_session(model: Path | bytes, provider: str, threads: int | None = Non
 
 
 def _missing(provider: str, reason: str) -> str:
-    available = ", ".join(available_providers())
+    short = {name: key for key, name in PROVIDERS.items()}
+    available = ", ".join(short.get(name, name) for name in _onnxruntime().get_available_providers())
     remedy = how_to_install(provider)
     return f"provider {provider} is not active: {reason}. Available are {available}. To get it: {remedy}"
 
@@ -160,21 +151,18 @@ class OrtFeatures:
     binding: Any  # holds the value's memory, see OrtCache
 
 
+@dataclass
 class OrtCache:
     """Keys and values as OrtValues: key and value [1, Hkv, P_i, d] of layer 0, 1, ...
 
-    Args:
+    Attributes:
         values: the tensors.
         binding: what holds their memory. ONNX Runtime before 1.30 frees a binding's outputs with the binding, even
             while they are in use elsewhere.
     """
 
-    def __init__(self, values: list[Any], binding: Any = None) -> None:
-        self.replace(values, binding)
-
-    def replace(self, values: list[Any], binding: Any) -> None:
-        """Hold other tensors; the old ones' memory is free from here on."""
-        self.values, self._binding = values, binding
+    values: list[Any]
+    binding: Any = None
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -264,10 +252,14 @@ class OrtSession:
     @cached_property
     def _inside(self) -> tuple[list[str], Any]:
         """Names of what flows between the layers, and a copy of the decoder that returns it; in memory alone."""
+        from onnx import ValueInfoProto
+
         model = _load_graph(self._graph)
         names = find_names(model, self._graph.name)
-        content = _with_outputs(model, names)
-        return names, create_session(content, self.provider, self._threads, self._graph.parent)
+        present = {output.name for output in model.graph.output}
+        model.graph.output.extend(ValueInfoProto(name=name) for name in dict.fromkeys(names) if name not in present)
+        session = create_session(model.SerializeToString(), self.provider, self._threads, self._graph.parent)
+        return names, session
 
     def _run_decoder(
         self,
@@ -294,7 +286,7 @@ class OrtSession:
         _run(decoder, binding)
         logits, kept, *rest = binding.get_outputs()
         binding.clear_binding_inputs()  # it would hold the old cache
-        cache.replace(rest[: len(self._present)], binding)
+        cache.values, cache.binding = rest[: len(self._present)], binding
         output = StepOutput(logits.numpy().reshape(-1), kept.numpy().reshape(-1))
         return output, rest[len(self._present) :]
 
@@ -310,7 +302,8 @@ def _run(session: Any, binding: Any) -> None:
     try:
         session.run_with_iobinding(binding)
     except Exception as error:  # ONNX Runtime's own exceptions share no base class
-        raise BackendError(f"ONNX Runtime failed: {_first_line(error)}") from error
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise BackendError(f"ONNX Runtime failed: {lines[0]}") from error
 
 
 def _check_names(session: Any, spec: GraphSpec, where: str) -> None:
@@ -343,13 +336,8 @@ def _bits(value: Any) -> np.ndarray[Any, Any]:
     return bits
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-
-
 INPUT_NORM = re.compile(r"(?:^|\.)layers\.(\d+)\.input_layernorm\.weight$")
 """The initializer that scales what enters a layer: what its norm reads is the residual stream."""
-NORM = "RMSNormalization"
 
 
 def find_names(model: Any, where: str) -> list[str]:
@@ -374,7 +362,7 @@ def find_names(model: Any, where: str) -> list[str]:
             choice = list(node.input[:3])
         for name in node.input:
             layer = INPUT_NORM.search(name)
-            if layer and node.op_type == NORM:
+            if layer and node.op_type == "RMSNormalization":
                 hidden[int(layer[1])] = node.input[0]
     layers = sum(output.name.endswith(".key") for output in model.graph.output)
     if missing := set(range(layers)) - hidden.keys():
@@ -392,13 +380,3 @@ def _load_graph(path: Path) -> Any:
             "to look inside of a graph needs onnx; install with: pip install 'iwp-export[build]'"
         ) from error
     return onnx.load(str(path), load_external_data=False)
-
-
-def _with_outputs(model: Any, names: Sequence[str]) -> bytes:
-    """A graph that also returns some of its values; its weights stay in the bundle's file."""
-    from onnx import ValueInfoProto
-
-    present = {output.name for output in model.graph.output}
-    model.graph.output.extend(ValueInfoProto(name=name) for name in dict.fromkeys(names) if name not in present)
-    content: bytes = model.SerializeToString()
-    return content

@@ -97,11 +97,8 @@ class PrunedDecoder(nn.Module):
         """One call: a whole prompt or one generated token.
 
         Args:
-            input_ids: int64 [1, S].
+            input_ids, feature_index, query_index, position_ids: as in `StepInputs`.
             image_features: [N, D], features of the call's visual tokens, or one row that nothing refers to.
-            feature_index: int64 [1, S], row of `image_features` at a visual token, -1 at text.
-            query_index: int64 [Q], the call's tokens whose queries score the visual ones; Q is 1 at least.
-            position_ids: int64 [1, S] or, with M-RoPE, [3, 1, S]: positions in the unpruned sequence.
             num_kept: int64 [1], tokens that go on past the pruning layer, text and visual.
             past_key_values: key and value [1, Hkv, P_i, d] of layer 0, 1, ...; P_i is shorter from the pruning layer.
 

@@ -8,6 +8,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -158,10 +159,7 @@ def block_bytes(nbytes: int) -> int:
 
 def offsets(sizes: Collection[int]) -> tuple[list[int], int]:
     """Where tensors begin that lie aligned in one block, and the block's size."""
-    starts, end = [], 0
-    for nbytes in sizes:
-        starts.append(end)
-        end += -(-nbytes // ALIGNMENT) * ALIGNMENT
+    *starts, end = accumulate((-(-nbytes // ALIGNMENT) * ALIGNMENT for nbytes in sizes), initial=0)
     return starts, end
 
 
@@ -216,9 +214,7 @@ class Runner:
     It has no memory of its own for activations. Contexts that never run at the same time share a reservation.
 
     Args:
-        trt: the module.
-        engine: a deserialised engine.
-        logger: its logger, for messages.
+        trt, engine, logger: the module, a deserialised engine and its logger.
         profile: index of the optimisation profile.
         stream: the stream that everything runs on.
         title: what to call the engine in errors.

@@ -9,7 +9,6 @@ captured.
 from __future__ import annotations
 
 import math
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -80,30 +79,23 @@ class TrtSession:
         after_first_decode: Callable[[], None] | None = None,
     ) -> None:
         self.provider = provider
+        self.no_look = f"{provider} runs a compiled engine, which returns nothing of its layers"
         self._after_first_decode = after_first_decode
         self._manifest, self._limits, self._device = manifest, limits, device
+        self.call_limits = CallLimits(limits.max_prompt, limits.max_images * manifest.vision.tokens.greatest)
         self._runners = dict(runners)
         decoder = manifest.decoder
         self._item = np.dtype(CARRIERS[decoder.dtype]).itemsize
+        self._row_bytes = manifest.vision.feature_size * self._item
         self._token_bytes = decoder.kv_heads * decoder.head_dim * self._item
         self._past = [t.name for t in manifest.graphs["decoder"].inputs if t.name.startswith("past_key_values.")]
         self._pool = Pool(device, SPARE_BLOCKS)
-        self._scratch: dict[str, Block] = {}
-        weakref.finalize(self, _give_all, self._pool, self._scratch)
+        self._scratch: dict[str, list[Block]] = {}
         device.activate()
         self._no_image = Placed(self._scratch_block("no_image", self._row_bytes), (1, manifest.vision.feature_size))
         device.upload(self._no_image.address, np.zeros(self._row_bytes, np.uint8))
         device.synchronize()
         self._owners = owners  # declared after the runners: Python frees the runners first
-
-    @property
-    def call_limits(self) -> CallLimits:
-        visual_tokens = self._limits.max_images * self._manifest.vision.tokens.greatest
-        return CallLimits(self._limits.max_prompt, visual_tokens)
-
-    @property
-    def _row_bytes(self) -> int:
-        return self._manifest.vision.feature_size * self._item
 
     def encode(self, inputs: Mapping[str, Array]) -> Features:
         self._device.activate()
@@ -163,10 +155,6 @@ class TrtSession:
             return np.zeros(shape, np.float32), np.zeros(shape, np.float32)
         key, value = (self._download(address, shape) for address in cache.addresses[2 * layer : 2 * layer + 2])
         return key, value
-
-    @property
-    def no_look(self) -> str:
-        return f"{self.provider} runs a compiled engine, which returns nothing of its layers"
 
     def look(self, inputs: StepInputs, features: Sequence[Features], cache: Cache) -> tuple[StepOutput, Inside]:
         raise BackendError(self.no_look)
@@ -238,28 +226,24 @@ class TrtSession:
 
     def _scratch_block(self, name: str, nbytes: int) -> int:
         """Memory that one tensor keeps from call to call and that grows with it."""
-        held = self._scratch.get(name)
-        if held is None or held.nbytes < nbytes:
-            if held is not None:
-                self._pool.give([self._scratch.pop(name)])
-            held = self._scratch[name] = self._pool.take(nbytes)
-        return held.address
+        if name not in self._scratch:
+            self._scratch[name] = []
+            self._pool.lend(self, self._scratch[name])
+        held = self._scratch[name]
+        if not held or held[0].nbytes < nbytes:
+            self._pool.give(held)
+            held.append(self._pool.take(nbytes))
+        return held[0].address
 
     def _check(self, tokens: int, features: Sequence[Features], cache: TrtCache) -> None:
-        limits, per_image = self._limits, self._manifest.vision.tokens.greatest
         rows = sum(image.count for image in features)
         for what, wanted, most, option in (
-            ("tokens in one call", tokens, limits.max_prompt, "max_prompt"),
-            ("tokens in all", max(cache.lengths) + tokens, limits.max_context, "max_context"),
-            ("visual tokens in one call", rows, limits.max_images * per_image, "max_images"),
+            ("tokens in one call", tokens, self.call_limits.tokens, "max_prompt"),
+            ("tokens in all", max(cache.lengths) + tokens, self._limits.max_context, "max_context"),
+            ("visual tokens in one call", rows, self.call_limits.visual_tokens, "max_images"),
         ):
             if wanted > most:
                 raise RequestError(
                     f"the request has {wanted} {what}, the engine takes {most}: "
                     f"shorten it, or build with a larger {option}"
                 )
-
-
-def _give_all(pool: Pool, scratch: dict[str, Block]) -> None:
-    pool.give(list(scratch.values()))
-    scratch.clear()

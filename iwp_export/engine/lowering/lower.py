@@ -126,8 +126,6 @@ def schema_problem(node: ir.Node) -> str:
         schema = onnx.defs.get_schema(node.op_type, OLDEST_OPSET, "")
     except onnx.defs.SchemaError:
         return "the operator is not in it"
-    if schema.deprecated:
-        return "the operator is deprecated in it"
     if unknown := sorted(set(node.attributes) - set(schema.attributes)):
         return f"attribute {unknown[0]} is not in it"
     if not schema.min_input <= len(node.inputs) <= schema.max_input:

@@ -12,7 +12,6 @@ import onnx_ir as ir
 from iwp_export.errors import BackendError
 
 STANDARD_DOMAINS = ("", "ai.onnx")
-HALF_TYPES = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
 
 class Rewriter:
@@ -36,8 +35,9 @@ class Rewriter:
     ) -> tuple[ir.Value, ...]:
         """Add a node with several outputs."""
         made = ir.node(op_type, inputs, attributes or None, num_outputs=outputs)
+        serial = self._graph.meta["iwp.lowered"] = self._graph.meta.get("iwp.lowered", 0) + 1
         for index, value in enumerate(made.outputs):
-            value.name = f"{self._node.outputs[0].name}.{op_type}.{_serial(self._graph)}.{index}"
+            value.name = f"{self._node.outputs[0].name}.{op_type}.{serial}.{index}"
             value.dtype = dtype or inputs[0].dtype
         self._graph.insert_before(self._node, made)
         return tuple(made.outputs)
@@ -117,17 +117,6 @@ def static_dims(value: ir.Value, *axes: int) -> tuple[int, ...]:
     return tuple(int(shape[axis]) for axis in axes)  # type: ignore[arg-type]
 
 
-def lowest(dtype: ir.DataType) -> float:
-    """A number that softmax turns into 0 and that stays finite when scores are added to it."""
-    return float(ml_dtypes.finfo(dtype.numpy()).min) / 2
-
-
-def _serial(graph: ir.Graph) -> int:
-    serial = graph.meta.get("iwp.lowered", 0)
-    graph.meta["iwp.lowered"] = serial + 1
-    return int(serial)
-
-
 class ExpandAttention(Expansion):
     """Replace Attention (opset 23; 4-D, no cache inside, no causal flag) by primitive operators.
 
@@ -161,7 +150,11 @@ class ExpandAttention(Expansion):
         scores = build.op("MatMul", query, build.op("Transpose", key, perm=[0, 1, 3, 2]))
         if mask is not None:
             if (mask, dtype) not in self._biases:
-                self._biases[mask, dtype] = _bias(build, mask, dtype)
+                # Softmax turns the least number into 0; half of it stays finite when scores are added.
+                lowest = build.scalar(float(ml_dtypes.finfo(dtype.numpy()).min) / 2, dtype)
+                whether = mask.dtype == ir.DataType.BOOL
+                bias = build.op("Where", mask, build.scalar(0.0, dtype), lowest, dtype=dtype) if whether else mask
+                self._biases[mask, dtype] = bias
             scores = build.op("Add", scores, self._biases[mask, dtype])
         build.replace(build.op("MatMul", build.op("Softmax", scores, axis=-1), value))
 
@@ -185,17 +178,11 @@ def _operands(node: ir.Node) -> tuple[ir.Value, ir.Value, ir.Value, ir.Value | N
     return query, key, value, present[3] if len(present) == 4 else None
 
 
-def _bias(build: Rewriter, mask: ir.Value, dtype: ir.DataType) -> ir.Value:
-    if mask.dtype != ir.DataType.BOOL:
-        return mask
-    return build.op("Where", mask, build.scalar(0.0, dtype), build.scalar(lowest(dtype), dtype), dtype=dtype)
-
-
 def _dtype(node: ir.Node) -> ir.DataType:
-    query = node.inputs[0]
-    require(node, query is not None and query.dtype is not None, "its element type is unknown")
-    assert query is not None and query.dtype is not None
-    return query.dtype
+    dtype = node.inputs[0].dtype if node.inputs[0] is not None else None
+    require(node, dtype is not None, "its element type is unknown")
+    assert dtype is not None
+    return dtype
 
 
 class AccumulateInFloat32(Expansion):
@@ -246,7 +233,7 @@ class ExpandRMSNormalization(Expansion):
         rank = -1 if states.shape is None else len(states.shape) - 1
         require(node, node.attributes.get_int("axis", -1) in (-1, rank), "it is over several axes")
         require(node, node.attributes.get_int("stash_type", 1) == ir.DataType.FLOAT, "its statistics are not float32")
-        half = states.dtype in HALF_TYPES
+        half = states.dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
         wide = build.cast(states, ir.DataType.FLOAT) if half else states
         mean = build.op("ReduceMean", build.op("Mul", wide, wide), build.ints(-1), keepdims=1)
         epsilon = build.scalar(node.attributes.get_float("epsilon", 1e-5), wide.dtype)

@@ -160,7 +160,7 @@ def test_without_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(builtins, "__import__", refuse)
     with pytest.raises(BackendError, match=r"not installed.*iwp-export\[ort\]"):
-        providers.available_providers()
+        providers.create_session(Path("x.onnx"), "cpu")
 
 
 def test_runs_without_torch_and_onnx(bundle: Path) -> None:
