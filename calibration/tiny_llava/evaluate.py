@@ -19,7 +19,6 @@ from calibration.tiny_llava.vocabulary import WORDS
 from iwp_export.exporter.loading import Device, open_live
 from iwp_export.exporter.plan import plan_export
 from iwp_export.exporter.settings_source import PAPER
-from iwp_export.monitors.measure import read_depth
 from iwp_export.questions import Question, read_questions
 from iwp_export.scorer import Scorer
 
@@ -110,8 +109,9 @@ def layer_curve(folder: Path, questions: Sequence[Question], device: Device = "c
     session, manifest, processor = open_live(plan_export(str(folder), recipe=PAPER), "float32", device)
     layers = range(NUM_LAYERS)
     scorer = Scorer(session, manifest, processor, layers)
-    scores = [read_depth(scorer, scorer.prepare(question), layers) for question in questions]
-    return {str(layer): shares(questions, [bool(each[layer].right) for each in scores]) for layer in layers}
+    asked = map(scorer.prepare, questions)
+    right = [[bool(scorer.score_without_image(each, layer).right) for layer in layers] for each in asked]
+    return {str(layer): shares(questions, [each[layer] for each in right]) for layer in layers}
 
 
 def random_selection(

@@ -8,16 +8,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
+from statistics import fmean as mean
 
 from iwp_export.accuracy.figures import ALL, Accuracy, Answered, AtKeep, Kind
-from iwp_export.accuracy.scoring import check_answers, compare, find_score, share
+from iwp_export.accuracy.scoring import SCORES, check_answers, compare
 from iwp_export.progress import progress
-from iwp_export.pruning.settings import check_keep
 from iwp_export.questions import MAX_NEW_TOKENS, DataSet, Question, digest_of
 from iwp_export.runtime.drawing import draw_kept
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.runtime.result import Result
-from iwp_export.view.figures import Interval
+from iwp_export.view.figures import Interval, share_of
 from iwp_export.view.view import one_line
 
 EXAMPLES = 4
@@ -47,12 +47,10 @@ def measure_accuracy(
         max_new_tokens: length of an answer at most.
 
     Raises:
-        DataError, SettingsError: see `check_answers`, `find_score`, `check_keep`.
+        DataError: see `check_answers`.
         RequestError: a question cannot be asked.
     """
-    is_right, manifest, questions = find_score(score), pipeline.manifest, data.questions
-    for keep in keeps:
-        check_keep(keep)
+    is_right, manifest, questions = SCORES[score], pipeline.manifest, data.questions
     answered, kinds = check_answers(questions), _kinds(questions)
     at: list[AtKeep] = []
     unpruned: list[str] = []
@@ -60,7 +58,7 @@ def measure_accuracy(
         results = _ask(pipeline, questions, keep, max_new_tokens)
         texts = [result.text for result in results]
         if keep == 1:
-            unpruned, visual = texts, _mean([result.visual_tokens for result in results])
+            unpruned, visual = texts, mean([result.visual_tokens for result in results])
         scores: tuple[float, ...] = ()
         if answered:
             scores = tuple(float(is_right(text, each.answers)) for text, each in zip(texts, questions, strict=True))
@@ -68,8 +66,8 @@ def measure_accuracy(
         at.append(
             AtKeep(
                 keep=keep,
-                visual_tokens_kept=_mean([result.visual_tokens_kept for result in results]),
-                cut=_mean([result.finish_reason != "stop" for result in results]),
+                visual_tokens_kept=mean([result.visual_tokens_kept for result in results]),
+                cut=mean([result.finish_reason != "stop" for result in results]),
                 relative=compare(at[0].scores, scores)[1] if answered and at else None,
                 kinds=tuple(_kind(name, chosen, scores, same, keep) for name, chosen in kinds.items()),
                 scores=scores,
@@ -101,14 +99,10 @@ def _ask(pipeline: Pipeline, questions: Sequence[Question], keep: float, max_new
     return found
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
 def _kind(name: str, chosen: Sequence[int], scores: Sequence[float], same: Sequence[bool], keep: float) -> Kind:
     """Figures of some questions; at keep 1 an answer is compared with itself."""
-    agreement = share([same[i] for i in chosen]) if keep < 1 else Interval(1.0, 1.0, 1.0)
-    return Kind(name, len(chosen), share([scores[i] for i in chosen]) if scores else None, agreement)
+    agreement = share_of([same[i] for i in chosen]) if keep < 1 else Interval(1.0, 1.0, 1.0)
+    return Kind(name, len(chosen), share_of([scores[i] for i in chosen]) if scores else None, agreement)
 
 
 def _kinds(questions: Sequence[Question]) -> dict[str, list[int]]:

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from iwp_export.errors import DataError, SettingsError
 from iwp_export.questions import Question
-from iwp_export.view.figures import Interval, bootstrap_figure, interval, samples_for
+from iwp_export.view.figures import Interval, bootstrap_figure, interval, samples_for, share_of
 
 Floats = npt.NDArray[np.float64]
 RELAXED = 0.05
@@ -40,17 +40,6 @@ SCORES: Mapping[str, Callable[[str, Sequence[str]], bool]] = {
     "relaxed": lambda answer, right: any(_close(answer, each) for each in right),
 }
 """Whether an answer is right, from the answer and the right ones."""
-
-
-def find_score(name: str) -> Callable[[str, Sequence[str]], bool]:
-    """A score by its name.
-
-    Raises:
-        SettingsError: there is none of that name.
-    """
-    if name not in SCORES:
-        raise SettingsError(f"no score {name!r}; there are: {', '.join(SCORES)}", options=("score",))
-    return SCORES[name]
 
 
 def check_answers(questions: Sequence[Question]) -> bool:
@@ -98,12 +87,6 @@ def _number(text: str) -> float | None:
     except ValueError:
         return None
     return (value / 100 if per_cent else value) if math.isfinite(value) else None
-
-
-def share(holds: Sequence[float]) -> Interval:
-    """A share with Wilson's interval."""
-    mean = float(np.mean(holds))
-    return Interval(mean, *interval(mean, len(holds)))
 
 
 def compare(before: Sequence[float], after: Sequence[float]) -> tuple[Interval, Interval | None]:
@@ -169,7 +152,7 @@ def check_drop(before: Sequence[float] | None, after: Sequence[float], allowed: 
         allowed: share of the unpruned score that may be lost, see `check_limit`.
     """
     base = 1.0 if before is None else float(np.mean(before))
-    relative = share(after) if before is None else compare(before, after)[1]
+    relative = share_of(after) if before is None else compare(before, after)[1]
     needed = samples_for(1 - allowed * base) if base > 0 else 0
     return Drop(allowed, before is not None, relative, len(after), needed)
 

@@ -11,12 +11,11 @@ from pathlib import Path
 from PIL import Image
 
 from iwp_export.accuracy.figures import Accuracy, Answered, AtKeep
-from iwp_export.accuracy.scoring import Drop, check_drop, check_limit
+from iwp_export.accuracy.scoring import Drop, check_drop
 from iwp_export.view.figures import Gate, percent, spread
 from iwp_export.view.view import Axis, Chart, Column, Example, Picture, Series, Table, View
 
-MAX_DROP, MIN_AGREEMENT = "max-drop", "min-agreement"
-TITLE = "Accuracy against budget"
+MAX_DROP = "max-drop"
 CUT = 0.05
 """Share of answers that were cut off beyond which figures are doubtful."""
 PRUNE_LESS = "keep more visual tokens, prune later, or calibrate"
@@ -29,20 +28,15 @@ def gates(accuracy: Accuracy, max_drop: float | None = None, min_agreement: floa
         accuracy: what was measured.
         max_drop: share of the unpruned score that may be lost, in (0, 1), see `scoring.check_drop`.
         min_agreement: share of answers that must be the unpruned model's, in (0, 1). The interval's lower end counts.
-
-    Raises:
-        SettingsError: a limit is out of its range.
     """
     made = []
     for found in accuracy.shipped:
-        drops = []
+        drops = {}
         if max_drop is not None:
-            check_limit("max_drop", max_drop)
-            drops.append((check_drop(accuracy.unpruned.scores or None, found.scores or found.same, max_drop), MAX_DROP))
+            drops[MAX_DROP] = check_drop(accuracy.unpruned.scores or None, found.scores or found.same, max_drop)
         if min_agreement is not None:
-            check_limit("min_agreement", min_agreement)
-            drops.append((check_drop(None, found.same, 1 - min_agreement), MIN_AGREEMENT))
-        for drop, name in drops:
+            drops["min-agreement"] = check_drop(None, found.same, 1 - min_agreement)
+        for name, drop in drops.items():
             gate = drop_gate(drop, f"keep {found.keep:g}", name)
             if found.keep == 1:  # it passes only if the artefact's keep is 1
                 holds = accuracy.own_keep == 1
@@ -100,18 +94,12 @@ def warnings(accuracy: Accuracy, made: Sequence[Gate] = ()) -> list[str]:
 
 def view(accuracy: Accuracy) -> View:
     """What was measured of one artefact."""
-    own = [number for number, found in enumerate(accuracy.at) if found.keep == accuracy.own_keep]
-    table = Table(_columns(accuracy), [_row(found) for found in accuracy.at], _caption(accuracy), frozenset(own))
+    own = frozenset(number for number, found in enumerate(accuracy.at) if found.keep == accuracy.own_keep)
     lines = [_line("right answers", accuracy)] if accuracy.score else []
     lines.append(_line("same answer as unpruned", accuracy, agreement=True))
-    return View(
-        TITLE,
-        sentences=[_found(accuracy, found) for found in accuracy.shipped],
-        charts=[_chart(lines)] if len(accuracy.at) > 1 else [],
-        tables=[table],
-        examples=[_example(each) for each in accuracy.examples],
-        notes=_notes(accuracy),
-    )
+    shown = _view(accuracy, lines, _columns(accuracy), [_row(found) for found in accuracy.at], own)
+    found, examples = [_found(accuracy, found) for found in accuracy.shipped], map(_example, accuracy.examples)
+    return replace(shown, sentences=found, examples=[*examples])
 
 
 def compare(found: Sequence[tuple[Path, Accuracy]]) -> View:
@@ -123,14 +111,35 @@ def compare(found: Sequence[tuple[Path, Accuracy]]) -> View:
     named = list(zip(names, [accuracy for _, accuracy in found], strict=True))
     rows = [[name, *_row(each)] for name, accuracy in named for each in accuracy.at]
     doubts = dict.fromkeys(text for _, accuracy in named for text in warnings(accuracy))
-    lines = [_line(name, accuracy) for name, accuracy in named]
-    return View(
-        TITLE,
-        sentences=[f"Accuracy on {_asked(first)}.", *doubts],
-        charts=[_chart(lines)] if len(first.at) > 1 else [],
-        tables=[Table(["artefact", *_columns(first)], rows, _caption(first))],
-        notes=_notes(first),
+    shown = _view(first, [_line(*each) for each in named], ["artefact", *_columns(first)], rows)
+    return replace(shown, sentences=[f"Accuracy on {_asked(first)}.", *doubts])
+
+
+def _view(
+    accuracy: Accuracy,
+    lines: Sequence[Series],
+    columns: Sequence[Column | str],
+    rows: Sequence[Sequence[str]],
+    strong: frozenset[int] = frozenset(),
+) -> View:
+    chart = Chart(
+        "lines",
+        "Answers against the share of visual tokens that stay",
+        f"{lines[0].name} against the share of visual tokens that stay, at {len(lines[0].x)} budgets",
+        lines,
+        Axis("visual tokens that stay", "percent"),
+        Axis("share of the answers", "percent"),
+        caption="Bands are 95 % intervals. The point at the right end is keep 1, which prunes nothing.",
     )
+    note = "The questions have no right answers: an answer counts as kept if it is the unpruned one."
+    if accuracy.score:
+        note = (
+            f"Score: {accuracy.score}. Of keep 1: the score divided by the unpruned score on the same questions; its "
+            "interval is a paired bootstrap, at least as wide as Newcombe's of the shares that lost and gained."
+        )
+    table = Table(columns, rows, f"By budget, {accuracy.questions:,} questions, 95 % intervals", strong)
+    charts = [chart] if len(accuracy.at) > 1 else []
+    return View("Accuracy against budget", charts=charts, tables=[table], notes=[note])
 
 
 def _asked(accuracy: Accuracy) -> str:
@@ -162,19 +171,6 @@ def _row(found: AtKeep) -> list[str]:
     return [f"{found.keep:.2f}", f"{found.visual_tokens_kept:.0f}", *by_kind, *scores, percent(found.agreement.mean)]
 
 
-def _caption(accuracy: Accuracy) -> str:
-    return f"By budget, {accuracy.questions:,} questions, 95 % intervals"
-
-
-def _notes(accuracy: Accuracy) -> list[str]:
-    if not accuracy.score:
-        return ["The questions have no right answers: an answer counts as kept if it is the unpruned one."]
-    return [
-        f"Score: {accuracy.score}. Of keep 1: the score divided by the unpruned score on the same questions; its "
-        "interval is a paired bootstrap, at least as wide as Newcombe's of the shares that lost and gained."
-    ]
-
-
 def _line(name: str, accuracy: Accuracy, agreement: bool = False) -> Series:
     """Score, or agreement, against the share of visual tokens that stay; rising, as keep ratios do not."""
     points = []
@@ -183,18 +179,6 @@ def _line(name: str, accuracy: Accuracy, agreement: bool = False) -> Series:
         kept = found.visual_tokens_kept / accuracy.visual_tokens if accuracy.visual_tokens else found.keep
         points.append((kept, shown.mean, shown.low, shown.high))
     return Series(name, *zip(*points, strict=True))
-
-
-def _chart(lines: Sequence[Series]) -> Chart:
-    return Chart(
-        "lines",
-        "Answers against the share of visual tokens that stay",
-        f"{lines[0].name} against the share of visual tokens that stay, at {len(lines[0].x)} budgets",
-        lines,
-        Axis("visual tokens that stay", "percent"),
-        Axis("share of the answers", "percent"),
-        caption="Bands are 95 % intervals. The point at the right end is keep 1, which prunes nothing.",
-    )
 
 
 def _example(example: Answered) -> Example:

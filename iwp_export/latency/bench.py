@@ -60,15 +60,13 @@ def measure_latency(
     name: str,
     meters: Sequence[PowerMeter] | None = None,
 ) -> Latency:
-    """Measure an artefact in this process.
+    """Measure an artefact in this process; nothing else should run on the machine.
 
     Memory comes first, while the backend has not taken any for earlier runs, then the pairs; the rest follows.
 
     Args:
-        pipeline: the artefact; nothing else should run on the machine.
-        asked: the requests, which are asked in turn.
-        settings: how to measure.
-        name: the artefact's.
+        pipeline, name: the artefact and its name.
+        asked, settings: the requests, which are asked in turn, and how to measure.
         meters: power sensors; None is this machine's.
 
     Raises:
@@ -163,12 +161,7 @@ def _side(runs: Sequence[Run], peak: int | None, used: int | None) -> Side:
 
 
 def promised_speedup(manifest: Manifest, prompts: Sequence[tuple[int, int, int]]) -> float:
-    """Multiply-adds of unpruned prefills over those of pruned ones.
-
-    Args:
-        manifest: the artefact's.
-        prompts: visual tokens, all tokens, and visual tokens that stay, of each prompt.
-    """
+    """Multiply-adds of unpruned prefills over those of pruned ones; prompts as in `time_selection`."""
     decoder, layer = manifest.decoder, manifest.pruning.layer
     query, key_value = decoder.heads * decoder.head_dim, decoder.kv_heads * decoder.head_dim
     sizes = decoder.layers, decoder.hidden_size, decoder.intermediate_size, query, key_value, decoder.vocab_size
@@ -195,31 +188,22 @@ def _watch_memory(provider: str, ask: Callable[[], object]) -> tuple[int | None,
 def measure_energy(
     meters: Sequence[PowerMeter], ask: Callable[[str, int], object], seconds: float
 ) -> tuple[tuple[Energy, ...], list[str]]:
-    """Joules of an answer, pruned and unpruned in turn; one meter after the other.
+    """Joules of an answer, pruned and unpruned in turn, by one meter after the other, and why some did not measure.
 
-    Args:
-        meters: the sensors.
-        ask: answers a side's request of a number.
-        seconds: that the fastest answer takes.
-
-    Returns:
-        What each sensor measured, and why others did not.
+    `ask` answers a side's request of a number; the fastest answer takes so many `seconds`.
     """
     answers = max(1, math.ceil(METER_SECONDS / max(seconds, METER_SECONDS / MOST_ANSWERS)))
     found, notes = [], [] if meters else ["joules not measured: no power sensor"]
     for meter in meters:
         joules: dict[str, list[float]] = {side: [] for side in SIDES}
-        problem = ""
         for side in METER_TURNS * SIDES:
-            if problem:
-                break
             with meter.measure() as reading:
                 for _ in range(answers):
                     ask(side, 0)
-            problem = reading.problem
+            if reading.problem:
+                notes.append(f"joules of {meter.name} not measured: {reading.problem}")
+                break
             joules[side].append((reading.joules or 0.0) / answers)
-        if problem:
-            notes.append(f"joules of {meter.name} not measured: {problem}")
         else:
             sides = tuple(joules["pruned"]), tuple(joules["unpruned"])
             found.append(Energy(meter.name, meter.scope, meter.source, answers, *sides))
@@ -231,12 +215,7 @@ def time_selection(
 ) -> tuple[Spread | None, list[str]]:
     """Time the pruning op alone: in ONNX Runtime, in a graph of its own, on random keys of a prompt's shape.
 
-    Its number of rounds depends on the prompt's shape, not on the keys.
-
-    Args:
-        pipeline: the artefact.
-        prompt: visual tokens, all tokens, and visual tokens that stay.
-        threads: of one operator, as the pipeline's.
+    Its number of rounds depends on that shape (visual tokens, all tokens, visual tokens that stay), not on the keys.
 
     Returns:
         Its times, or None and why there are none.

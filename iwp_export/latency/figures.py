@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from iwp_export.bundle.schema import FileSize
-from iwp_export.settings import LEAST_PAIRS, RUNS_FOR_P99
+from iwp_export.settings import RUNS_FOR_P99
 from iwp_export.view.figures import NORMAL_95, RESAMPLES, Interval, around, standard_error
 
 PHASES = ("preprocess", "vision", "prefill", "decode", "rest")
@@ -192,12 +192,10 @@ def paired_ratio(over: npt.ArrayLike, under: npt.ArrayLike, seed: int = 0) -> In
     median would jump between the two orders' ratios.
 
     Args:
-        over, under: seconds of the two runs of each pair, in the order of the pairs; `LEAST_PAIRS` at least.
+        over, under: seconds of the two runs of each pair, in their order; `settings.LEAST_PAIRS` at least.
         seed: the same seed gives the same interval.
     """
     logs = np.log(np.asarray(over, float) / np.asarray(under, float))
-    if len(logs) < LEAST_PAIRS:
-        raise ValueError(f"an interval needs {LEAST_PAIRS} pairs, got {len(logs)}")
     both = (logs[1:] + logs[:-1]) / 2
     return _factor(_around(float(np.median(both)), _drawn_medians(both, np.random.default_rng(seed)), len(both)))
 

@@ -13,7 +13,7 @@ from typing import cast
 
 import numpy as np
 
-from iwp_export.backends.session import Array, Floats, Session
+from iwp_export.backends.session import Array, Floats
 from iwp_export.bundle.manifest import Manifest
 from iwp_export.errors import DataError, RequestError
 from iwp_export.latency.figures import Dropped
@@ -39,10 +39,9 @@ def choose_questions(
     """The requests of a bench, which are asked in turn, and in words where they are from.
 
     Args:
-        manifest: the artefact's, whose model may have samples of its own.
+        manifest: of a model that may have samples of its own.
         images, prompt: one request.
-        data: a file of questions, see `iwp_export.questions`.
-        limit: of the file, the first so many.
+        data, limit: a file of questions, see `iwp_export.questions`, of which the first so many are asked.
 
     Raises:
         DataError: a file and images or a prompt are given, or the file cannot be read.
@@ -77,23 +76,16 @@ class Run:
     result: Result
 
 
-def answer(pipeline: Pipeline, question: Question, keep: float, new_tokens: int, session: Session | None = None) -> Run:
+def answer(pipeline: Pipeline, question: Question, keep: float, new_tokens: int) -> Run:
     """Answer a request with exactly `new_tokens` tokens, with nothing remembered from the one before.
 
     The features of images are computed each time: `LoadedModel` remembers those of recent images, so each request has
     one of its own. Every phase ends when its results are there: `Session.encode` and `Session.step` return only then.
 
-    Args:
-        pipeline: the artefact.
-        question: the request.
-        keep: share of the visual tokens that stays.
-        new_tokens: length of the answer; it does not end at the end of a sequence.
-        session: in place of the pipeline's own.
-
     Raises:
         RequestError: the request does not fit the model.
     """
-    model = LoadedModel(pipeline.manifest, pipeline.processor, session or pipeline.session)
+    model = LoadedModel(pipeline.manifest, pipeline.processor, pipeline.session)
     marks: list[float] = []
 
     def choose(logits: Floats) -> int:

@@ -48,24 +48,21 @@ def gates(latency: Latency, settings: BenchSettings) -> list[Gate]:
         found[0] = Gate(found[0].name, False, found[0].measured, "fewer than unpruned", where, remedy)
     if settings.fail_if_slower is not None:
         ratio = latency.ratios[settings.fail_if_slower.replace("-", "_")]
-        remedy = (
-            "" if ratio.low > 1 else "prune at an earlier layer, keep less, or measure more pairs on a quiet machine"
-        )
-        name = f"faster-{settings.fail_if_slower}"
-        found.append(Gate(name, ratio.low > 1, _ratio(ratio), "lower end above 1", remedy=remedy))
+        name, faster = f"faster-{settings.fail_if_slower}", ratio.low > 1
+        remedy = "" if faster else "prune at an earlier layer, keep less, or measure more pairs on a quiet machine"
+        found.append(Gate(name, faster, _ratio(ratio), "lower end above 1", remedy=remedy))
     p90, p99 = latency.pruned.phases["first_token"].p90, latency.pruned.phases["end_to_end"].p99
-    if settings.max_ttft_ms is not None:
-        found.append(_within("max-ttft", "p90 of the time to first token", p90, settings.max_ttft_ms))
-    if settings.max_p99_ms is not None:
-        found.append(_within("max-p99", "p99 end to end", p99, settings.max_p99_ms))
+    for name, what, seconds, limit in (
+        ("max-ttft", "p90 of the time to first token", p90, settings.max_ttft_ms),
+        ("max-p99", "p99 end to end", p99, settings.max_p99_ms),
+    ):
+        if limit is not None and seconds is None:
+            remedy = f"measure {RUNS_FOR_P99} pairs or more"
+            found.append(Gate(name, False, f"{what}: too few runs", f"{limit:g} ms", remedy=remedy))
+        elif limit is not None and seconds is not None:
+            measured = f"{what} {milliseconds(seconds)}"
+            found.append(Gate(name, 1000 * seconds <= limit, measured, f"{limit:g} ms"))
     return found
-
-
-def _within(name: str, what: str, seconds: float | None, limit: float) -> Gate:
-    if seconds is None:
-        remedy = f"measure {RUNS_FOR_P99} pairs or more"
-        return Gate(name, False, f"{what}: too few runs", f"{limit:g} ms", remedy=remedy)
-    return Gate(name, 1000 * seconds <= limit, f"{what} {milliseconds(seconds)}", f"{limit:g} ms")
 
 
 def _as_expected(side: Dropped) -> Gate:
@@ -111,14 +108,8 @@ def warnings(latency: Latency) -> list[str]:
 
 def view(latency: Latency) -> View:
     """What was found, asked and measured."""
-    return View(
-        "Latency",
-        sentences=_sentences(latency),
-        facts=_facts(latency),
-        charts=[_distribution(latency, "end_to_end"), _distribution(latency, "prefill"), _bars(latency)],
-        tables=[_phases(latency)],
-        notes=_notes(latency),
-    )
+    charts = [_distribution(latency, "end_to_end"), _distribution(latency, "prefill"), _bars(latency)]
+    return View("Latency", _sentences(latency), _facts(latency), charts, [_phases(latency)], notes=_notes(latency))
 
 
 def _sentences(latency: Latency) -> list[str]:
@@ -140,13 +131,13 @@ def _sentences(latency: Latency) -> list[str]:
     if prefill.high < SHORTFALL * latency.promised:
         op, time = latency.selection, latency.pruned.phases["prefill"].p50
         choice = f", nor the choice of tokens ({milliseconds(op.p50)}, {percent(op.p50 / time)} of it)" if op else ""
-        said = f"the prefill is slower than the operation count predicts: a call's fixed cost is not counted{choice}"
-        found.append(said)
+        found.append(
+            f"the prefill is slower than the operation count predicts: a call's fixed cost is not counted{choice}"
+        )
     dropped = gates(latency, BenchSettings())[0]
-    how = "read back from the backend's buffers"
-    if dropped.passed:
-        return [*found, f"tokens were dropped: {dropped.measured} ({how})"]
-    return [*found, f"TOKENS WERE NOT DROPPED as they should be: {dropped.measured} ({how}); {dropped.where}"]
+    said = "tokens were dropped" if dropped.passed else "TOKENS WERE NOT DROPPED as they should be"
+    where = "" if dropped.passed else f"; {dropped.where}"
+    return [*found, f"{said}: {dropped.measured} (read back from the backend's buffers){where}"]
 
 
 def _facts(latency: Latency) -> list[tuple[str, object]]:
@@ -161,9 +152,11 @@ def _facts(latency: Latency) -> list[tuple[str, object]]:
         ("cache", _change(side.cache for side in sides)),
     ]
     loaded = "" if latency.loaded is None else f" ({human_bytes(latency.loaded)} before the first run)"
-    peaks = [side.memory for side in sides if side.memory is not None]
+    peaks, gpu = (
+        [size for size in sizes if size is not None]
+        for sizes in zip(*((each.memory, each.gpu) for each in sides), strict=True)
+    )
     facts.append(("peak memory", f"{_change(peaks)}{loaded}" if peaks else "not measured: this system does not tell"))
-    gpu = [side.gpu for side in sides if side.gpu is not None]
     facts += [("GPU memory", _change(gpu))] if gpu else []
     for energy in latency.energy:
         joules = " -> ".join(f"{statistics.fmean(each):.3g} J" for each in (energy.unpruned, energy.pruned))

@@ -14,8 +14,8 @@ from iwp_export.monitors.figures import DepthPoint, LayerFigures, Monitors
 from iwp_export.progress import progress
 from iwp_export.questions import MAX_NEW_TOKENS, DataSet
 from iwp_export.runtime.pipeline import Pipeline
-from iwp_export.scorer import Prepared, Score, Scorer
-from iwp_export.view.figures import Interval, bootstrap_mean, interval
+from iwp_export.scorer import Score, Scorer
+from iwp_export.view.figures import bootstrap_mean, share_of
 
 Look = tuple[float, int]
 """Entropy of attention in nats, and visual tokens that are seen."""
@@ -75,8 +75,8 @@ def measure_monitors(
     with progress("Monitoring", len(data.questions)) as advance:
         for question in data.questions:
             prepared = scorer.prepare(question)
-            for layer, score in read_depth(scorer, prepared, prunable).items():
-                depth[layer].append(score)
+            for layer in prunable:
+                depth[layer].append(scorer.score_without_image(prepared, layer))
             depth[layers].append(Score(0.0, True, prepared.right))
             prompt, visual = len(prepared.token_ids), int(prepared.visual.sum())
             before = [look_at(*prepared.layers[layer], prompt, scaling[layer]) for layer in range(layers)]
@@ -102,17 +102,6 @@ def measure_monitors(
     )
 
 
-def read_depth(scorer: Scorer, prepared: Prepared, layers: Sequence[int]) -> dict[int, Score]:
-    """What is left of an answer where no visual token goes on from a layer on, by layer.
-
-    Args:
-        scorer: has `layers` among its candidate layers.
-        prepared: the question.
-        layers: where the image may end.
-    """
-    return {layer: scorer.score_without_image(prepared, layer) for layer in layers}
-
-
 def _layer(layer: int, looks: Sequence[tuple[Look, Look]]) -> LayerFigures:
     retention = float(np.mean([after[1] / before[1] for before, after in looks]))
     before, after = (bootstrap_mean([look[side][0] for look in looks]) for side in (0, 1))
@@ -121,9 +110,6 @@ def _layer(layer: int, looks: Sequence[tuple[Look, Look]]) -> LayerFigures:
 
 def _point(layer: int, scores: Sequence[Score]) -> DepthPoint:
     right = [score.right for score in scores if score.right is not None]
-    agreement, accuracy = (
-        Interval(float(np.mean(held)), *interval(float(np.mean(held)), len(held))) if held else None
-        for held in ([score.agrees for score in scores], right if len(right) == len(scores) else [])
-    )
-    assert agreement is not None
-    return DepthPoint(layer, bootstrap_mean([score.kl for score in scores]), agreement, accuracy)
+    accuracy = share_of(right) if len(right) == len(scores) else None
+    kl, agreement = bootstrap_mean([score.kl for score in scores]), share_of([score.agrees for score in scores])
+    return DepthPoint(layer, kl, agreement, accuracy)

@@ -42,7 +42,7 @@ from iwp_export.parity.observation import (
 from iwp_export.parity.recording import RECORDING, read_recording
 from iwp_export.progress import progress
 from iwp_export.pruning.reference import normalised, selection_gap_of_pairs
-from iwp_export.pruning.settings import PruningSettings, check_keep
+from iwp_export.pruning.settings import PruningSettings
 from iwp_export.questions import Question
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.runtime.processor import Prompt
@@ -144,8 +144,7 @@ def check_parity(
 
     Raises:
         DataError: there is nothing to ask.
-        SettingsError: a keep ratio out of range.
-        RequestError: the reference cannot be asked a question.
+        RequestError: the reference cannot be asked a question, or a keep ratio is out of range.
         RecordingError: the recording is of another model, or lacks what is asked for.
         BackendError: a backend failed.
     """
@@ -157,10 +156,6 @@ def check_parity(
     new_tokens = max_new_tokens or reference.new_tokens or NEW_TOKENS
     if not samples:
         raise DataError("there is nothing to compare: give questions, or a recording, which has its own")
-    if not keeps:
-        raise DataError("there is nothing to compare: give a keep ratio", options=("keep",))
-    for keep in keeps:
-        check_keep(keep)
     notes, inside = [], hidden_states
     for who, reason in (("the artefact", pipeline.session.no_look), ("the reference", reference.no_hidden_states)):
         if hidden_states and reason:
@@ -168,8 +163,8 @@ def check_parity(
             inside = False
     once: tuple[Stage, ...] = ("prompt", "pixels", "features")
     always: tuple[Stage, ...] = ("caches", "logits", "hidden states") if inside else ("caches", "logits")
-    comparisons = [Comparison(keep, pipeline.manifest.pruning, (*once, *always)) for keep in keeps[:1]]
-    comparisons += [Comparison(keep, pipeline.manifest.pruning, always) for keep in keeps[1:]]
+    stages, pruning = ((*once, *always), *[always] * (len(keeps) - 1)), pipeline.manifest.pruning
+    comparisons = [Comparison(keep, pruning, each) for keep, each in zip(keeps, stages, strict=True)]
     with progress(f"Comparing with {reference.name}", len(samples) * len(keeps)) as advance:
         for sample in samples:
             for comparison in comparisons:
@@ -208,9 +203,7 @@ def _compare(
         return
 
     def choice() -> Choice | None:
-        if pipeline.session.no_look:
-            return None
-        return observe(pipeline, prompt, keep, 1, forced[:1], "choice").choice
+        return None if pipeline.session.no_look else observe(pipeline, prompt, keep, 1, forced[:1], "choice").choice
 
     same = comparison.add_choice(name, ours, theirs, choice)
     if not same and len(ours.kept) == len(theirs.kept):
@@ -222,13 +215,7 @@ def _compare(
 
 
 class Comparison:
-    """Runs of two sides at one keep ratio, gathered in figures.
-
-    Args:
-        keep: the ratio.
-        settings: how is pruned.
-        stages: what is compared.
-    """
+    """Runs of two sides at one keep ratio, gathered in figures."""
 
     def __init__(self, keep: float, settings: PruningSettings, stages: Sequence[Stage]) -> None:
         self._settings = settings
@@ -238,27 +225,19 @@ class Comparison:
     def add_choice(
         self, sample: str, ours: Observation, theirs: Observation, look: Callable[[], Choice | None] = lambda: None
     ) -> bool:
-        """Which tokens went on.
-
-        Args:
-            sample: its name.
-            ours, theirs: with the same prompt.
-            look: what the artefact chose from, as far as it can tell; asked where the sets differ.
-
-        Returns:
-            Whether they are the same.
-        """
+        """Whether the same tokens of a prompt went on. `look`, asked where not, has what the artefact chose from."""
         figures, where = self.figures.kept, f"{sample}, keep {self.figures.keep:g}"
         kept, expected, visual = ours.kept, theirs.kept, theirs.visual
+        same = np.array_equal(kept, expected)
         figures.choices += 1
-        figures.differing += not np.array_equal(kept, expected)
+        figures.differing += not same
         if len(kept) != len(expected):
             _fail(figures, f"{where}: {len(kept)} tokens went on, not {len(expected)}")
             return False
         if np.any(np.diff(kept) <= 0) or len(kept) == 0 or kept[0] < 0 or kept[-1] >= len(visual):
             _fail(figures, f"{where}: kept_index does not rise within the prompt")
             return False
-        if np.array_equal(kept, expected):
+        if same:
             return True
         mine, right = (each[visual[each]] for each in (kept, expected))
         figures.agreement = min(figures.agreement, len(np.intersect1d(mine, right)) / max(len(right), 1))
@@ -285,14 +264,8 @@ class Comparison:
             _fail(self.figures.kept, f"{where}: what tokens were chosen from is not finite")
 
     def add_stages(self, sample: str, ours: Observation, theirs: Observation, same: bool = True) -> None:
-        """Tensors and greedy tokens.
-
-        Args:
-            sample: its name.
-            ours, theirs: along the same answer.
-            same: whether both kept the same tokens. Else what lies below the pruning layer is compared, which is the
-                same whatever was kept.
-        """
+        """Tensors and greedy tokens along the same answer; where not the same tokens were kept, only what lies below
+        the pruning layer, which is the same whatever was kept."""
         mine, other, below = ours.tensors(), theirs.tensors(), self._settings.layer
         for key in dict.fromkeys((*other, *mine)):
             stage, layer, name = key

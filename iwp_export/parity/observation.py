@@ -144,9 +144,7 @@ def observe(
     """Run a prompt as a user's request runs, and note what each stage made of it.
 
     Args:
-        pipeline: on any backend.
-        prompt: token ids and pictures.
-        keep: fraction of the visual tokens that stays.
+        pipeline, prompt, keep: on any backend.
         max_new_tokens: of an answer that is not forced.
         forced: the answer to run along, whatever the model would say; None is its own.
         look: costs a second decoder where there is something to look at; see `Session.look`.

@@ -29,7 +29,6 @@ from iwp_export.files import whole_file
 from iwp_export.parity.figures import LIMITS, Identity
 from iwp_export.parity.observation import PROJECTIONS, Choice, Observation, ParityReference, Rows, Sample, samples_of
 from iwp_export.progress import progress
-from iwp_export.pruning.settings import check_keep
 from iwp_export.questions import Question
 from iwp_export.version import __version__
 
@@ -38,16 +37,7 @@ RECORDING = ".npz"
 DOCUMENT = "recording"
 SIZE_LIMIT = 4 << 30
 """Bytes that a recording may hold unpacked: a file that claims more is not read."""
-DAMAGE = (
-    zipfile.BadZipFile,
-    zlib.error,
-    ValueError,
-    EOFError,
-    KeyError,
-    NotImplementedError,
-    RecursionError,
-    MemoryError,
-)
+DAMAGE = (zipfile.BadZipFile, zlib.error, ValueError, EOFError, KeyError, RuntimeError, MemoryError)
 """What reading a damaged archive may raise; an array's head may claim any size."""
 REMEDY = "copy it again, or record again"
 
@@ -120,11 +110,10 @@ class Recording(ParityReference):
         keeps, tokens = self._info.keeps, self._info.new_tokens
         if keep not in keeps:
             known = ", ".join(f"{each:g}" for each in keeps)
-            raise RecordingError(f"the recording has keep {known}, not {keep:g}", options=("keep",))
+            raise RecordingError(f"the recording has keep {known}, not {keep:g}")
         if max_new_tokens > tokens:
-            raise RecordingError(
-                f"the recording has answers of {tokens} tokens, not {max_new_tokens}", options=("max_new_tokens",)
-            )
+            text = f"the recording has answers of {tokens} tokens, not {max_new_tokens}"
+            raise RecordingError(text, options=("parity_tokens",))
         number = self._numbers.get((sample.prompt, sample.images))
         if number is None:
             raise RecordingError(f"the recording has no sample {sample.name}")
@@ -143,31 +132,22 @@ def record(
     """Record what a reference makes of questions.
 
     Args:
-        reference: the checkpoint, as a rule.
-        questions: what is asked.
-        keeps: fractions of the visual tokens that stay.
+        reference: the checkpoint.
+        questions, keeps, max_new_tokens: see `check_parity`.
         path: NAME.npz; missing folders are made.
-        max_new_tokens: tokens of each answer.
         hidden_states: also the states between layers, with which the file is about twice as large.
         force: replace a file that is there already.
-
-    Returns:
-        `path`.
 
     Raises:
         OutputError: the file is there already, or cannot be written.
         DataError: there are no questions, or an image cannot be read.
-        SettingsError, RequestError, BackendError: see `ParityReference.observe`.
+        RequestError, BackendError: see `ParityReference.observe`.
     """
     path = Path(path)
     where = check_recording(path, force)
     samples = samples_of(questions)
-    if not samples or not keeps:
-        raise DataError("there is nothing to record: give questions and keep ratios")
-    for keep in keeps:
-        check_keep(keep)
-    if hidden_states and reference.no_hidden_states:
-        raise DataError(f"hidden states cannot be recorded: {reference.no_hidden_states}", options=("hidden_states",))
+    if not samples:
+        raise DataError("there is nothing to record: give questions")
     arrays: dict[str, Array] = {}
     with progress(f"Recording {reference.name}", len(samples) * len(keeps)) as advance:
         for number, sample in enumerate(samples):
@@ -248,10 +228,8 @@ def read_recording(path: Path | str) -> Recording:
             raise RecordingError(f"{where} is damaged: the content of {name} changed: {REMEDY}")
     try:
         return Recording(info, arrays)
-    except KeyError as error:
-        raise RecordingError(f"{where} is damaged: it lacks {error}: {REMEDY}") from error
-    except UnicodeDecodeError as error:
-        raise RecordingError(f"{where} is damaged: a prompt is no text: {REMEDY}") from error
+    except (KeyError, UnicodeDecodeError) as error:
+        raise RecordingError(f"{where} is damaged: an entry is missing or no text ({error}): {REMEDY}") from error
 
 
 def _digest(array: Array) -> str:
@@ -271,10 +249,8 @@ KINDS = {"token_ids": "i", "visual": "b", "kept": "i", "tokens": "i", "forced": 
 def pack(found: Observation, sample: int, ratio: int) -> dict[str, Array]:
     """An observation as arrays by name."""
     once: dict[str, Any] = {name: getattr(found, name) for name in ONCE}
-    once |= {
-        "images": np.array(len(found.features.lengths), np.int64),
-        **{f"input.{k}": v for k, v in found.inputs.items()},
-    }
+    once["images"] = np.array(len(found.features.lengths), np.int64)
+    once |= {f"input.{name}": value for name, value in found.inputs.items()}
     if found.choice is not None:
         alike = found.choice.alike  # symmetric: half of it will do
         once |= {"importance": found.choice.importance, "alike": alike[np.triu_indices(len(alike))]}
@@ -283,9 +259,8 @@ def pack(found: Observation, sample: int, ratio: int) -> dict[str, Array]:
     named |= {f"{sample}.{ratio}.{name}": value for name, value in here.items()}
     arrays: dict[str, Array] = {}
     for name, value in named.items():
-        arrays |= (
-            {f"{name}.{part}": each for part, each in vars(value).items()} if isinstance(value, Rows) else {name: value}
-        )
+        parts = {f".{part}": each for part, each in vars(value).items()} if isinstance(value, Rows) else {"": value}
+        arrays |= {f"{name}{part}": each for part, each in parts.items()}
     return arrays
 
 
@@ -312,12 +287,14 @@ def unpack(arrays: Mapping[str, Array], sample: int, ratio: int, new_tokens: int
         found["features"] = _rows(arrays, f"{once}features")
         if int(arrays[f"{once}images"]) != len(found["features"].lengths) or len(found["cache"].lengths) % 2:
             raise ValueError("it has not the features of each image, or keys without values")
-        inputs = [name.removeprefix(f"{once}input.") for name in arrays if name.startswith(f"{once}input.")]
+        begin = f"{once}input."
+        inputs = dict.fromkeys(
+            ".".join(name.removeprefix(begin).split(".")[:2]) for name in arrays if begin in name[: len(begin)]
+        )
         found["inputs"] = {
-            name: arrays[f"{once}input.{name}"] if name in inputs else _rows(arrays, f"{once}input.{name}")
-            for name in dict.fromkeys(
-                ".".join(name.split(".")[:2]) for name in inputs if name.split(".")[0].isdecimal()
-            )
+            name: arrays[begin + name] if begin + name in arrays else _rows(arrays, begin + name)
+            for name in inputs
+            if name.split(".")[0].isdecimal()
         }
         if f"{once}importance" in arrays:
             importance, half = arrays[f"{once}importance"], arrays[f"{once}alike"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from iwp_export.parity.figures import LIMITS, OWN_GAP, PIXELS_LIMIT, Gap, Integrity, Limits, Parity, StageFigures
+from iwp_export.parity.figures import LIMITS, OWN_GAP, PIXELS_LIMIT, Gap, Limits, Parity, StageFigures
 from iwp_export.view.figures import Gate, percent
 from iwp_export.view.terminal import human_bytes
 from iwp_export.view.view import Column, Table, View
@@ -32,29 +32,20 @@ def gates(parity: Parity) -> list[Gate]:
     return list(_gates(parity, LIMITS[parity.dtype]))
 
 
-def integrity_gate(found: Integrity) -> Gate:
-    """The gate of an artefact's files alone: where it fails, nothing else can be asked."""
-    measured = "damaged" if found.flaw else f"{found.files} files, {human_bytes(found.bytes)}"
-    remedy = "copy it again, or export it again"
-    return _gate("integrity", not found.flaw, measured, "every SHA-256", found.flaw, remedy)
-
-
 def _gates(parity: Parity, limits: Limits) -> Iterator[Gate]:
-    if parity.integrity is not None:
-        yield integrity_gate(parity.integrity)
+    if files := parity.integrity:
+        measured = "damaged" if files.flaw else f"{files.files} files, {human_bytes(files.bytes)}"
+        remedy = "copy it again, or export it again"
+        yield _gate("integrity", not files.flaw, measured, "every SHA-256", files.flaw, remedy)
     differences = parity.differences
     measured = f"{len(differences)} differences" if differences else "the reference's"
     remedy = "compare with what it was exported from, or export and build again"
     yield _gate("same checkpoint", not differences, measured, "the reference's", "; ".join(differences), remedy)
     every = [figures for keep in parity.keeps for figures in keep.stages]
-    for stage, relative, cosine in (
-        ("prompt", 0.0, 1.0),
-        ("pixels", PIXELS_LIMIT, -1.0),
-        ("features", limits.rows, limits.cosine),
-        ("hidden states", limits.rows, limits.cosine),
-        ("caches", limits.rows, limits.cosine),
-        ("logits", limits.logits, limits.cosine),
-    ):
+    allowed = {"prompt": (0.0, 1.0), "pixels": (PIXELS_LIMIT, -1.0)}
+    allowed |= dict.fromkeys(("features", "hidden states", "caches"), (limits.rows, limits.cosine))
+    allowed["logits"] = limits.logits, limits.cosine
+    for stage, (relative, cosine) in allowed.items():
         if stages := [figures for figures in every if figures.stage == stage]:
             yield _stage_gate(stage, stages, relative, cosine)
     worst = max((figures for figures in every if figures.kl is not None), key=lambda each: each.kl or 0.0, default=None)
@@ -179,17 +170,13 @@ def _rows(parity: Parity) -> Iterator[Sequence[object]]:
         keep, kept, tokens = f"{figures.keep:g}", figures.kept, figures.tokens
         for stage in figures.stages:
             cosine = None if stage.cosine is None else _cosine_text(stage.cosine)
-            relative, absolute, kl = (
-                None if each is None else f"{each:.1e}" for each in (stage.relative, stage.absolute, stage.kl)
-            )
-            yield keep, stage.stage, f"{stage.rows:,}", relative, cosine, absolute, kl, stage.flaw or stage.where
+            far, absolute, kl = (None if n is None else f"{n:.1e}" for n in (stage.relative, stage.absolute, stage.kl))
+            yield keep, stage.stage, f"{stage.rows:,}", far, cosine, absolute, kl, stage.flaw or stage.where
         known = [gap.gap for gap in kept.gaps if gap.gap is not None]
         gap = f"gap {max(known):.1e}" if known else "gap unknown" if kept.gaps else None
         where = kept.flaw or next((each.where for each in kept.gaps), "")
         same = f"{kept.choices - kept.differing} of {kept.choices} the same"
         yield keep, "kept tokens", same, gap, None, None, None, where
-        ties, same = (
-            f"{tokens.ties} ties" if tokens.ties else None,
-            f"{tokens.tokens - tokens.differing} of {tokens.tokens} the same",
-        )
+        ties = f"{tokens.ties} ties" if tokens.ties else None
+        same = f"{tokens.tokens - tokens.differing} of {tokens.tokens} the same"
         yield keep, "greedy tokens", same, ties, None, None, None, tokens.where

@@ -129,6 +129,12 @@ def interval(share: float, samples: int) -> tuple[float, float]:
     return min(share, middle - reach), max(share, middle + reach)
 
 
+def share_of(holds: Sequence[float]) -> Interval:
+    """The mean of values from 0 to 1, one at least, with Wilson's interval."""
+    mean = float(np.mean(holds))
+    return Interval(mean, *interval(mean, len(holds)))
+
+
 def samples_for(share: float) -> int:
     """Samples of which all must hold for the lower end of `interval` to reach a share below 1."""
     return math.ceil(NORMAL_95**2 * share / (1 - share) - 1e-9)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from iwp_export.accuracy.scoring import SCORES, check_answers, check_drop, check_limit, compare, find_score, normalise
+from iwp_export.accuracy.scoring import SCORES, check_answers, check_drop, check_limit, compare, normalise
 from iwp_export.errors import DataError, SettingsError
 from iwp_export.questions import Question
 
@@ -58,9 +58,6 @@ def test_all_questions_have_answers_or_none_has() -> None:
     for questions, message in (([], "one question at least"), ([some, none], "1 of 2 have none")):
         with pytest.raises(DataError, match=message):
             check_answers(questions)
-    with pytest.raises(SettingsError, match="no score 'f1'; there are: exact, normalised, relaxed") as refused:
-        find_score("f1")
-    assert refused.value.options == ("score",)
 
 
 def test_change_and_ratio_of_paired_scores() -> None:

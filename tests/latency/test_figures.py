@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from iwp_export.latency.figures import joined, paired_ratio, ratio_apart, ratio_of_processes, spread_of
-from iwp_export.settings import LEAST_PAIRS
 from iwp_export.view.figures import Interval
 from tests.latency.made import PAIRS, latency
 
@@ -42,12 +41,6 @@ def test_the_order_of_a_pair_does_not_move_the_ratio():
     """Every second pair runs the other way round; the ratios of the two orders are 1.4 and 1.6."""
     found = paired_ratio([1.4, 1.6] * 20, [1.0] * 40)
     assert found.low == pytest.approx(found.high) and found.mean == pytest.approx(math.sqrt(1.4 * 1.6))
-
-
-def test_too_few_pairs_have_no_interval():
-    values = [1.0] * (LEAST_PAIRS - 1)
-    with pytest.raises(ValueError, match="needs 14 pairs"):
-        paired_ratio(values, values)
 
 
 def test_a_ratio_of_runs_apart():

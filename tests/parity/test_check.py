@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from iwp_export.bundle.schema import from_json, to_json
-from iwp_export.errors import CheckpointError, DataError, RequestError, SettingsError
+from iwp_export.errors import CheckpointError, DataError, RequestError
 from iwp_export.models import ALIASES
 from iwp_export.parity import check
 from iwp_export.parity.check import Comparison, check_parity, open_reference
@@ -194,8 +194,6 @@ def test_what_cannot_be_compared(
 ) -> None:
     with pytest.raises(DataError, match="there is nothing to compare: give questions"):
         check_parity(pipeline, checkpoint)
-    with pytest.raises(SettingsError, match="keep must be"):
-        check_parity(pipeline, checkpoint, questions, (1.5,))
     with pytest.raises(DataError, match="nothing to compare with at nowhere: give `checkpoint`, a bundle's folder"):
         open_reference(pipeline, "nowhere")
     with pytest.raises(CheckpointError, match=r"has no config\.json"):

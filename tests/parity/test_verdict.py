@@ -24,7 +24,7 @@ from iwp_export.parity.figures import (
     StageFigures,
     TokenFigures,
 )
-from iwp_export.parity.verdict import gates, integrity_gate, view
+from iwp_export.parity.verdict import gates, view
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.view.figures import Gate
 from tests.runtime.toy import toy_manifest, write_plan
@@ -146,10 +146,10 @@ def test_integrity_of_bundles_and_engines(tiny_bundle: Path, tmp_path: Path) -> 
     files = Bundle.open(tiny_bundle).manifest.files
     assert (found.files, found.bytes, found.flaw) == (len(files), sum(entry.bytes for entry in files.values()), "")
     plan = write_plan(tmp_path / "a.plan")
-    assert integrity_gate(check_integrity(plan)).passed
+    assert failed(figures(integrity=check_integrity(plan))) == []
     plan.write_bytes(plan.read_bytes()[::-1])
-    gate = integrity_gate(check_integrity(plan))
-    assert not gate.passed and "the content of a.plan changed" in gate.where
+    [gate] = failed(figures(integrity=check_integrity(plan)))
+    assert gate.name == "integrity" and "the content of a.plan changed" in gate.where
     for missing in (tmp_path / "no.bundle", tmp_path / "no.plan"):
         with pytest.raises(BundleError, match="does not exist"):
             check_integrity(missing)
