@@ -97,11 +97,8 @@ def compare(before: Sequence[float], after: Sequence[float]) -> tuple[Interval, 
     of the shares that lost and gained (Statistics in Medicine 17, 1998, 2635-2650, method 10 without its correction for
     correlation).
 
-    Args:
-        before, after: scores of the same questions, from 0 to 1.
-
     Returns:
-        After less before, and after divided by before, None where before is 0.
+        Of scores of the same questions, from 0 to 1: after less before, and after divided by it, None where it is 0.
     """
     both, count = np.array([before, after], float), len(before)
     base, mean = (float(value) for value in both.mean(1))

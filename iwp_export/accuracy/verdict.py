@@ -6,7 +6,6 @@ import base64
 from collections.abc import Sequence
 from dataclasses import replace
 from io import BytesIO
-from pathlib import Path
 
 from PIL import Image
 
@@ -102,13 +101,9 @@ def view(accuracy: Accuracy) -> View:
     return replace(shown, sentences=found, examples=[*examples])
 
 
-def compare(found: Sequence[tuple[Path, Accuracy]]) -> View:
+def compare(named: Sequence[tuple[str, Accuracy]]) -> View:
     """Several artefacts in one table, under what makes their figures doubtful. All answered the same questions."""
-    first = found[0][1]
-    names = [path.absolute().name for path, _ in found]
-    if len(set(names)) < len(names):
-        names = [str(path) for path, _ in found]
-    named = list(zip(names, [accuracy for _, accuracy in found], strict=True))
+    first = named[0][1]
     rows = [[name, *_row(each)] for name, accuracy in named for each in accuracy.at]
     doubts = dict.fromkeys(text for _, accuracy in named for text in warnings(accuracy))
     shown = _view(first, [_line(*each) for each in named], ["artefact", *_columns(first)], rows)

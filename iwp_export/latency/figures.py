@@ -185,27 +185,25 @@ def spread_of(values: Sequence[float]) -> Spread:
     return Spread(len(array), float(array.mean()), p50, p90, p99 if enough else None, float(array.max()))
 
 
-def paired_ratio(over: npt.ArrayLike, under: npt.ArrayLike, seed: int = 0) -> Interval:
+def paired_ratio(over: npt.ArrayLike, under: npt.ArrayLike) -> Interval:
     """How many times as long `over` takes: the median of the pairs' ratios, with its block-bootstrap interval.
 
     Neighbours are averaged first (of logarithms): the order of a pair's two runs swaps from pair to pair, and the
     median would jump between the two orders' ratios.
 
-    Args:
-        over, under: seconds of the two runs of each pair, in their order; `settings.LEAST_PAIRS` at least.
-        seed: the same seed gives the same interval.
+    Both are seconds of the two runs of each pair, in the order of the pairs; `settings.LEAST_PAIRS` at least.
     """
     logs = np.log(np.asarray(over, float) / np.asarray(under, float))
     both = (logs[1:] + logs[:-1]) / 2
-    return _factor(_around(float(np.median(both)), _drawn_medians(both, np.random.default_rng(seed)), len(both)))
+    return _factor(_around(float(np.median(both)), _drawn_medians(both, np.random.default_rng(0)), len(both)))
 
 
-def ratio_apart(over: Sequence[float], under: Sequence[float], seed: int = 0) -> Interval:
+def ratio_apart(over: Sequence[float], under: Sequence[float]) -> Interval:
     """Median of `over` [n] through that of `under` [m], which were measured apart, with its block-bootstrap interval.
 
     What differs from one process to the next is not in it.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     one, other = np.log(over), np.log(under)
     draws = _drawn_medians(one, rng) - _drawn_medians(other, rng)
     return _factor(_around(float(np.median(one) - np.median(other)), draws, min(len(one), len(other))))

@@ -50,10 +50,8 @@ def view(monitors: Monitors) -> View:
     y = Axis(which, "percent", low=0.0)
     caption = "The rightmost point has every token, the leftmost none."
     title, layer = "Where the model reads the image", Axis("no visual token from layer", "whole")
-    entropies = [
-        _line("every token", [(each.layer, each.entropy) for each in monitors.attention]),
-        _line("pruned", [(each.layer, each.entropy_pruned) for each in monitors.attention]),
-    ]
+    sides = {"every token": "entropy", "pruned": "entropy_pruned"}
+    entropies = [_line(side, [(a.layer, getattr(a, name)) for a in monitors.attention]) for side, name in sides.items()]
     about = "Entropy of the text's attention by layer, with every visual token and pruned"
     nats = Axis("entropy of attention, nats", low=0.0)
     return View(

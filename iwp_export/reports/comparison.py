@@ -185,10 +185,10 @@ def _columns(these: Sequence[Named]) -> list[str]:
 
 def _accuracies(these: Sequence[Named]) -> list[View]:
     """A table for each set of questions that two reports or more have in common."""
-    groups: dict[object, list[tuple[Path, Accuracy]]] = {}
+    groups: dict[object, list[tuple[str, Accuracy]]] = {}
     for each in these:
         if found := each.report.accuracy:
-            groups.setdefault((found.digest, found.score), []).append((Path(each.name), found))
+            groups.setdefault((found.digest, found.score), []).append((each.name, found))
     return [accuracy_verdict.compare(group) for group in groups.values() if len(group) > 1]
 
 
