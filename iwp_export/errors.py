@@ -75,6 +75,11 @@ def is_disk_full(error: BaseException | None) -> bool:
     return False
 
 
+def in_one_line(error: BaseException) -> str:
+    """What an error says, without line breaks; its type's name if it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def os_reason(error: OSError) -> str:
     """Why the system refused, in words."""
     return "the disk is full" if is_disk_full(error) else error.strerror or str(error)

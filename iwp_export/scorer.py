@@ -21,7 +21,6 @@ from iwp_export.pruning.settings import PruningSettings
 from iwp_export.pruning.torch_select import Select, kept_index
 from iwp_export.questions import MAX_NEW_TOKENS, Question
 from iwp_export.runtime.generate import Context, query_index
-from iwp_export.runtime.model import LoadedModel
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.runtime.processor import Processor, Prompt
 
@@ -111,9 +110,8 @@ class Scorer:
             RequestError: it cannot be asked.
         """
         prompt = self._processor.ask_once(question.prompt, question.images)
-        model = LoadedModel(self._manifest, self._processor, self._session)
-        call = model.prepare(Context(self._session.new_cache()), prompt.token_ids, prompt.pictures, 1.0)
-        model.limits(self._max_new_tokens).check_prompt(call)
+        model = Pipeline(self._manifest, self._processor, self._session)
+        model.prepare(Context(self._session.new_cache()), prompt.token_ids, prompt.pictures, 1.0)
         return prompt
 
     def prepare(self, question: Question) -> Prepared:
@@ -217,7 +215,7 @@ class Scorer:
 
     def _pipeline(self, settings: PruningSettings, select: Select | None = None) -> Pipeline:
         manifest = replace(self._manifest, pruning=settings)
-        return Pipeline(LoadedModel(manifest, self._processor, self._session.choosing(settings, select)))
+        return Pipeline(manifest, self._processor, self._session.choosing(settings, select))
 
     def _features(self, pictures: Sequence[Picture]) -> Tensor:
         encoded = [self._session.encode(picture.inputs) for picture in pictures]

@@ -13,12 +13,11 @@ import pytest
 import torch
 
 from iwp_export.errors import BackendError, RequestError
-from iwp_export.exporter.loading import open_live
+from iwp_export.exporter.live import open_live
 from iwp_export.exporter.plan import plan_export
 from iwp_export.exporter.settings_source import PAPER
 from iwp_export.pruning.settings import PruningSettings, choices, names_of_settings
 from iwp_export.questions import Question, read_questions
-from iwp_export.runtime.model import LoadedModel
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.scorer import Scorer
 from tests.exporter.tiny import write_llava
@@ -39,7 +38,7 @@ class Opened:
 
     def pipeline(self, settings: PruningSettings) -> Pipeline:
         manifest = replace(self.manifest, pruning=settings)
-        return Pipeline(LoadedModel(manifest, self.processor, self.session.choosing(settings)))
+        return Pipeline(manifest, self.processor, self.session.choosing(settings))
 
     def generate(self, prepared: Any, settings: PruningSettings, **options: Any) -> Any:
         options = {"max_new_tokens": self.tokens, **options}
@@ -170,7 +169,7 @@ def test_without_the_image_is_a_choice_of_no_visual_token(noise: Opened, layer: 
     settings = PruningSettings(layer=layer)
     session = noise.session.choosing(settings, lambda *inputs: torch.nonzero(~inputs[3][0])[:, 0][None])
     manifest = replace(noise.manifest, pruning=settings)
-    pipeline = Pipeline(LoadedModel(manifest, noise.processor, session))
+    pipeline = Pipeline(manifest, noise.processor, session)
     prepared = noise.scorer.prepare(replace(QUESTIONS[0], answers=("no such answer",)))
     tokens = noise.generate(prepared, settings, keep=1.0).token_ids
     rest = iter(tokens)

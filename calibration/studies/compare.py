@@ -21,11 +21,10 @@ from iwp_export.backends.torch.session import TorchSession
 from iwp_export.bundle.recipe import read_recipe
 from iwp_export.device.machine import package_versions
 from iwp_export.errors import DataError, IwpError, SettingsError
-from iwp_export.exporter.loading import limit_threads, open_live
+from iwp_export.exporter.live import limit_threads, open_live
 from iwp_export.exporter.plan import plan_export
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.questions import MAX_NEW_TOKENS, Question, read_questions
-from iwp_export.runtime.model import LoadedModel
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.view import terminal
 from iwp_export.view.figures import interval, percent
@@ -78,7 +77,7 @@ def right_shares(
 def with_method(pipeline: Pipeline, session: TorchSession, method: Method) -> Pipeline:
     """An artefact's pipeline with a checkpoint in torch in the place of its graphs, pruned by a method."""
     manifest = replace(pipeline.manifest, pruning=method.settings)
-    return Pipeline(LoadedModel(manifest, pipeline.processor, RivalSession(session, method)))
+    return Pipeline(manifest, pipeline.processor, RivalSession(session, method))
 
 
 def compare_methods(

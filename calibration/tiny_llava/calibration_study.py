@@ -35,10 +35,9 @@ from iwp_export.calibrator.calibration import Calibration
 from iwp_export.calibrator.plan import plan_calibration
 from iwp_export.calibrator.search import controls_of
 from iwp_export.device.machine import package_versions
-from iwp_export.exporter.loading import limit_threads, open_live
+from iwp_export.exporter.live import limit_threads, open_live
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.questions import Question, read_questions
-from iwp_export.runtime.model import LoadedModel
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.scorer import Scorer
 from iwp_export.settings import CalibrationSettings
@@ -75,7 +74,7 @@ class Reader:
     def rival(self, name: str, settings: PruningSettings, seed: int = 0) -> float:
         """Share of right answers of another method at the settings' layer and keep ratio, in per cent."""
         session = RivalSession(self.session, methods(settings, seed)[name])
-        pipeline = Pipeline(LoadedModel(replace(self.manifest, pruning=settings), self.processor, session))
+        pipeline = Pipeline(replace(self.manifest, pruning=settings), self.processor, session)
         return round(100 * right_shares(pipeline, self.questions, settings.keep)["all"], 2)
 
 

@@ -16,11 +16,12 @@ from calibration.tiny_llava.checkpoint import NUM_LAYERS, NUM_VISUAL
 from calibration.tiny_llava.reader import IMAGE_START, TEXT_START, embed_prompt, run_layers
 from calibration.tiny_llava.tower import patch_features
 from calibration.tiny_llava.vocabulary import WORDS
-from iwp_export.exporter.loading import Device, open_live
+from iwp_export.exporter.live import open_live
 from iwp_export.exporter.plan import plan_export
 from iwp_export.exporter.settings_source import PAPER
 from iwp_export.questions import Question, read_questions
 from iwp_export.scorer import Scorer
+from iwp_export.settings import Device
 
 BATCH = 100
 PRUNING_LAYER = 4

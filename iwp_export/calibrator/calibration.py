@@ -20,7 +20,7 @@ from iwp_export.calibrator.plan import PAGE_SUFFIX, CalibrationPlan
 from iwp_export.calibrator.search import Found, Search, candidates, default_settings, rungs_for, survivors
 from iwp_export.calibrator.verdict import example, verdict, view
 from iwp_export.errors import RequestError
-from iwp_export.exporter.loading import enough_memory, limit_threads, open_live
+from iwp_export.exporter.live import enough_memory, limit_threads, open_live
 from iwp_export.progress import progress
 from iwp_export.pruning.cost import PrefillCost
 from iwp_export.pruning.settings import PruningSettings

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn, Protocol
 
 from iwp_export.bundle.schema import CONTROL
-from iwp_export.errors import IwpError
+from iwp_export.errors import IwpError, in_one_line
 from iwp_export.version import __version__
 
 VERBS = {
@@ -141,7 +141,7 @@ def _silence() -> None:
 
 def _one_line(error: Exception, verb: Verb, parser: argparse.ArgumentParser) -> str:
     """What was wrong, and the verb's own names of the parameters that the error is about."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = in_one_line(error)
     if isinstance(error, OSError) and error.strerror:
         text = error.strerror if error.filename is None else f"{error.strerror}: {error.filename}"
     text = CONTROL.sub("\ufffd", text)  # a file's name could steer the terminal

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from iwp_export.device.machine import reads_arrays
-from iwp_export.errors import BackendError
+from iwp_export.errors import BackendError, in_one_line
 from iwp_export.settings import FlavourName as FlavourName
 
 MODULES: dict[FlavourName, str] = {"rtx": "tensorrt_rtx", "tensorrt": "tensorrt"}
@@ -64,7 +64,7 @@ def load_flavour(name: FlavourName) -> Flavour:
             _preload_rtx()
         module: Any = importlib.import_module(MODULES[name])
     except Exception as error:  # the bindings raise whatever a missing library makes them raise
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = in_one_line(error)
         raise BackendError(f"{TITLES[name]} does not load ({reason}). To get it: {INSTALL[name]}") from error
     flavour = Flavour(name, str(module.__version__), module)
     if not reads_arrays(module):  # the plugin's fields are arrays: they would be misread in silence

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from iwp_export.errors import CheckpointError
+from iwp_export.errors import CheckpointError, in_one_line
 from iwp_export.exporter.config_schema import BEFORE_READING, DECODER, ELEMENT_TYPES, check_rows, shortened
 from iwp_export.exporter.weights import FLOATS, SINGLE, StoredTensor, checkpoint_digest, stored_tensors, weight_index
 from iwp_export.models import ALIASES, find_family
@@ -66,7 +66,10 @@ class Checkpoint:
         """
         if self.is_local:
             return self
-        _download_weights(self)
+        commit, named = self.folder.name, self.named_weights  # the commit that the configuration is of
+        _download(self.source, commit, [named or SINGLE])
+        if index := weight_index(self.folder, named):
+            _download(self.source, commit, index.files)
         return replace(self, is_local=True)
 
     @property
@@ -214,7 +217,9 @@ def _read_config(folder: Path, model: str) -> Any:
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:
-        raise CheckpointError(f"{path} is not a valid {model_type} configuration: {_one_line(error)}") from error
+        raise CheckpointError(
+            f"{path} is not a valid {model_type} configuration: {shortened(in_one_line(error))}"
+        ) from error
     check_rows(config, path, {**DECODER, **family.config_rows})
     return config
 
@@ -227,19 +232,6 @@ def _download(repo: str, revision: str | None, patterns: Sequence[str]) -> Path:
     except Exception as error:
         at = f" at revision {revision}" if revision else ""
         raise CheckpointError(
-            f"cannot download {repo}{at} ({type(error).__name__}: {_one_line(error)}); "
+            f"cannot download {repo}{at} ({type(error).__name__}: {shortened(in_one_line(error))}); "
             "check the name and the network, or give a local folder"
         ) from error
-
-
-def _download_weights(checkpoint: Checkpoint) -> None:
-    """Bring the files that transformers would load to this machine, of the commit that the configuration is of."""
-    commit, named = checkpoint.folder.name, checkpoint.named_weights
-    _download(checkpoint.source, commit, [named or SINGLE])
-    index = weight_index(checkpoint.folder, named)
-    if index is not None:
-        _download(checkpoint.source, commit, index.files)
-
-
-def _one_line(error: Exception) -> str:
-    return shortened(" ".join(str(error).split())) or type(error).__name__

@@ -14,6 +14,7 @@ Bound: TypeAlias = "float | str | Callable[[Any], float]"
 
 ELEMENT_TYPES = ("float16", "bfloat16", "float32", "float64")
 ID_LIMIT = 2**31 - 1
+ABSENT = object()
 SHOWN = 240
 """How many characters of a wrong value, or of what transformers says of it, are shown."""
 
@@ -121,63 +122,42 @@ def check_rows(config: Any, path: Path, rows: Mapping[str, tuple[Any, ...]]) -> 
         CheckpointError: the first value that is not what its row says.
     """
     for name, row in ((name, Row(*fields)) for name, fields in rows.items()):
-        found, value = _look_up(config, name)
-        if not found or (value is None and row.optional):
+        value = _look_up(config, name)
+        if value is ABSENT or (value is None and row.optional):
             continue
         is_kind, words = KINDS[row.kind]
-        limits = Limits.of(row, config) if is_kind(value) else ""
-        if not isinstance(limits, Limits) or not all(limits.hold(number) for number in _numbers(value)):
-            raise CheckpointError(f"{path}: {name} must be {words}{limits}, got {shortened(repr(value))}")
+        if right := is_kind(value):
+            least, most, step = (_bound(bound, config) for bound in (row.least, row.most, row.multiple_of))
+            above = row.kind == "number"  # of other kinds the least value itself is allowed
+            right = all(
+                (number > least if above else number >= least) and number <= most and (not step or number % step == 0)
+                for number in _numbers(value)
+            )
+            if math.isfinite(most):
+                words += f" above {least:g} and at most {most:g}" if above else f" from {least} to {most}"
+            if step > 1:
+                name_of_step = f" ({row.multiple_of.split('.')[-1]})" if isinstance(row.multiple_of, str) else ""
+                words += f" and a multiple of {step}{name_of_step}"
+        if not right:
+            raise CheckpointError(f"{path}: {name} must be {words}, got {shortened(repr(value))}")
 
 
-def shortened(text: str) -> str:
+def shortened(text: str, most: int = SHOWN) -> str:
     """A text that is no longer than a line of an error should be."""
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
-class Limits(NamedTuple):
-    """The bounds of one row, as numbers of one configuration."""
-
-    exclusive: bool
-    least: float
-    most: float
-    step: float
-    step_name: str
-
-    @classmethod
-    def of(cls, row: Row, config: Any) -> Limits:
-        least, most, step = (_bound(bound, config) for bound in (row.least, row.most, row.multiple_of))
-        name = f" ({row.multiple_of.split('.')[-1]})" if isinstance(row.multiple_of, str) else ""
-        return cls(row.kind == "number", least, most, step, name)
-
-    def hold(self, number: float) -> bool:
-        above = number > self.least if self.exclusive else number >= self.least
-        return above and number <= self.most and (not self.step or number % self.step == 0)
-
-    def __str__(self) -> str:
-        least, most = f"{self.least:g}", f"{self.most:g}"
-        words = f" above {least} and at most {most}" if self.exclusive else f" from {self.least} to {self.most}"
-        multiple = f" and a multiple of {self.step}{self.step_name}" if self.step > 1 else ""
-        return (words if math.isfinite(self.most) else "") + multiple
-
-
-def _look_up(config: Any, name: str) -> tuple[bool, Any]:
-    """Whether there is a value of this name, through configurations and dictionaries, and the value."""
+def _look_up(config: Any, name: str) -> Any:
+    """The value of this name, through configurations and dictionaries; `ABSENT` if there is none."""
     for part in name.split("."):
-        if isinstance(config, dict):
-            if part not in config:
-                return False, None
-            config = config[part]
-        elif hasattr(config, part):
-            config = getattr(config, part)
-        else:
-            return False, None
-    return True, config
+        config = config.get(part, ABSENT) if isinstance(config, dict) else getattr(config, part, ABSENT)
+    return config
 
 
 def _bound(bound: Bound, config: Any) -> float:
     if isinstance(bound, str):
-        return _look_up(config, bound)[1]
+        found: float = _look_up(config, bound)
+        return found
     return bound(config) if callable(bound) else bound
 
 

@@ -13,7 +13,7 @@ from iwp_export.bundle.manifest import GraphSpec, Manifest, TensorSpec
 from iwp_export.bundle.store import BundleWriter
 from iwp_export.errors import BackendError
 from iwp_export.exporter.plan import ExportPlan
-from iwp_export.exporter.proof import prove_graphs, prove_model, prove_processor
+from iwp_export.exporter.proof import prove_graphs, prove_processor, prove_rope
 from iwp_export.exporter.streaming import Losses
 from iwp_export.progress import progress
 from iwp_export.version import __version__
@@ -60,7 +60,7 @@ def export_bundle(plan: ExportPlan, output: Path | str, force: bool = False) -> 
         for name in checkpoint.processor_files():
             (processor / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(checkpoint.folder / name, processor / name)
-        prove_model(checkpoint.config, plan.decoder, plan.vision)  # before the work of minutes
+        prove_rope(checkpoint.config.text_config)  # before the work of minutes
         picture, no_template = prove_processor(processor, plan.decoder, plan.vision, checkpoint.family)
         graphs = {}
         with progress("Tracing the vision tower"):
@@ -83,14 +83,10 @@ def export_bundle(plan: ExportPlan, output: Path | str, force: bool = False) -> 
         prove_graphs(manifest, picture)
         writer.commit(manifest)
     if no_template:
-        _warn(f"{no_template}: the bundle answers token ids alone (Pipeline.generate_ids)")
-    if plan.generation.note:
-        _warn(plan.generation.note)
+        no_template += ": the bundle answers token ids alone (Pipeline.generate_ids)"
+    for line in filter(None, (no_template, plan.generation.note)):
+        print(f"iwp-export: warning: {line}", file=sys.stderr)
     return Path(output)
-
-
-def _warn(line: str) -> None:
-    print(f"iwp-export: warning: {line}", file=sys.stderr)
 
 
 def _require_tools() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,24 +13,14 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from iwp_export.backends.torch.session import TorchSession
-from iwp_export.bundle.manifest import Manifest
-from iwp_export.errors import BackendError, CheckpointError, SettingsError
+from iwp_export.errors import CheckpointError, in_one_line
 from iwp_export.exporter.config_schema import shortened
-from iwp_export.exporter.plan import ExportPlan
 from iwp_export.exporter.weights import FLOATS, StoredTensor
-from iwp_export.runtime.processor import Processor
-from iwp_export.settings import Device as Device
 
 
 @contextlib.contextmanager
 def empty_model(config: Any, folder: Path, dtype: torch.dtype = torch.float32) -> Iterator[Any]:
-    """transformers' model of a configuration on fake tensors, within a context of them.
-
-    Args:
-        config: the transformers configuration.
-        folder: the checkpoint's.
-        dtype: element type of the parameters.
+    """transformers' model of its configuration on fake tensors, within a context of them.
 
     Raises:
         CheckpointError: transformers makes none.
@@ -48,7 +37,7 @@ def empty_model(config: Any, folder: Path, dtype: torch.dtype = torch.float32) -
                 ).eval()
             model.tie_weights()
         except Exception as error:  # whatever a value that no row foresaw leads to
-            text = shortened(" ".join(str(error).split())) or type(error).__name__
+            text = shortened(in_one_line(error))
             raise CheckpointError(f"transformers makes no model of {folder / 'config.json'}: {text}") from error
         yield model
 
@@ -58,10 +47,6 @@ def loaded_tensors(model: Any, stored: Mapping[str, StoredTensor]) -> dict[str, 
 
     Parameters that the configuration ties share a tensor, unless the checkpoint holds one for each and they differ:
     then transformers does not tie them, and here they become two parameters of `model`.
-
-    Args:
-        model: a transformers model, on fake tensors.
-        stored: the checkpoint's tensors by their names in its files.
 
     Raises:
         CheckpointError: two tensors are for one parameter, or one is more than renamed on its way.
@@ -125,58 +110,3 @@ def _equal(one: StoredTensor, other: StoredTensor) -> bool:
     return all(
         np.array_equal(mine, theirs) for (_, mine), (_, theirs) in zip(one.blocks(), other.blocks(), strict=True)
     )
-
-
-def open_live(plan: ExportPlan, dtype: str, device: Device = "cpu") -> tuple[TorchSession, Manifest, Processor]:
-    """Load a checkpoint's model.
-
-    Args:
-        plan: of the checkpoint, whose weights are fetched if they are not here.
-        dtype: element type of weights and activations, by torch's name.
-        device: where it runs.
-
-    Returns:
-        The session, what an export's manifest would say of it, and its processor.
-
-    Raises:
-        CheckpointError: the weights cannot be fetched or read.
-        BackendError: there is no such device, or it has not the memory.
-    """
-    import torch
-
-    if device == "cuda" and not torch.cuda.is_available():
-        raise BackendError("torch finds no CUDA device on this machine; use the CPU", options=("device",))
-    checkpoint = plan.checkpoint.with_weights()
-    with enough_memory(device):
-        model = checkpoint.load_model(dtype).to(device)
-    session = TorchSession(model, checkpoint.family, plan.settings)
-    manifest = Manifest(plan.model, plan.settings, plan.decoder, plan.vision, {}, generation=plan.generation)
-    return session, manifest, Processor(checkpoint.folder, plan.vision, checkpoint.family)
-
-
-def limit_threads(threads: int) -> None:
-    """Let torch use so many threads of the CPU, but no more than it has: far more bring a machine to a stand.
-
-    Raises:
-        SettingsError: not a number of 1 or more.
-    """
-    import torch
-
-    if threads < 1:
-        raise SettingsError(f"threads must be 1 or more, got {threads}", options=("threads",))
-    torch.set_num_threads(min(threads, os.cpu_count() or 1))
-
-
-@contextlib.contextmanager
-def enough_memory(device: Device) -> Iterator[None]:
-    """Say in one line that a GPU's memory does not suffice for the block.
-
-    Raises:
-        BackendError: it does not.
-    """
-    import torch
-
-    try:
-        yield
-    except torch.cuda.OutOfMemoryError as error:
-        raise BackendError(f"the model does not fit into the memory of {device}: {error}".splitlines()[0]) from error

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from iwp_export.bundle.manifest import DecoderInfo, GenerationInfo, ModelInfo, VisionInfo
+from iwp_export.bundle.schema import from_json, to_json
 from iwp_export.errors import CheckpointError
 from iwp_export.exporter.checkpoint import Checkpoint, open_checkpoint
-from iwp_export.exporter.generation import read_generation
+from iwp_export.exporter.config_schema import shortened
 from iwp_export.exporter.settings_source import Choice, check_request, resolve
 from iwp_export.models.common.family import Family
 from iwp_export.pruning.settings import PruningSettings
-from iwp_export.settings import Dtype as Dtype
+from iwp_export.settings import Dtype
 
 ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
@@ -100,9 +101,7 @@ def plan_export(
         vocab_size=text.vocab_size,
         max_positions=text.max_position_embeddings,
         dtype=name,
-        bos_token_id=special.bos,
-        eos_token_ids=special.eos,
-        pad_token_id=special.pad,
+        **special,
     )
     size = checkpoint.size() * ITEM_BYTES[name]
     architecture = (config.architectures or ["unknown"])[0]
@@ -130,3 +129,89 @@ def _check_decoder(text: Any, family: Family) -> None:
     windows = [kind for kind in getattr(text, "layer_types", None) or [] if kind != "full_attention"]
     if windows or (text.model_type == "mistral" and text.sliding_window is not None):
         raise CheckpointError(f"sliding-window attention is not supported ({text.model_type} with a window)")
+
+
+GENERATION_FILE = "generation_config.json"
+NEUTRAL: Mapping[str, tuple[Any, ...]] = {
+    "diversity_penalty": (0,),
+    "encoder_no_repeat_ngram_size": (0,),
+    "encoder_repetition_penalty": (1,),
+    "epsilon_cutoff": (0,),
+    "eta_cutoff": (0,),
+    "guidance_scale": (1,),
+    "no_repeat_ngram_size": (0,),
+    "num_beams": (1,),
+    "num_beam_groups": (1,),
+    "penalty_alpha": (0,),
+    "typical_p": (1,),
+}
+"""Values that change no token; so does None, False, and an empty list for every name."""
+HARMLESS = frozenset(
+    """assistant_confidence_threshold assistant_early_exit assistant_ensemble_weight assistant_lookbehind bos_token_id
+    cache_config cache_implementation compile_config continuous_batching_config decoder_start_token_id disable_compile
+    early_stopping eos_token_id forced_bos_token_id is_assistant length_penalty low_memory max_cache_len
+    max_length max_matching_ngram_size max_new_tokens num_assistant_tokens num_assistant_tokens_schedule
+    num_return_sequences output_attentions output_hidden_states output_logits output_scores pad_token_id
+    prefill_chunk_size prompt_lookup_num_tokens remove_invalid_values renormalize_logits return_dict_in_generate
+    speculation_type target_lookbehind transformers_version use_cache use_mtp""".split()  # noqa: SIM905
+)
+"""Settings of how a token is computed and not which, of beam search alone (which `num_beams` asks for), of models with
+an encoder, of outputs; and the length, which each request says."""
+
+
+def read_generation(checkpoint: Checkpoint, vocab_size: int) -> tuple[dict[str, Any], GenerationInfo]:
+    """As transformers' `generate` takes them: from generation_config.json, else from the configuration.
+
+    Returns:
+        Fields of `DecoderInfo`: ids of the tokens that begin, end and fill up texts; and the rest.
+
+    Raises:
+        CheckpointError: a setting is not of its kind, or a token that ends answers is not in the vocabulary.
+    """
+    from transformers import GenerationConfig
+
+    has_file = (checkpoint.folder / GENERATION_FILE).is_file()
+    where = checkpoint.folder / (GENERATION_FILE if has_file else "config.json")
+    try:
+        if has_file:
+            config = GenerationConfig.from_pretrained(checkpoint.folder, local_files_only=True)
+        else:
+            config = GenerationConfig.from_model_config(checkpoint.config)
+        names = vars(GenerationConfig()).keys()  # what else the file holds, transformers does not read
+        known = {name: value for name, value in vars(config).items() if name in names}
+        return _special_tokens(known, vocab_size), _generation_info(known)
+    except Exception as error:  # transformers checks some of it, in its own ways
+        raise CheckpointError(f"{where} is not valid: {(str(error).strip() or repr(error)).splitlines()[0]}") from error
+
+
+def _special_tokens(config: Mapping[str, Any], vocab_size: int) -> dict[str, Any]:
+    eos = config.get("eos_token_id")
+    ids = () if eos is None else tuple(eos) if isinstance(eos, list | tuple) else (eos,)
+    for token in ids:
+        if type(token) is not int or not 0 <= token < vocab_size:
+            raise ValueError(f"eos_token_id must be token ids from 0 to {vocab_size - 1}, got {eos!r}")
+    others = {name: config.get(name) for name in ("bos_token_id", "pad_token_id")}
+    for name, token in others.items():
+        if token is not None and type(token) is not int:
+            raise ValueError(f"{name} must be a token id, got {token!r}")
+    return {"eos_token_ids": ids, **others}
+
+
+def _generation_info(config: Mapping[str, Any]) -> GenerationInfo:
+    obeyed = {field.name for field in fields(GenerationInfo)} - {"ignored"}
+    given = {name: value for name, value in config.items() if value is not None}
+    values: dict[str, Any] = {name: value for name, value in given.items() if name in obeyed}
+    if values.get("top_k") == 0:  # transformers' word for all
+        del values["top_k"]
+    if "min_new_tokens" in values:  # then transformers takes no notice of the other
+        values.pop("min_length", None)
+    ignored = [
+        f"{name} = {shortened(' '.join(str(value).split()), 37)}"
+        for name, value in sorted(given.items())
+        if not name.startswith("_")
+        and name not in obeyed | HARMLESS
+        and value is not False
+        and value not in ([], {}, *NEUTRAL.get(name, ()))
+    ]
+    info: GenerationInfo = from_json(GenerationInfo, {**to_json(GenerationInfo()), **values, "ignored": ignored}, "")
+    return info

@@ -12,48 +12,21 @@ from typing import Any
 import numpy as np
 
 from iwp_export.bundle.manifest import DecoderInfo, GraphSpec, Manifest, VisionInfo
-from iwp_export.errors import CheckpointError, IwpError, RequestError
+from iwp_export.errors import CheckpointError, IwpError, RequestError, in_one_line
 from iwp_export.models.common.family import Family, Picture
 from iwp_export.runtime.processor import Processor, assistant_message, user_message
-from iwp_export.runtime.template import Message
 
 QUESTION, ANSWER, FURTHER = "What is in the picture?", "A cup.", "Where is it?"
 IMAGE_SIZE = (96, 64)
 """Width and height of the synthetic image, smaller than what any model takes."""
-COUNTS = {
-    "layers": "num_hidden_layers",
-    "hidden_size": "hidden_size",
-    "heads": "num_attention_heads",
-    "kv_heads": "num_key_value_heads",
-    "head_dim": "head_dim",
-    "vocab_size": "vocab_size",
-    "max_positions": "max_position_embeddings",
-}
-"""Numbers of the manifest's decoder, and what the checkpoint calls them."""
 
 
-def prove_model(config: Any, decoder: DecoderInfo, vision: VisionInfo) -> None:
-    """Check numbers of the configuration that no weight's shape depends on.
-
-    Args:
-        config: the checkpoint's transformers configuration.
-        decoder, vision: what the manifest will say.
+def prove_rope(text: Any) -> None:
+    """Check that frequencies go from 1 downward, none at 0, as every supported language model computes them.
 
     Raises:
         CheckpointError: a run of the bundle would fail, or answer nonsense.
     """
-    for name, shown in COUNTS.items():
-        value = getattr(decoder, name)
-        _demand(_is_count(value), f"its {shown} must be a whole number above 0, got {value!r}")
-    _demand(isinstance(vision.image_token_id, int), f"its image token must be an id, got {vision.image_token_id!r}")
-    for token in decoder.eos_token_ids:
-        inside = isinstance(token, int) and 0 <= token < decoder.vocab_size
-        _demand(inside, f"its eos_token_id {token!r} is not in its vocabulary of {decoder.vocab_size}")
-    _prove_rope(config.text_config)
-
-
-def _prove_rope(text: Any) -> None:
-    """Frequencies as every supported language model computes them: from 1 downward, none at 0."""
     from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
     settings = getattr(text, "rope_parameters", None)
@@ -67,12 +40,7 @@ def _prove_rope(text: Any) -> None:
 
 
 def prove_processor(folder: Path, decoder: DecoderInfo, vision: VisionInfo, family: Family) -> tuple[Picture, str]:
-    """Ask a question about an image up to the decoder's inputs, and a second one.
-
-    Args:
-        folder: the staged processor folder.
-        decoder, vision: what the manifest will say.
-        family: the model's.
+    """Ask a staged processor folder a question about an image, up to the decoder's inputs, and a second one.
 
     Returns:
         The image as the vision graph takes it; and why no conversation is possible, only `generate_ids`, empty if all
@@ -90,7 +58,7 @@ def prove_processor(folder: Path, decoder: DecoderInfo, vision: VisionInfo, fami
     except CheckpointError:
         raise
     except Exception as error:  # damaged files make the libraries below fail in ways of their own
-        text = " ".join(str(error).split()) or type(error).__name__
+        text = in_one_line(error)
         text = text if isinstance(error, IwpError) else f"its processor fails: {type(error).__name__}: {text}"
         text = text.replace(str(folder), "the checkpoint")  # the folder is gone when this is read
         raise CheckpointError(f"the bundle would not run: {text}") from error
@@ -112,7 +80,10 @@ def _prove_conversations(
 ) -> None:
     first = [user_message(QUESTION, 1)]
     for turns in (first, [*first, assistant_message(ANSWER), user_message(FURTHER, 0)]):
-        ids = processor.token_ids(_rendered(processor, turns), [picture])
+        text = processor.render(turns)
+        question = turns[-1]["content"][-1]["text"]
+        _demand(question.lower() in text.lower(), "its chat template leaves out what the user says")
+        ids = processor.token_ids(text, [picture])
         visual = ids == vision.image_token_id
         outside = ids[~visual & ((ids < 0) | (ids >= decoder.vocab_size))]
         _demand(
@@ -130,13 +101,6 @@ def _prove_conversations(
     except RequestError:  # a template may insist on an image
         return
     processor.token_ids(without, [])  # else the image token is one of the words
-
-
-def _rendered(processor: Processor, turns: list[Message]) -> str:
-    text = processor.render(turns)
-    question = turns[-1]["content"][-1]["text"]
-    _demand(question.lower() in text.lower(), "its chat template leaves out what the user says")
-    return text
 
 
 def prove_graphs(manifest: Manifest, picture: Picture) -> None:
@@ -188,10 +152,6 @@ def _image() -> np.ndarray[Any, np.dtype[np.uint8]]:
     width, height = IMAGE_SIZE
     x, y = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
     return np.stack([x, y, (x + y) / 2], axis=-1).astype(np.uint8)
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def _demand(fulfilled: bool, problem: str) -> None:

@@ -43,7 +43,7 @@ class Choice:
             RecipeError: the recipe is of another model.
             CheckpointError: the weights cannot be read.
         """
-        if self.unconfirmed is None or _is_for(self.unconfirmed, checkpoint):
+        if self.unconfirmed is None or self.unconfirmed.digest == checkpoint.digest():
             return self.source
         if not self.any_model:
             raise _of_another_model(self.source, self.unconfirmed, checkpoint)
@@ -118,20 +118,14 @@ def _find(checkpoint: Checkpoint, recipe: Path | str | None) -> tuple[PruningSou
         return PruningSource("recipe", name, content.digest, data=content.data.digest), content
     for file in sorted(RECIPES.glob("*.json")):
         content = read_recipe(file)
-        if content.model.model_type == checkpoint.model_type and _ships_for(content.model, checkpoint):
+        model = content.model
+        if checkpoint.is_local:
+            ships = model.digest == checkpoint.digest()
+        else:  # no weights to take a digest of
+            ships = ALIASES.get(model.name, model.name) == checkpoint.source
+        if ships and model.model_type == checkpoint.model_type:
             return PruningSource("shipped recipe", file.name, content.digest, data=content.data.digest), content
     return None
-
-
-def _ships_for(model: RecipeModel, checkpoint: Checkpoint) -> bool:
-    """By digest, or by alias while there are no weights to take one of."""
-    if checkpoint.is_local:
-        return _is_for(model, checkpoint)
-    return ALIASES.get(model.name, model.name) == checkpoint.source
-
-
-def _is_for(model: RecipeModel, checkpoint: Checkpoint) -> bool:
-    return model.digest == checkpoint.digest()
 
 
 def _of_another_model(source: PruningSource, model: RecipeModel, checkpoint: Checkpoint) -> RecipeError:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import onnx_ir as ir
@@ -19,7 +18,7 @@ from iwp_export.backends.torch.decoder import PrunedDecoder, select_as_symbol
 from iwp_export.errors import CheckpointError
 from iwp_export.exporter.checkpoint import Checkpoint
 from iwp_export.exporter.loading import empty_model, loaded_tensors
-from iwp_export.exporter.streaming import AddFunction, Losses, RenameDimension, StreamWeights
+from iwp_export.exporter.streaming import Losses, rename_dimension, stream_weights
 from iwp_export.exporter.weights import FLOATS, StoredTensor
 from iwp_export.pruning.onnx_function import DOMAIN, OP_TYPE, VERSION, select_tokens_function
 from iwp_export.pruning.settings import PruningSettings
@@ -40,7 +39,8 @@ def trace_vision(
     checkpoint: Checkpoint, weights: Mapping[str, StoredTensor], dtype: torch.dtype, losses: Losses
 ) -> ir.Model:
     """The graph `vision`: a picture's inputs -> `image_features` [N, D]."""
-    with fake_model(checkpoint, weights, dtype) as (model, loaded):
+    with empty_model(checkpoint.config, checkpoint.folder, dtype) as model:
+        loaded = loaded_tensors(model, weights)
         graph = checkpoint.family.vision_graph(model)
         module = graph.module.eval()
         sources = _sources(module, model, loaded)
@@ -60,7 +60,8 @@ def trace_decoder(
     """The graph `decoder`, for prefill and decode; see `PrunedDecoder.forward` for its inputs and outputs."""
     text = checkpoint.config.text_config
     layers = text.num_hidden_layers
-    with fake_model(checkpoint, weights, dtype) as (model, loaded):
+    with empty_model(checkpoint.config, checkpoint.folder, dtype) as model:
+        loaded = loaded_tensors(model, weights)
         module = PrunedDecoder(model, checkpoint.family, settings, select_as_symbol(settings)).eval()
         sources = _sources(module, model, loaded)
         attention = module.language_model.layers[0].self_attn
@@ -82,9 +83,10 @@ def trace_decoder(
     graph = _finish(program, module, sources, losses)
     symbol = next(node for node in graph.graph if (node.domain, node.op_type) == (DOMAIN, OP_TYPE))
     assert symbol.outputs[0].shape is not None
-    RenameDimension(str(symbol.outputs[0].shape[1]), "kept")(graph)
+    rename_dimension(graph, str(symbol.outputs[0].shape[1]), "kept")
     function = ir.serde.deserialize_function(select_tokens_function(settings, OPSET))
-    AddFunction(function, VERSION)(graph)
+    graph.functions[function.identifier()] = function
+    graph.opset_imports[DOMAIN] = VERSION
     return graph
 
 
@@ -101,57 +103,34 @@ def _decoder_dimensions(layers: int, pruning_layer: int) -> dict[str, Any]:
     return shapes
 
 
-@contextlib.contextmanager
-def fake_model(
-    checkpoint: Checkpoint, weights: Mapping[str, StoredTensor], dtype: torch.dtype
-) -> Iterator[tuple[Any, Mapping[str, StoredTensor]]]:
-    """The checkpoint's model on fake tensors, and the stored tensor of each of its parameters."""
-    with empty_model(checkpoint.config, checkpoint.folder, dtype) as model:
-        yield model, loaded_tensors(model, weights)
-
-
 def _export(
     module: nn.Module, arguments: tuple, input_names: list[str], output_names: list[str], shapes: dict[str, Any]
 ) -> ir.Model:
     """The graph of a module. Its initializers hold no values, so nothing is folded here."""
-    with warnings.catch_warnings(), _quiet("torch.onnx", "torch.export"):
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            module,
-            arguments,
-            input_names=input_names,
-            output_names=output_names,
-            dynamic_shapes=shapes,
-            opset_version=OPSET,
-            dynamo=True,
-            optimize=False,
-            verbose=False,
-        )
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # torch's exporter warns of libraries that this project does not use
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                module,
+                arguments,
+                input_names=input_names,
+                output_names=output_names,
+                dynamic_shapes=shapes,
+                opset_version=OPSET,
+                dynamo=True,
+                optimize=False,
+                verbose=False,
+            )
+    finally:
+        logging.disable(disabled)
     assert program is not None
     return program.model
 
 
-@contextlib.contextmanager
-def _quiet(*names: str) -> Iterator[None]:
-    """Keep torch's exporter from reporting, at warning level, libraries that this project does not use."""
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
 def _sources(module: nn.Module, model: nn.Module, loaded: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
     """The stored tensor of each parameter of `module`, which holds parts of `model`, and of its stored buffers.
-
-    Args:
-        module: what is traced.
-        model: the transformers model.
-        loaded: the stored tensors by `model`'s names.
 
     Raises:
         CheckpointError: the checkpoint lacks a parameter, or holds one in another shape or as no floating numbers.
@@ -186,7 +165,7 @@ def _finish(program: ir.Model, module: nn.Module, sources: Mapping[str, StoredTe
             raise CheckpointError(f"config.json gives {name} values that are NaN or infinite")
         if name in program.graph.initializers and name not in sources:
             program.graph.initializers[name].const_value = ir.tensor(tensor.numpy(), name=name)
-    StreamWeights(sources, losses)(program)
+    stream_weights(program, sources, losses)
     onnxscript.optimizer.optimize_ir(program)
     onnxscript.rewriter.onnx_fusions.fuse(program)
     for node in program.graph.all_nodes():

@@ -31,15 +31,23 @@ FLOATS: Mapping[str, np.dtype] = {
 BLOCK_BYTES = 1 << 20
 """How much of a tensor is read, cast and checked at a time."""
 
+LENGTH_BYTES = 8
+"""A safetensors file begins with the length of its header, little-endian (its format's description)."""
+
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor of a safetensors file. The library maps the file, and checks its header whenever it is opened."""
+    """A tensor of a safetensors file, in its bytes from `start` to `stop`.
+
+    The library maps the file, and checks its header whenever it is opened.
+    """
 
     file: Path
     name: str
     dtype: str
     shape: tuple[int, ...]
+    start: int = 0
+    stop: int = 0
 
     @property
     def size(self) -> int:
@@ -72,10 +80,15 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     Raises:
         CheckpointError: the file is not safetensors, or its header contradicts itself or the file's size.
     """
-    with _opened(path) as file:
-        names: list[str] = file.keys()
-        slices = ((name, file.get_slice(name)) for name in names)
-        return {name: StoredTensor(path, name, s.get_dtype(), tuple(s.get_shape())) for name, s in slices}
+    with _opened(path) as tensors, path.open("rb") as file:
+        length = int.from_bytes(file.read(LENGTH_BYTES), "little")
+        header = json.loads(file.read(length))
+        found = {}
+        for name in tensors.keys():  # noqa: SIM118 (no dictionary)
+            entry = header[name]
+            start, stop = (LENGTH_BYTES + length + offset for offset in entry["data_offsets"])
+            found[name] = StoredTensor(path, name, entry["dtype"], tuple(entry["shape"]), start, stop)
+        return found
 
 
 @contextmanager
@@ -133,7 +146,7 @@ def weight_index(folder: Path, named: str | None = None) -> Index | None:
     """The index of a folder's weights, or None if they are one file.
 
     Args:
-        folder: the checkpoint.
+        folder: the checkpoint's.
         named: the file that its config.json names as `transformers_weights`, if it does.
 
     Raises:
@@ -157,10 +170,6 @@ def weight_index(folder: Path, named: str | None = None) -> Index | None:
 
 def stored_tensors(folder: Path, named: str | None = None) -> dict[str, StoredTensor]:
     """Every tensor that transformers would load, by its name in the files; their headers are read and checked.
-
-    Args:
-        folder: the checkpoint.
-        named: as for `weight_index`.
 
     Raises:
         CheckpointError: as `weight_index`; or a file is missing, damaged, or not what the index says.
@@ -231,8 +240,6 @@ def _without_weights(folder: Path) -> str:
 
 HEAD_BYTES = 4 << 10
 """How much of each tensor counts."""
-LENGTH_BYTES = 8
-"""A safetensors file begins with the length of its header, little-endian (its format's description)."""
 
 
 def checkpoint_digest(config: Path, tensors: Mapping[str, StoredTensor]) -> str:
@@ -241,24 +248,17 @@ def checkpoint_digest(config: Path, tensors: Mapping[str, StoredTensor]) -> str:
     The order is that of the tensors' names, so that neither the layout of config.json nor the division of the weights
     into files matters. Any fine-tuning changes it; a value changed by hand deep in a tensor does not.
 
-    Args:
-        config: config.json.
-        tensors: what `Checkpoint.weights` found; their headers were checked.
-
     Raises:
         CheckpointError: a file cannot be read.
     """
     digest = hashlib.sha256()
     try:
-        values = json.loads(config.read_bytes())
-        digest.update(_line(values))
-        places = _places(tensor.file for tensor in tensors.values())
+        digest.update(_line(json.loads(config.read_bytes())))
         for name in sorted(tensors):
             tensor = tensors[name]
-            start, stop = places[tensor.file][name]
             with tensor.file.open("rb") as file:
-                file.seek(start)
-                head = file.read(min(stop - start, HEAD_BYTES))
+                file.seek(tensor.start)
+                head = file.read(min(tensor.stop - tensor.start, HEAD_BYTES))
             digest.update(_line([name, tensor.dtype, tensor.shape]) + head)
     except OSError as error:
         raise CheckpointError(f"cannot read {error.filename or config.parent}: {os_reason(error)}") from error
@@ -268,17 +268,3 @@ def checkpoint_digest(config: Path, tensors: Mapping[str, StoredTensor]) -> str:
 def _line(values: object) -> bytes:
     """JSON on a line of its own, whatever the order of keys."""
     return json.dumps(values, sort_keys=True, separators=(",", ":")).encode() + b"\n"
-
-
-def _places(files: Iterable[Path]) -> dict[Path, dict[str, tuple[int, int]]]:
-    """Of each file, where its tensors begin and end, by name."""
-    places = {}
-    for path in set(files):
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(LENGTH_BYTES), "little")
-            header = json.loads(file.read(length))
-        header.pop("__metadata__", None)
-        first = LENGTH_BYTES + length
-        offsets = {name: entry["data_offsets"] for name, entry in header.items()}
-        places[path] = {name: (first + begin, first + end) for name, (begin, end) in offsets.items()}
-    return places

@@ -20,7 +20,6 @@ from iwp_export.latency.figures import Dropped
 from iwp_export.questions import SHIPPED, DataSet, Question, read_questions
 from iwp_export.runtime.generate import TEXT, Call, Context, build_decode
 from iwp_export.runtime.images import ImageSource
-from iwp_export.runtime.model import LoadedModel
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.runtime.result import AnswerStream, Result
 from iwp_export.runtime.sampling import greedy
@@ -79,13 +78,13 @@ class Run:
 def answer(pipeline: Pipeline, question: Question, keep: float, new_tokens: int) -> Run:
     """Answer a request with exactly `new_tokens` tokens, with nothing remembered from the one before.
 
-    The features of images are computed each time: `LoadedModel` remembers those of recent images, so each request has
+    The features of images are computed each time: `Pipeline` remembers those of recent images, so each request has
     one of its own. Every phase ends when its results are there: `Session.encode` and `Session.step` return only then.
 
     Raises:
         RequestError: the request does not fit the model.
     """
-    model = LoadedModel(pipeline.manifest, pipeline.processor, pipeline.session)
+    model = Pipeline(pipeline.manifest, pipeline.processor, pipeline.session)
     marks: list[float] = []
 
     def choose(logits: Floats) -> int:
@@ -96,13 +95,9 @@ def answer(pipeline: Pipeline, question: Question, keep: float, new_tokens: int)
     start = time.perf_counter()
     call = _prepare(model, question, keep)
     limits = model.limits(new_tokens, stop_at_eos=False)
-    limits.check_prompt(call)
     prepared = time.perf_counter() - start
-    stream = AnswerStream(model.answer(replace(call, preprocess=prepared), choose, limits))
-    for _ in stream:
-        pass
+    result = AnswerStream(model.answer(replace(call, preprocess=prepared), choose, limits)).read()
     whole = time.perf_counter() - start
-    result = stream.result
     if len(result.token_ids) < new_tokens:
         most = pipeline.manifest.decoder.max_positions
         raise RequestError(
@@ -115,7 +110,7 @@ def answer(pipeline: Pipeline, question: Question, keep: float, new_tokens: int)
     return Run(times, tuple(after - before for before, after in itertools.pairwise(marks)), result)
 
 
-def _prepare(model: LoadedModel, question: Question, keep: float) -> Call:
+def _prepare(model: Pipeline, question: Question, keep: float) -> Call:
     """Everything before the graphs: images, chat template, tokens."""
     prompt = model.processor.ask_once(question.prompt, question.images)
     return model.prepare(Context(model.session.new_cache()), prompt.token_ids, prompt.pictures, keep)
@@ -151,7 +146,7 @@ def _fill(
 ) -> tuple[Dropped, Array, tuple[Floats, Floats]]:
     """The lengths of a cache after a prompt and a decode step, the kept tokens, and the pruning layer's rows."""
     session, pruning_layer = pipeline.session, pipeline.manifest.pruning.layer
-    model = LoadedModel(pipeline.manifest, pipeline.processor, session)
+    model = Pipeline(pipeline.manifest, pipeline.processor, session)
     call = _prepare(model, question, keep)
     output = call.run(session, [model.features(picture) for picture in call.pictures])
     cache = call.context.cache

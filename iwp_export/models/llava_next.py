@@ -13,7 +13,6 @@ from iwp_export.models.common.family import Array, Colours, Family, Picture, Vie
 from iwp_export.models.common.tiles import (
     TOWER_ROWS,
     Ints,
-    best_resolution,
     pixels_of,
     tile_grid,
     tower_features,
@@ -30,12 +29,14 @@ class LlavaNext(Family):
 
     def vision_info(self, config: Any) -> VisionInfo:
         """An image is the tower's square of it, side x side tokens, and the best of the canvases of tiles."""
+        from transformers.image_processing_utils import select_best_resolution
+
         side, pixels = tower_side(config, "llava_next"), config.vision_config.image_size
         canvases = [(int(height), int(width)) for height, width in config.image_grid_pinpoints]
         if not canvases or any(size % pixels or size <= 0 for canvas in canvases for size in canvas):
             raise CheckpointError(f"image_grid_pinpoints {canvases} are not whole tiles of {pixels} pixels")
         tiles = [height * width // pixels**2 + 1 for height, width in canvases]
-        height, width = best_resolution(TYPICAL_IMAGE, canvases)
+        height, width = select_best_resolution(TYPICAL_IMAGE, canvases)
         typical = len(_pack(TYPICAL_IMAGE, (height // pixels, width // pixels), side)[0])
         greatest = max(side * side + h // pixels * side * (w // pixels * side + 1) for h, w in canvases)
         tokens = Bounds(side * side, typical, greatest)
@@ -64,10 +65,12 @@ class LlavaNext(Family):
         return VisionGraph(Encoder(), inputs, {"pixel_values": {0: "tiles"}, "pack_index": {0: "visual_tokens"}})
 
     def picture(self, outputs: Mapping[str, Array], vision: VisionInfo, colours: Colours) -> Picture:
+        from transformers.image_processing_utils import select_best_resolution
+
         pixels, side = int(vision.geometry["pixels"]), int(vision.geometry["side"])
         tiles = pixels_of(outputs, (1, None, 3, pixels, pixels))[0]
         size = _image_size(outputs)
-        height, width = best_resolution(size, vision.geometry["canvases"])
+        height, width = select_best_resolution(size, vision.geometry["canvases"])
         grid = height // pixels, width // pixels
         if len(tiles) != grid[0] * grid[1] + 1:
             raise RequestError(

@@ -79,7 +79,7 @@ def open_reference(
     path = Path(against)
     if against == CHECKPOINT:
         try:
-            from iwp_export.exporter.loading import limit_threads
+            from iwp_export.exporter.live import limit_threads
             from iwp_export.parity.checkpoint import CheckpointReference
         except ImportError as error:
             if str(error.name).startswith("iwp_export"):

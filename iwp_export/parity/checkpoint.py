@@ -15,8 +15,8 @@ from iwp_export.backends.session import Floats, Ints
 from iwp_export.backends.torch.session import TorchSession
 from iwp_export.bundle.manifest import Manifest
 from iwp_export.errors import RequestError
-from iwp_export.exporter.loading import Device, enough_memory, open_live
-from iwp_export.exporter.plan import Dtype, plan_export
+from iwp_export.exporter.live import enough_memory, open_live
+from iwp_export.exporter.plan import plan_export
 from iwp_export.parity.figures import Identity
 from iwp_export.parity.observation import (
     Look,
@@ -29,9 +29,9 @@ from iwp_export.parity.observation import (
     picture_inputs,
 )
 from iwp_export.runtime.images import load_image
-from iwp_export.runtime.model import LoadedModel
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.runtime.processor import Prompt, user_message
+from iwp_export.settings import Device, Dtype
 
 
 class CheckpointReference(ParityReference):
@@ -89,7 +89,7 @@ class CheckpointReference(ParityReference):
         return observe(self._pipeline(session), self._ask(sample)[0], keep, len(forced), forced, look)
 
     def _pipeline(self, session: TorchSession) -> Pipeline:
-        return Pipeline(LoadedModel(self._manifest, self._processor, session))
+        return Pipeline(self._manifest, self._processor, session)
 
     def _ask(self, sample: Sample) -> tuple[Prompt, Mapping[str, Tensor]]:
         """A sample by transformers' processor: as the runtime takes it, and as transformers' model does.

@@ -26,7 +26,6 @@ from iwp_export.parity.figures import Identity, Stage
 from iwp_export.pruning.reference import pair_likeness
 from iwp_export.questions import Question
 from iwp_export.runtime.images import load_image
-from iwp_export.runtime.model import LoadedModel
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.runtime.processor import Prompt
 
@@ -160,7 +159,7 @@ def observe(
         best.append(int(np.argmax(np.where(np.isnan(logits), -np.inf, logits))))
         return best[-1] if forced is None else int(forced[len(best) - 1])
 
-    result = Pipeline(LoadedModel(pipeline.manifest, pipeline.processor, watched)).generate_ids(
+    result = Pipeline(pipeline.manifest, pipeline.processor, watched).generate_ids(
         prompt.token_ids,
         prompt.pictures,
         max_new_tokens=max_new_tokens if forced is None else len(forced),

@@ -93,7 +93,7 @@ class PruningSettings:
             value = getattr(self, name)
             if type(value) is not int or value < least:
                 raise SettingsError(f"{name} must be a whole number of {least} or more, got {value!r}")
-        if not _is_number(self.penalty) or not (0 <= self.penalty < math.inf):
+        if not is_number(self.penalty) or not (0 <= self.penalty < math.inf):
             raise SettingsError(f"penalty must be a finite number of 0 or more, got {self.penalty!r}")
         for name in names_of_settings():
             value, allowed = getattr(self, name), choices(name)
@@ -206,7 +206,7 @@ def check_keep(keep: float) -> None:
     Raises:
         SettingsError: `keep` is not a number in (0, 1].
     """
-    if not _is_number(keep) or not 0 < keep <= 1:
+    if not is_number(keep) or not 0 < keep <= 1:
         raise SettingsError(f"keep must be a number above 0 and at most 1, got {keep!r}")
 
 
@@ -219,5 +219,6 @@ def chunk_schedule(total: int, chunk: int = 2, growth: int = 2) -> Iterator[int]
         chunk *= growth
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
+    """Whether a value is a number, and neither NaN nor true or false."""
     return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)

@@ -6,24 +6,26 @@ import itertools
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from iwp_export.backends.session import Ints
+import numpy as np
+import numpy.typing as npt
+
+from iwp_export.backends.session import CallLimits, Ints
 from iwp_export.errors import RequestError
 from iwp_export.models.common.family import Picture
 from iwp_export.runtime.generate import Call, Context, check_request_keep
 from iwp_export.runtime.images import ImageSource
-from iwp_export.runtime.model import LoadedModel
 from iwp_export.runtime.processor import assistant_message, user_message
-from iwp_export.runtime.result import AnswerStream, Result, common_length, split_calls
+from iwp_export.runtime.result import AnswerStream, Result
 from iwp_export.runtime.sampling import AnswerOptions, make_chooser
 from iwp_export.runtime.template import Message
-from iwp_export.runtime.text import check_text
+
+if TYPE_CHECKING:
+    from iwp_export.runtime.pipeline import Pipeline
 
 Images = ImageSource | Sequence[ImageSource] | None
 """One image, several, or none."""
-
-AGAIN = "the conversation was run again from its first token"
 
 
 class Conversation:
@@ -36,11 +38,11 @@ class Conversation:
     not take so much in a call, one for each turn with images, which then compete as they did at first.
     """
 
-    def __init__(self, model: LoadedModel, keep: float | None = None) -> None:
+    def __init__(self, pipeline: Pipeline, keep: float | None = None) -> None:
         check_request_keep(keep)
-        self._model = model
+        self._pipeline = pipeline
         self._keep = keep
-        self._context = Context(model.session.new_cache())
+        self._context = Context(pipeline.session.new_cache())
         self._messages: list[Message] = []
         self._pictures: list[Picture] = []
         self._turn = 0
@@ -54,39 +56,32 @@ class Conversation:
         self, prompt: str, image: Images = None, *, on_token: Callable[[str], None] | None = None, **options: Any
     ) -> Result:
         """One turn, answered whole; see `Pipeline.__call__`."""
-        stream = self.stream(prompt, image, **options)
-        for piece in stream:
-            if on_token is not None:
-                on_token(piece)
-        return stream.result
+        return self.stream(prompt, image, **options).read(on_token)
 
     def stream(self, prompt: str, image: Images = None, **options: Any) -> AnswerStream:
         """One turn, piece by piece. A stream that is not read to its end leaves the conversation without this turn."""
         start = time.perf_counter()
         wanted = AnswerOptions(**options)
-        choose = make_chooser(wanted, self._model.manifest.generation)
-        limits = self._model.limits(wanted.max_new_tokens)
-        check_text(prompt)
-        processor = self._model.processor
-        new = [processor.image(source) for source in image_list(image)]
-        messages = [*self._messages, user_message(prompt, len(new))]
-        pictures = [*self._pictures, *new]
-        call = self._plan(messages, pictures)
-        limits.check_prompt(call)
-        call = replace(call, preprocess=time.perf_counter() - start)
+        choose = make_chooser(wanted, self._pipeline.manifest.generation)
+        limits = self._pipeline.limits(wanted.max_new_tokens)
+        sources = [] if image is None else list(image) if isinstance(image, list | tuple) else [image]
+        messages = [*self._messages, user_message(prompt, len(sources))]
+        pictures = [*self._pictures, *(self._pipeline.processor.image(source) for source in sources)]  # type: ignore[arg-type]
+        call = replace(self._plan(messages, pictures), preprocess=time.perf_counter() - start)
         self._turn += 1
-        answer = self._model.answer(call, choose, limits)
+        answer = self._pipeline.answer(call, choose, limits)
         return AnswerStream(self._follow(answer, call.context, self._turn, messages, pictures))
 
     def _plan(self, messages: list[Message], pictures: list[Picture]) -> Call:
         """The fewest calls after which the context holds the whole conversation; the last of them is answered."""
-        model, context = self._model, self._context
+        pipeline, context = self._pipeline, self._context
         token_ids = self._token_ids(messages, pictures)
         note = self._difference(token_ids, pictures) if context.token_ids else ""
         if note:
-            context = Context(model.session.new_cache())
+            note = f"the conversation was run again from its first token: {note}"
+            context = Context(pipeline.session.new_cache())
         known, new = len(context.token_ids), pictures[len(context.digests) :]
-        visual, limits = token_ids[known:] == model.manifest.vision.image_token_id, model.session.call_limits
+        visual, limits = token_ids[known:] == pipeline.manifest.vision.image_token_id, pipeline.session.call_limits
         ends = [visual.size]
         if limits is not None and not limits.allow(visual):
             ends = split_calls(visual, self._turn_ends(messages, pictures, token_ids, known), limits)
@@ -95,7 +90,7 @@ class Conversation:
         position = context.next_position
         for start, end in itertools.pairwise([0, *ends]):
             count = _pictures_of(int(visual[start:end].sum()), new)
-            call = model.prepare(context, token_ids[known + start : known + end], new[:count], self._keep, position)
+            call = pipeline.prepare(context, token_ids[known + start : known + end], new[:count], self._keep, position)
             calls.append(call)
             position, new = call.next_position, new[count:]
         return replace(calls[-1], note=note, earlier=tuple(calls[:-1]))
@@ -110,11 +105,11 @@ class Conversation:
             images += sum(part["type"] == "image" for part in message["content"])
             if message["role"] == "user":
                 ends.add(common_length(self._token_ids(messages[: index + 1], pictures[:images]), token_ids))
-        image_token = self._model.manifest.vision.image_token_id
+        image_token = self._pipeline.manifest.vision.image_token_id
         return [end - known for end in sorted(ends) if end > known and token_ids[end - 1] != image_token]
 
     def _token_ids(self, messages: list[Message], pictures: list[Picture]) -> Ints:
-        return self._model.processor.ask(messages, pictures).token_ids
+        return self._pipeline.processor.ask(messages, pictures).token_ids
 
     def _difference(self, token_ids: Ints, pictures: list[Picture]) -> str:
         """Why the cache does not hold the beginning of this conversation, or an empty string if it does."""
@@ -122,11 +117,11 @@ class Conversation:
         known = len(context.token_ids)
         digests = [picture.digest for picture in pictures[: len(context.digests)]]
         if not context.intact:
-            return f"{AGAIN}: the last call was interrupted"
+            return "the last call was interrupted"
         if digests != context.digests or token_ids[:known].tolist() != context.token_ids:
-            return f"{AGAIN}: its beginning differs from what the cache holds"
+            return "its beginning differs from what the cache holds"
         if len(token_ids) == known:
-            return f"{AGAIN}: the cache holds all of it already"
+            return "the cache holds all of it already"
         return ""
 
     def _follow(
@@ -157,13 +152,6 @@ class Conversation:
             raise RequestError("this stream was overtaken by a later turn of its conversation")
 
 
-def image_list(image: Images) -> list[ImageSource]:
-    """The images of a turn as a list."""
-    if image is None:
-        return []
-    return list(image) if isinstance(image, list | tuple) else [image]  # type: ignore[list-item]
-
-
 def _pictures_of(visual: int, pictures: Sequence[Picture]) -> int:
     """How many of the pictures, from the first on, make so many visual tokens."""
     count = 0
@@ -171,3 +159,37 @@ def _pictures_of(visual: int, pictures: Sequence[Picture]) -> int:
         visual -= pictures[count].num_tokens
         count += 1
     return count
+
+
+def split_calls(visual: npt.NDArray[np.bool_], turn_ends: Sequence[int], limits: CallLimits) -> list[int]:
+    """Where each call ends: one call for each turn with images, so that these are pruned as when the turn was new.
+
+    Text before a call's images is run ahead, in pieces, where the call would be too long. What is too long then, a turn
+    of too many images for one, stays so: it could not be run when it was new either.
+
+    Args:
+        visual: bool [S], true at visual tokens.
+        turn_ends: where the tokens of each user's turn end, ascending; the last is S.
+        limits: what one call may hold.
+    """
+    ends: list[int] = []
+    start = 0
+    for end in turn_ends:
+        if not visual[start:end].any() and end < visual.size:
+            continue  # text: it goes with the next turn that has images
+        while end - start > limits.tokens:
+            text = int(np.argmax(visual[start:end])) if visual[start:end].any() else end - start
+            if text == 0:
+                break
+            start += min(text, limits.tokens)
+            ends.append(start)
+        ends.append(end)
+        start = end
+    return ends
+
+
+def common_length(first: Ints, second: Ints) -> int:
+    """How many tokens two sequences have in common from their beginning."""
+    length = min(first.size, second.size)
+    differing = np.flatnonzero(first[:length] != second[:length])
+    return int(differing[0]) if differing.size else length

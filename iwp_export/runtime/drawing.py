@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw
+from PIL import Image, ImageFilter
 
 from iwp_export.errors import RequestError
 from iwp_export.models.common.family import Picture, View
@@ -56,7 +56,9 @@ def draw_kept(picture: Picture, kept: Iterable[int], min_side: int = MIN_SIDE) -
 def _draw_view(view: View, mask: npt.NDArray[np.bool_], min_side: int) -> Image.Image:
     rows, columns = mask.shape
     seen = view.seen
-    cell_height, cell_width = _cell_size(seen.shape[0] / rows, seen.shape[1] / columns, min_side / min(rows, columns))
+    height, width = seen.shape[0] / rows, seen.shape[1] / columns  # of a patch, which is drawn in whole pixels
+    scale = max(1.0, min_side / min(rows, columns) / min(height, width))
+    cell_height, cell_width = max(1, round(height * scale)), max(1, round(width * scale))
     size = (columns * cell_width, rows * cell_height)
     pixels = np.asarray(Image.fromarray(seen).resize(size, Image.Resampling.LANCZOS), np.float32)
     grey = pixels @ np.array([0.299, 0.587, 0.114], np.float32)
@@ -65,28 +67,8 @@ def _draw_view(view: View, mask: npt.NDArray[np.bool_], min_side: int) -> Image.
     pixels = np.where(bright[..., None], pixels, dimmed)
     pixels[cell_height::cell_height] *= GRID_LIGHT
     pixels[:, cell_width::cell_width] *= GRID_LIGHT
-    image = Image.fromarray(np.rint(pixels).clip(0, 255).astype(np.uint8))
-    _outline(ImageDraw.Draw(image), mask, cell_width, cell_height)
-    return image
-
-
-def _cell_size(height: float, width: float, smallest: float) -> tuple[int, int]:
-    """Whole pixels of one patch, in the image's proportions, its shorter side at least `smallest`."""
-    scale = max(1.0, smallest / min(height, width))
-    return max(1, round(height * scale)), max(1, round(width * scale))
-
-
-def _outline(draw: ImageDraw.ImageDraw, mask: npt.NDArray[np.bool_], cell_width: int, cell_height: int) -> None:
-    """Lines where a kept patch borders on a dropped one or on the image's edge; they overlap to full corners."""
     half = 2 if min(cell_width, cell_height) >= THICK_FROM else 1
-    padded = np.pad(mask, 1)
-    upright = [(row - 1, column, row, column) for row, column in np.argwhere(padded[:, 1:] != padded[:, :-1])]
-    level = [(row, column - 1, row, column) for row, column in np.argwhere(padded[1:] != padded[:-1])]
-    for top, left, bottom, right in upright + level:
-        box = (
-            left * cell_width - half,
-            top * cell_height - half,
-            right * cell_width + half,
-            bottom * cell_height + half,
-        )
-        draw.rectangle((box[0], box[1], box[2] - 1, box[3] - 1), fill=OUTLINE)
+    kept = Image.fromarray(np.pad(bright, half).astype(np.uint8))
+    grown, shrunk = (np.asarray(kept.filter(by(2 * half + 1))) for by in (ImageFilter.MaxFilter, ImageFilter.MinFilter))
+    pixels[(grown != shrunk)[half:-half, half:-half]] = OUTLINE
+    return Image.fromarray(np.rint(pixels).clip(0, 255).astype(np.uint8))

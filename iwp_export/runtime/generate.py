@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from iwp_export.backends.session import Cache, Features, Floats, Ints, Session, StepInputs, StepOutput
+from iwp_export.backends.session import Cache, Features, Ints, Session, StepInputs, StepOutput
 from iwp_export.errors import RequestError, SettingsError
-from iwp_export.models.common.family import Family, Picture
+from iwp_export.models.common.family import Picture
 from iwp_export.pruning.settings import PruningSettings, Query, check_keep
 from iwp_export.runtime.result import FinishReason
-from iwp_export.runtime.sampling import Chooser
 
 
 def build_prompt(
@@ -32,17 +30,15 @@ def build_prompt(
     Raises:
         RequestError: no tokens, keep out of range, or a last token that could be pruned.
     """
-    ids = token_ids
     check_request_keep(keep)
-    if not ids.size:
+    if not token_ids.size:
         raise RequestError("the prompt is empty: it needs one token at least")
     num_visual = int(visual.sum())
-    num_text = ids.size - num_visual
-    num_kept = num_text + settings.num_keep(num_visual, keep)
-    if visual[-1] and num_kept < ids.size:
+    num_kept = token_ids.size - num_visual + settings.num_keep(num_visual, keep)
+    if visual[-1] and num_kept < token_ids.size:
         raise RequestError("the prompt ends with an image, whose last token could be pruned: put text after it")
     return StepInputs(
-        input_ids=ids[None],
+        input_ids=token_ids[None],
         feature_index=np.where(visual, np.cumsum(visual) - 1, -1)[None],
         query_index=query_index(visual, settings.scoring_query),
         position_ids=position_ids,
@@ -71,19 +67,14 @@ def query_index(visual: npt.NDArray[np.bool_], query: Query) -> Ints:
         visual: bool [S], true at visual tokens.
         query: which tokens are asked for (Sec. 4.1 of arXiv:2604.00757).
     """
-    text = ~visual
-    first = int(np.argmax(visual)) if visual.any() else -1
-    chosen = text
-    if query == "text_after_image":
-        chosen = text & (np.arange(text.size) > first)
-    elif query == "image":
-        chosen = visual
-    elif query == "last" and text.any():
-        chosen = np.arange(text.size) == np.flatnonzero(text)[-1]
-    for candidate in (chosen, text):
-        if candidate.any():
-            return np.flatnonzero(candidate).astype(np.int64)
-    return np.arange(visual.size, dtype=np.int64)
+    text = np.flatnonzero(~visual)
+    chosen = {
+        "text_after_image": text[np.cumsum(visual)[text] > 0],
+        "text": text,
+        "image": np.flatnonzero(visual),
+        "last": text[-1:],
+    }[query]
+    return next(ids for ids in (chosen, text, np.arange(visual.size)) if ids.size).astype(np.int64)
 
 
 def kept_patches(inputs: StepInputs, kept_index: Ints, counts: list[int]) -> list[list[int]]:
@@ -186,20 +177,6 @@ class AnswerLimits:
         if not isinstance(count, int) or isinstance(count, bool) or count < 1:
             raise RequestError(f"max_new_tokens must be a whole number of 1 or more, got {count!r}")
 
-    def check_prompt(self, call: Call) -> None:
-        """Refuse a call that reaches beyond the model's positions.
-
-        Raises:
-            RequestError: it does.
-        """
-        if call.next_position > self.max_positions:
-            visual = int((call.inputs.feature_index >= 0).sum())
-            raise RequestError(
-                f"the prompt reaches position {call.next_position} with {visual} new visual tokens, the model takes "
-                f"{self.max_positions}: "
-                "shorten it, use fewer images, or begin a new conversation"
-            )
-
     def reached(self, token_ids: Sequence[int], position: int) -> FinishReason | None:
         """Why to stop after the last of `token_ids`, which would stand at `position`; None is to go on."""
         if token_ids[-1] in self.eos_token_ids:
@@ -207,57 +184,3 @@ class AnswerLimits:
         if len(token_ids) >= self.max_new_tokens:
             return "length"
         return "context" if position >= self.max_positions else None
-
-
-@dataclass
-class GenerationRecord:
-    """What generation leaves behind beside its tokens; seconds of the decoder's calls."""
-
-    token_ids: list[int] = field(default_factory=list)
-    finish_reason: FinishReason = "length"
-    kept_index: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
-    prefill: float = 0.0
-    decode: float = 0.0
-    logits: list[Floats] | None = None
-
-
-def generate(
-    session: Session,
-    family: Family,
-    call: Call,
-    features: Sequence[Features],
-    choose: Chooser,
-    limits: AnswerLimits,
-    record: GenerationRecord,
-) -> Iterator[int]:
-    """Run a call and yield generated tokens one by one; the last one is not run into the cache.
-
-    Args:
-        session: the backend.
-        family: the model's, for the positions of generated tokens.
-        call: the prompt.
-        features: of the call's pictures.
-        choose: from logits to the next token.
-        limits: where to stop.
-        record: filled on the way.
-    """
-    start = time.perf_counter()
-    context = call.context
-    output = call.run(session, features)
-    token = choose(output.logits)
-    record.prefill += time.perf_counter() - start
-    record.kept_index = output.kept_index
-    while True:
-        record.token_ids.append(token)
-        if record.logits is not None:
-            record.logits.append(output.logits)
-        reason = limits.reached(record.token_ids, context.next_position)
-        yield token
-        if reason is not None:
-            record.finish_reason = reason
-            return
-        start = time.perf_counter()
-        positions, after = family.positions(TEXT, (), context.next_position)
-        output = Call(context, build_decode(token, positions), next_position=after).run(session)
-        token = choose(output.logits)
-        record.decode += time.perf_counter() - start

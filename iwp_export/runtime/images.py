@@ -14,7 +14,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from iwp_export.bundle.manifest import VisionInfo
-from iwp_export.errors import BundleError, RequestError
+from iwp_export.errors import BundleError, RequestError, in_one_line
 
 MOST_SIDE = 16_384
 """Pixels of a side, and any other number in an image processor's settings."""
@@ -144,7 +144,7 @@ def _readable(name: str) -> Iterator[None]:
     except MemoryError as error:
         raise RequestError(f"cannot read the image {name}: it does not fit into memory") from error
     except (OSError, SyntaxError, ValueError, TypeError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        reason = "there is no such file" if isinstance(error, FileNotFoundError) else " ".join(str(error).split())
+        reason = "there is no such file" if isinstance(error, FileNotFoundError) else in_one_line(error)
         if isinstance(error, UnidentifiedImageError):  # its own text has the address of a stream
             reason = "cannot identify image file"
-        raise RequestError(f"cannot read the image {name}: {reason or type(error).__name__}") from error
+        raise RequestError(f"cannot read the image {name}: {reason}") from error

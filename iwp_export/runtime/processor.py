@@ -14,11 +14,10 @@ import numpy.typing as npt
 
 from iwp_export.backends.session import Ints
 from iwp_export.bundle.manifest import VisionInfo
-from iwp_export.errors import BundleError, RequestError
+from iwp_export.errors import BundleError, RequestError, in_one_line
 from iwp_export.models.common.family import Array, Colours, Family, Picture
 from iwp_export.runtime.images import ImageSource, check_image, check_settings, load_image, most_pixels
 from iwp_export.runtime.template import ChatTemplate, Message
-from iwp_export.runtime.text import check_text
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,8 +45,10 @@ class Processor:
     """
 
     def __init__(self, folder: Path, vision: VisionInfo, family: Family) -> None:
+        from transformers import AutoTokenizer
+
         # Not AutoProcessor: for some families it needs torchvision, and only its two parts are of use here.
-        self.tokenizer = load_tokenizer(folder)
+        self.tokenizer = _load(AutoTokenizer, folder)
         self._images = load_image_processor(folder, most_pixels(vision))
         source, self.no_template = find_template(folder, self.tokenizer)
         self._template = None if source is None else ChatTemplate(source)
@@ -131,9 +132,15 @@ def user_message(prompt: str, num_images: int) -> Message:
     """A user's turn: its images, then its text.
 
     Raises:
-        RequestError: the text is none that a tokenizer takes.
+        RequestError: the prompt is no text, or holds half of a character, as bytes that are not UTF-8 become on a
+            command line.
     """
-    check_text(prompt)
+    if not isinstance(prompt, str):
+        raise RequestError(f"a prompt is a text, got {type(prompt).__name__}")
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:
+        raise RequestError(f"the prompt is not valid UTF-8 at character {error.start}") from error
     images = [{"type": "image"}] * num_images
     return {"role": "user", "content": [*images, {"type": "text", "text": prompt}]}
 
@@ -152,23 +159,8 @@ ERROR_CHARACTERS = 300
 """Of a library's own message that an error repeats."""
 
 
-def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer, by transformers' own code alone.
-
-    Raises:
-        BundleError: it cannot be loaded.
-    """
-    from transformers import AutoTokenizer
-
-    return _load(AutoTokenizer, folder)
-
-
 def load_image_processor(folder: Path, most_pixels: int) -> Any:
     """The image processor, by transformers' own code alone, in its PIL form: the same pixels on every machine.
-
-    Args:
-        folder: the processor folder.
-        most_pixels: of an image, see `image_limits`.
 
     Raises:
         BundleError: it cannot be loaded, or would make images larger than that.
@@ -186,6 +178,7 @@ def load_image_processor(folder: Path, most_pixels: int) -> Any:
 
 
 def _load(auto: Any, folder: Path, **options: Any) -> Any:
+    """Load by transformers' own code alone."""
     if not folder.is_dir():  # transformers would look for a repository of this name
         raise BundleError(f"cannot load the processor in {folder}: there is no such folder")
     # Without torch, importing transformers prints advice to install it; here its absence is intended.
@@ -198,7 +191,7 @@ def _load(auto: Any, folder: Path, **options: Any) -> Any:
 
 
 def _unreadable(folder: Path, error: Exception) -> BundleError:
-    reason = " ".join(str(error).split()).replace(str(folder), "this folder")
+    reason = in_one_line(error).replace(str(folder), "this folder")
     if "trust_remote_code" in reason:
         reason = "it needs code of its own, which is never run"
     elif broken := [file.name for file in sorted(folder.glob("*.json")) if not _is_json(file)]:

@@ -1,15 +1,12 @@
-"""What a pipeline answers: text, tokens, times, and what pruning kept."""
+"""What a pipeline answers: text piece by piece, tokens, times, and what pruning kept."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
-
-from iwp_export.backends.session import CallLimits, Floats
+from iwp_export.backends.session import Floats
 from iwp_export.errors import RequestError
 from iwp_export.models.common.family import Picture
 
@@ -114,40 +111,64 @@ class AnswerStream(Iterator[str]):
             raise RequestError("the answer is not complete: read the stream to its end before asking for its result")
         return self._result
 
+    def read(self, on_token: Callable[[str], None] | None = None) -> Result:
+        """The whole answer; the pieces that were not read yet go to `on_token`."""
+        for piece in self:
+            if on_token is not None:
+                on_token(piece)
+        return self.result
+
     def close(self) -> None:
         """Stop generating. A conversation forgets the turn."""
         self._pieces.close()
 
 
-def split_calls(visual: npt.NDArray[np.bool_], turn_ends: Sequence[int], limits: CallLimits) -> list[int]:
-    """Where each call ends: one call for each turn with images, so that these are pruned as when the turn was new.
+REPLACEMENT = "\ufffd"
+"""What a decoder writes for bytes that are no complete character yet."""
 
-    Text before a call's images is run ahead, in pieces, where the call would be too long. What is too long then, a turn
-    of too many images for one, stays so: it could not be run when it was new either.
+
+class Detokenizer:
+    """Text of a growing list of tokens: pieces are handed out when later tokens can no longer change them.
+
+    A character may span several byte-level tokens, and a token's text may depend on its left neighbour (the space of a
+    SentencePiece word). So a piece is the difference of two decodings that share the tokens before it. Space around
+    the whole text is dropped.
 
     Args:
-        visual: bool [S], true at visual tokens.
-        turn_ends: where the tokens of each user's turn end, ascending; the last is S.
-        limits: what one call may hold.
+        decode: from token ids to text, without special tokens.
     """
-    ends: list[int] = []
-    start = 0
-    for end in turn_ends:
-        if not visual[start:end].any() and end < visual.size:
-            continue  # text: it goes with the next turn that has images
-        while end - start > limits.tokens:
-            text = int(np.argmax(visual[start:end])) if visual[start:end].any() else end - start
-            if text == 0:
-                break
-            start += min(text, limits.tokens)
-            ends.append(start)
-        ends.append(end)
-        start = end
-    return ends
 
+    def __init__(self, decode: Callable[[list[int]], str]) -> None:
+        self._decode = decode
+        self._window: list[int] = []  # tokens of the last piece, which the next one is decoded with, and open ones
+        self._done = 0  # tokens of the window whose text was handed out
+        self._space = ""  # space that is text only if more follows
+        self.text = ""
 
-def common_length(first: npt.NDArray[np.int64], second: npt.NDArray[np.int64]) -> int:
-    """How many tokens two sequences have in common from their beginning."""
-    length = min(first.size, second.size)
-    differing = np.flatnonzero(first[:length] != second[:length])
-    return int(differing[0]) if differing.size else length
+    def add(self, token_id: int) -> str:
+        """Take one more token; returns the text that became complete, often empty."""
+        self._window.append(token_id)
+        piece = self._open_text()
+        if not piece or piece.endswith(REPLACEMENT):
+            return ""
+        self._window, self._done = self._window[self._done :], len(self._window) - self._done
+        return self._emit(piece)
+
+    def finish(self) -> str:
+        """The rest, once no token follows: bytes that never became a character come out as replacement marks."""
+        piece = self._open_text()
+        self._window, self._done = [], 0
+        return self._emit(piece)
+
+    def _open_text(self) -> str:
+        return self._decode(self._window)[len(self._decode(self._window[: self._done])) :]
+
+    def _emit(self, piece: str) -> str:
+        if not self.text:
+            piece = piece.lstrip()
+        body = piece.rstrip()
+        out = self._space + body if body else ""
+        if self.text or body:
+            self._space = piece[len(body) :] if body else self._space + piece
+        self.text += out
+        return out

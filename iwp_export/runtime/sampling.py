@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from iwp_export.bundle.manifest import GenerationInfo
 from iwp_export.errors import BackendError, RequestError
+from iwp_export.pruning.settings import is_number
 
 Chooser = Callable[[npt.NDArray[np.float32]], int]
 """From logits float32 [V] to the index of the next token."""
@@ -83,13 +84,13 @@ def make_chooser(options: AnswerOptions, generation: GenerationInfo = NO_WISHES)
         RequestError: a value is out of its range, or goes with drawing while the temperature is 0.
     """
     temperature, top_k, top_p, seed = options.temperature, options.top_k, options.top_p, options.seed
-    if not _is_number(temperature) or not 0 <= temperature < math.inf:
+    if not is_number(temperature) or not 0 <= temperature < math.inf:
         raise RequestError(f"temperature must be a finite number of 0 or more, got {temperature!r}")
-    if top_k is not None and (not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 1):
+    if top_k is not None and (type(top_k) is not int or top_k < 1):
         raise RequestError(f"top_k must be a whole number of 1 or more, got {top_k!r}")
-    if top_p is not None and (not _is_number(top_p) or not 0 < top_p <= 1):
+    if top_p is not None and (not is_number(top_p) or not 0 < top_p <= 1):
         raise RequestError(f"top_p must be a number above 0 and at most 1, got {top_p!r}")
-    if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool) or seed < 0):
+    if seed is not None and (type(seed) is not int or seed < 0):
         raise RequestError(f"seed must be a whole number of 0 or more, got {seed!r}")
     if temperature == 0:
         if top_k is not None or top_p is not None:
@@ -142,7 +143,3 @@ def candidates(
     if min_p is not None:
         order = order[weights[order] >= min_p]
     return order, weights[order]
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

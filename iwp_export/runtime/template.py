@@ -69,8 +69,8 @@ class ChatTemplate:
         if not messages:
             raise RequestError("a conversation has one message at least")
         variables = {
-            **_plain(special_tokens),
-            "messages": [{name: part for name, part in _plain(turn).items() if part is not None} for turn in messages],
+            **special_tokens,
+            "messages": [{name: part for name, part in turn.items() if part is not None} for turn in messages],
             "tools": None,
             "documents": None,
             "add_generation_prompt": True,
@@ -123,7 +123,7 @@ class _Worker:
         """Send a message and return the answer; None, and the process has ended, if none came in this time."""
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None and stdout is not None
-        line = json.dumps(message).encode() + b"\n"
+        line = json.dumps(message, default=_plain).encode() + b"\n"
         start, reply = time.monotonic(), None
         timer = threading.Timer(seconds, self._process.kill)
         timer.daemon = True
@@ -179,12 +179,5 @@ def _jinja_folders() -> list[str]:
 
 
 def _plain(value: Any) -> Any:
-    """A copy of values as JSON knows them; what is none of them is its type's name, as in transformers."""
-    if isinstance(value, Mapping):
-        return {str(name): _plain(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    for kind in (bool, int, float, str):
-        if isinstance(value, kind):
-            return kind(value)
-    return None if value is None else f"<{type(value).__name__}>"
+    """What JSON does not know: another mapping as a dictionary, the rest as its type's name, as in transformers."""
+    return dict(value) if isinstance(value, Mapping) else f"<{type(value).__name__}>"

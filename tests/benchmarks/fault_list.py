@@ -16,7 +16,6 @@ from iwp_export.bundle.store import Bundle
 from iwp_export.models import ALIASES
 from iwp_export.models.common.family import Picture
 from iwp_export.runtime.images import ImageSource
-from iwp_export.runtime.model import LoadedModel
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.runtime.processor import Prompt
 from tests.benchmarks import faulty
@@ -106,7 +105,7 @@ def lost_row(layers: Sequence[int], drop: bool) -> Callable[[Workshop], Outcome]
 
     def judge(shop: Workshop) -> Outcome:
         wrapped = faulty.LosesRow(shop.right.session, layers, 11, drop)
-        return shop.judge(Pipeline(LoadedModel(shop.right.manifest, shop.right.processor, wrapped)))
+        return shop.judge(Pipeline(shop.right.manifest, shop.right.processor, wrapped))
 
     return judge
 

@@ -25,7 +25,6 @@ from iwp_export import api
 from iwp_export.backends.torch.session import TorchSession
 from iwp_export.exporter.checkpoint import open_checkpoint
 from iwp_export.pruning.settings import PruningSettings
-from iwp_export.runtime.model import LoadedModel
 from iwp_export.runtime.pipeline import Pipeline
 
 SETTINGS = PruningSettings(layer=1, keep=0.3)
@@ -41,7 +40,7 @@ def compare(checkpoint: str, folder: Path) -> dict[str, Any]:
     opened = open_checkpoint(checkpoint)
     session = TorchSession(opened.load_model(), opened.family, SETTINGS)
     pipeline = iwp_export.load(str(bundle))
-    reference = Pipeline(LoadedModel(pipeline.manifest, pipeline.processor, session))
+    reference = Pipeline(pipeline.manifest, pipeline.processor, session)
     rng = np.random.default_rng(0)
     vision = pipeline.manifest.vision
     picture = pipeline.processor.image(rng.integers(0, 256, IMAGE, np.uint8))

@@ -28,7 +28,6 @@ from iwp_export.exporter import trace
 from iwp_export.exporter.checkpoint import open_checkpoint
 from iwp_export.exporter.plan import plan_export
 from iwp_export.pruning.settings import CONTROLS, PruningSettings
-from iwp_export.runtime.model import LoadedModel
 from iwp_export.runtime.pipeline import Pipeline
 from tests.exporter.tiny import DECODERS, write_llava
 from tests.runtime.toy import toy_picture
@@ -74,7 +73,7 @@ def test_bundle_equals_transformers_and_the_reference(
     np.testing.assert_allclose(np.array(ours.logits), torch.stack(theirs.logits)[:, 0].numpy(), atol=TOLERANCE)
 
     session = TorchSession(model, checkpoint.family, LAYER_1)
-    reference = Pipeline(LoadedModel(pipeline.manifest, pipeline.processor, session))
+    reference = Pipeline(pipeline.manifest, pipeline.processor, session)
     for keep in (None, 0.05):
         options: dict[str, Any] = {"keep": keep, "max_new_tokens": 4, "stop_at_eos": False, "return_logits": True}
         a, b = pipeline.generate_ids(ids, pictures, **options), reference.generate_ids(ids, pictures, **options)
@@ -116,7 +115,7 @@ def test_settings_reach_the_graph(
     monkeypatch.setattr(trace, "trace_vision", lambda *arguments: ir.load(random_bundle / "vision.onnx"))
     pipeline = iwp_export.load(str(api.export(checkpoint.source, tmp_path / "out.bundle", settings)))
     session = TorchSession(checkpoint.load_model(), checkpoint.family, settings)
-    reference = Pipeline(LoadedModel(pipeline.manifest, pipeline.processor, session))
+    reference = Pipeline(pipeline.manifest, pipeline.processor, session)
     pictures = [toy_picture(np.random.default_rng(3).standard_normal((3, 112, 112)).astype(np.float32))]
     ids = np.array([2, 5, *[4] * 64, 9, 7, 12])
     assert pipeline.generate_ids(ids, pictures).kept == reference.generate_ids(ids, pictures).kept

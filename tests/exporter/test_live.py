@@ -10,7 +10,7 @@ from transformers.utils import logging
 
 from iwp_export.errors import BackendError, SettingsError
 from iwp_export.exporter.checkpoint import open_checkpoint
-from iwp_export.exporter.loading import enough_memory, limit_threads, open_live
+from iwp_export.exporter.live import enough_memory, limit_threads, open_live
 from iwp_export.exporter.plan import plan_export
 
 

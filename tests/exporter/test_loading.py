@@ -18,7 +18,7 @@ import iwp_export
 from iwp_export import api
 from iwp_export.errors import CheckpointError
 from iwp_export.exporter.checkpoint import open_checkpoint
-from iwp_export.exporter.trace import fake_model
+from iwp_export.exporter.loading import empty_model, loaded_tensors
 from iwp_export.pruning.settings import PruningSettings
 from tests.exporter.tiny import write_llava
 from tests.runtime.toy import toy_picture
@@ -101,8 +101,8 @@ def change_config(folder: Path, text: Mapping[str, object] | None = None, **valu
 def ours(folder: Path) -> dict[str, np.ndarray]:
     """The values that an export gives each parameter."""
     checkpoint = open_checkpoint(str(folder))
-    with fake_model(checkpoint, checkpoint.weights(), torch.float32) as (_, loaded):
-        return {name: tensor.read() for name, tensor in loaded.items()}
+    with empty_model(checkpoint.config, folder) as model:
+        return {name: tensor.read() for name, tensor in loaded_tensors(model, checkpoint.weights()).items()}
 
 
 def theirs(folder: Path) -> dict[str, np.ndarray]:

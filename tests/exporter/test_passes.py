@@ -11,7 +11,7 @@ import onnx_ir as ir
 import onnxruntime
 from safetensors.numpy import save_file
 
-from iwp_export.exporter.streaming import AddFunction, Losses, RenameDimension, StreamWeights
+from iwp_export.exporter.streaming import Losses, rename_dimension, stream_weights
 from iwp_export.exporter.weights import read_header
 
 TEXT = """
@@ -39,8 +39,7 @@ def test_weights_are_streamed_and_linear_layers_need_no_transpose(tmp_path: Path
     }
     save_file(arrays, tmp_path / "w.safetensors")
     model = ir.serde.deserialize_model(onnx.parser.parse_model(TEXT))
-    result = StreamWeights(read_header(tmp_path / "w.safetensors"), Losses())(model)
-    assert result.modified
+    stream_weights(model, read_header(tmp_path / "w.safetensors"), Losses())
     assert [node.op_type for node in model.graph] == ["MatMul", "Transpose"]  # the second is a graph output
     assert "weight" not in model.graph.initializers
     x = rng.standard_normal((4, 3)).astype(np.float32)
@@ -53,14 +52,6 @@ def test_dimensions_are_renamed_inside_expressions() -> None:
     model = ir.serde.deserialize_model(onnx.parser.parse_model(TEXT))
     for value in (*model.graph.inputs, *model.graph.outputs[:1]):
         value.shape = ir.Shape(["past + u0", 3])
-    RenameDimension("u0", "kept")(model)
+    rename_dimension(model, "u0", "kept")
     shapes = [value.shape for value in (model.graph.inputs[0], model.graph.outputs[0])]
     assert [str(shape[0].value) for shape in shapes if shape is not None] == ["past + kept"] * 2  # type: ignore[union-attr]
-
-
-def test_a_function_brings_its_domain() -> None:
-    model = ir.serde.deserialize_model(onnx.parser.parse_model(TEXT))
-    text = '<opset_import: ["" : 23], domain: "here">\nTwice (x) => (y) { y = Add (x, x) }'
-    AddFunction(ir.serde.deserialize_function(onnx.parser.parse_function(text)), 3)(model)
-    assert model.opset_imports["here"] == 3
-    assert [key[:2] for key in model.functions] == [("here", "Twice")]

@@ -14,13 +14,10 @@ import iwp_export
 from iwp_export.backends.torch.session import TorchSession
 from iwp_export.errors import CheckpointError, RequestError
 from iwp_export.exporter.checkpoint import open_checkpoint
-from iwp_export.models.common.tiles import best_resolution
 from iwp_export.models.llava_next import FAMILY
 from iwp_export.pruning.settings import PruningSettings
-from iwp_export.runtime.model import LoadedModel
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.runtime.processor import assistant_message, user_message
-from tests.exporter.tiny import CANVASES
 
 SETTINGS = PruningSettings(layer=1, keep=0.3)
 TOLERANCE = 2e-4
@@ -75,7 +72,7 @@ def test_features_are_transformers_own(pipeline: Pipeline, model: Any, processor
     with torch.no_grad():
         theirs = model.model.get_image_features(expected["pixel_values"], expected["image_sizes"]).pooler_output[0]
     picture = pipeline.processor.image(photo(size))
-    features = pipeline._model.session.encode(picture.inputs)
+    features = pipeline.session.encode(picture.inputs)
     np.testing.assert_allclose(features.value.numpy(), theirs.numpy(), atol=1e-5)  # type: ignore[attr-defined]
 
 
@@ -99,7 +96,7 @@ def test_tokens_equal_generate_when_nothing_is_pruned(
 
 def test_kept_tokens_and_logits_equal_the_reference(pipeline: Pipeline, model: Any) -> None:
     session = TorchSession(model, FAMILY, SETTINGS)
-    reference = Pipeline(LoadedModel(pipeline.manifest, pipeline.processor, session))
+    reference = Pipeline(pipeline.manifest, pipeline.processor, session)
     for sizes in ([SIZES[0]], [SIZES[2], SIZES[5]]):
         pictures = [pipeline.processor.image(photo(size)) for size in sizes]
         text = pipeline.processor.render([user_message("what is the red digit ?", len(pictures))])
@@ -138,14 +135,6 @@ def test_canvases_must_be_whole_tiles(model: Any) -> None:
         config.image_grid_pinpoints = broken
         with pytest.raises(CheckpointError, match="image_grid_pinpoints"):
             FAMILY.vision_info(config)
-
-
-def test_the_best_resolution_is_transformers_own() -> None:
-    from transformers.image_processing_utils import select_best_resolution
-
-    rng = np.random.default_rng(0)
-    for height, width in rng.integers(1, 700, (200, 2)).tolist():
-        assert best_resolution((height, width), CANVASES) == tuple(select_best_resolution((height, width), CANVASES))
 
 
 def test_the_model_is_found_by_its_type(random_next: Path) -> None:

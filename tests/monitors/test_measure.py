@@ -14,13 +14,12 @@ from torch import Tensor
 from calibration.tiny_llava import HELDOUT
 from calibration.tiny_llava.evaluate import answers_with_kept, layer_curve, load_checkpoint, prepare
 from iwp_export.backends.torch.decoder import Projected, Stream
-from iwp_export.exporter.loading import open_live
+from iwp_export.exporter.live import open_live
 from iwp_export.exporter.plan import plan_export
 from iwp_export.exporter.settings_source import PAPER
 from iwp_export.monitors.figures import Monitors
 from iwp_export.monitors.measure import look_at, measure_monitors
 from iwp_export.questions import DataSet, Question, read_questions
-from iwp_export.runtime.model import LoadedModel
 from iwp_export.runtime.pipeline import Pipeline
 
 FOLDER = Path(__file__).parents[2] / "iwp_export" / "assets" / "tiny_llava"
@@ -31,7 +30,7 @@ NO_ANSWERS = [Question(question.images, question.prompt) for question in QUESTIO
 def measured(questions: list[Question]) -> Monitors:
     plan = plan_export("tiny-llava", recipe=PAPER)
     session, manifest, processor = open_live(plan, "float32")
-    pipeline = Pipeline(LoadedModel(replace(manifest, pruning=plan.settings), processor, session))
+    pipeline = Pipeline(replace(manifest, pruning=plan.settings), processor, session)
     return measure_monitors(pipeline, session, DataSet("some", tuple(questions)))
 
 

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from iwp_export.backends.session import Array, Cache, Features, Floats, Inside, Session, StepInputs, StepOutput
-from iwp_export.runtime.model import LoadedModel
 from iwp_export.runtime.pipeline import Pipeline
 
 
@@ -69,4 +68,4 @@ class Tampered:
 def tampered(pipeline: Pipeline, **changes: Any) -> Pipeline:
     """A pipeline whose session is tampered with; see `Tampered`."""
     session = Tampered(pipeline.session, **changes)
-    return Pipeline(LoadedModel(pipeline.manifest, pipeline.processor, session))
+    return Pipeline(pipeline.manifest, pipeline.processor, session)

@@ -9,7 +9,7 @@ import pytest
 
 from iwp_export.backends.session import CallLimits
 from iwp_export.errors import BackendError, RequestError
-from iwp_export.runtime.model import IMAGES_REMEMBERED
+from iwp_export.runtime.pipeline import IMAGES_REMEMBERED
 from tests.runtime.toy import ToyCache, next_token, toy_picture, toy_pipeline
 
 IMAGE, OTHER = np.random.default_rng(2).integers(0, 256, (2, 60, 90, 3), np.uint8)

@@ -57,15 +57,15 @@ def test_equals_transformers_when_nothing_is_pruned(pipeline: Pipeline, referenc
 
 
 def test_a_turn_over_the_cache_equals_one_long_prompt(pipeline: Pipeline) -> None:
-    model, processor = pipeline._model, pipeline.processor
+    processor = pipeline.processor
     pictures = [processor.image(image) for image in (IMAGE, OTHER)]
     text = "user <image> how many ? assistant 3 <eos> user <image> what colour ? assistant"
     ids = processor.token_ids(text, pictures)
     whole = pipeline.generate_ids(ids, pictures, max_new_tokens=1, keep=1, return_logits=True)
-    context = Context(model.session.new_cache())
+    context = Context(pipeline.session.new_cache())
     for part, picture in zip((ids[:72], ids[72:]), pictures, strict=True):
-        call = model.prepare(context, part, [picture], keep=1)
-        output = call.run(model.session, [model.features(picture)])
+        call = pipeline.prepare(context, part, [picture], keep=1)
+        output = call.run(pipeline.session, [pipeline.features(picture)])
     assert whole.logits is not None
     np.testing.assert_allclose(output.logits, whole.logits[0], atol=TOLERANCE)
 

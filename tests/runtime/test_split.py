@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from iwp_export.backends.session import CallLimits
-from iwp_export.runtime.result import common_length, split_calls
+from iwp_export.runtime.conversation import common_length, split_calls
 
 ROOMY = CallLimits(100, 4)
 

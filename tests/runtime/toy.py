@@ -30,7 +30,6 @@ from iwp_export.models.common.family import Array, Colours, Picture
 from iwp_export.pruning.onnx_function import VERSION
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.runtime import generate as request
-from iwp_export.runtime.model import LoadedModel
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.runtime.processor import Processor
 
@@ -201,7 +200,7 @@ def toy_pipeline(max_positions: int = 512, keep: float = 0.5) -> tuple[Pipeline,
     """A pipeline with the real processor of tiny-llava over the numpy session."""
     session = ToySession()
     processor = Processor(ASSETS, VISION, FAMILY)
-    return Pipeline(LoadedModel(toy_manifest(max_positions=max_positions, keep=keep), processor, session)), session
+    return Pipeline(toy_manifest(max_positions=max_positions, keep=keep), processor, session), session
 
 
 def write_toy_bundle(path: Path, dtype: str = "float32") -> Path:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from iwp_export.models.common.family import Family
-from iwp_export.models.common.llama import attend
 from iwp_export.pruning.importance import token_importance
 from iwp_export.pruning.onnx_function import DOMAIN, OP_TYPE, VERSION, node_attributes
 from iwp_export.pruning.settings import PruningSettings
@@ -167,7 +166,11 @@ class PrunedDecoder(nn.Module):
     ) -> Stream:
         """The rest of layer `index`, with its whole key and value [1, Hkv, P + S, d]: the input of the next one."""
         layer = self.language_model.layers[index]
-        hidden = stream.hidden + attend(layer.self_attn, rotated_query, key, value, mask)
+        attention, grouped = layer.self_attn, rotated_query.shape[1] != key.shape[1]
+        out = torch.nn.functional.scaled_dot_product_attention(
+            rotated_query, key, value, attn_mask=mask, scale=attention.scaling, enable_gqa=grouped
+        )
+        hidden = stream.hidden + attention.o_proj(out.transpose(1, 2).reshape(1, rotated_query.shape[2], -1))
         hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
         return replace(stream, hidden=self.family.after_layer(index, hidden, image_features, stream.feature_index))
 

@@ -127,10 +127,7 @@ class Family:
         """Refuse a layer at whose input visual tokens may not be dropped.
 
         Args:
-            config: the model's.
-            layer: where they would be dropped.
-            name: the model's, for the error.
-            whose: who asks for the layer, for the error: `the recipe's `, say.
+            name, whose: for the error: the model's name, and who asks for the layer (`the recipe's `, say).
 
         Raises:
             SettingsError: it is not one of `prunable_layers`.
@@ -143,28 +140,38 @@ class Family:
             )
 
     def embed(self, language_model: Any, input_ids: Tensor, image_features: Tensor, feature_index: Tensor) -> Tensor:
-        """The input of layer 0, [1, S, D]; see `llama.embed`."""
-        from iwp_export.models.common import llama
+        """Word embeddings [1, S, D] with the image features [N, D] in the places of the visual tokens."""
+        import torch
 
-        return llama.embed(language_model, input_ids, image_features, feature_index)
+        visual = feature_index >= 0
+        features = image_features[feature_index.clamp(min=0)]
+        words = language_model.embed_tokens(input_ids.masked_fill(visual, 0))  # a visual token's id may lie beyond them
+        return torch.where(visual[..., None], features, words)
 
     def rotary(self, language_model: Any, hidden: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """cos and sin [1, S, d / 2] of the positions [1, S], or [3, 1, S] with M-RoPE."""
-        from iwp_export.models.common import llama
+        """cos and sin [1, S, d / 2] of the positions [1, S], or [3, 1, S] with M-RoPE.
 
-        return llama.rotary(language_model, hidden, position_ids)
+        transformers repeats each half, the ONNX operator takes one.
+        """
+        cos, sin = language_model.rotary_emb(hidden, position_ids)
+        half = cos.shape[-1] // 2
+        return cos[..., :half], sin[..., :half]
 
     def project(self, attention: Any, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values before RoPE, normalised where the family does; see `llama.project`."""
-        from iwp_export.models.common import llama
-
-        return llama.project(attention, hidden)
+        """Queries [1, H, S, d], keys and values [1, Hkv, S, d] before RoPE, of the normalised input [1, S, D]."""
+        shape = (*hidden.shape[:-1], -1, attention.head_dim)
+        query, key, value = (
+            projection(hidden).view(shape).transpose(1, 2)
+            for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
+        )
+        return query, key, value
 
     def mask(self, new: int, past: int, like: Tensor) -> Tensor:
-        """Which tokens see which, bool [1, 1, new, past + new]; see `llama.mask`."""
-        from iwp_export.models.common import llama
+        """bool [1, 1, new, past + new]: a token sees the whole cache and this call's tokens up to itself."""
+        import torch
 
-        return llama.mask(new, past, like)
+        position = torch.arange(past, past + new, device=like.device)
+        return (torch.arange(past + new, device=like.device) <= position[:, None])[None, None]
 
     def after_layer(self, index: int, hidden: Tensor, image_features: Tensor, feature_index: Tensor) -> Tensor:
         """What is added to the output [1, K, D] of layer `index`; `feature_index` is of the tokens that are left."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,11 +18,8 @@ Ints = npt.NDArray[np.int64]
 
 TOWERS = ("clip_vision_model", "siglip_vision_model")
 """Vision towers of square images, patch by patch."""
-
-
 MAX_SIDE = 256
 """Patches along a side, more than any tower has."""
-
 
 TOWER_ROWS: Mapping[str, tuple[Any, ...]] = {
     "image_token_index": ("int", 0, lambda config: config.text_config.vocab_size - 1),
@@ -95,19 +92,6 @@ def pixels_of(outputs: Mapping[str, Array], shape: tuple[int | None, ...]) -> Ar
     if not np.isfinite(pixels).all():
         raise RequestError("pixel_values hold a value that is not finite (NaN or infinity)")
     return pixels
-
-
-def best_resolution(size: tuple[int, int], choices: Sequence[Sequence[int]]) -> tuple[int, int]:
-    """Of the resolutions (height, width) the one that keeps most of an image's pixels and wastes least of its own."""
-
-    def fit(choice: Sequence[int]) -> tuple[int, int]:
-        (height, width), (rows, columns) = size, choice
-        scale = min(columns / width, rows / height)
-        kept = min(int(width * scale) * int(height * scale), width * height)
-        return kept, kept - rows * columns
-
-    height, width = max(choices, key=fit)
-    return height, width
 
 
 def tile_grid(rows: int, columns: int, side: int) -> Ints:

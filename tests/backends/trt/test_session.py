@@ -19,7 +19,6 @@ from iwp_export.bundle.manifest import GraphSpec, Manifest, TensorSpec
 from iwp_export.bundle.store import Bundle
 from iwp_export.engine.profiles import DECODE, PREFILL, EngineLimits, choose_limits, decoder_profiles, profiles_for
 from iwp_export.errors import BackendError, RequestError
-from iwp_export.runtime.model import LoadedModel
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.runtime.processor import Processor
 from tests.backends.trt import fake_trt
@@ -37,7 +36,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def pipeline_over(session: TrtSession, path: Path) -> Pipeline:
     manifest = Bundle.open(path).manifest
-    return Pipeline(LoadedModel(manifest, Processor(path / manifest.processor, manifest.vision, FAMILY), session))
+    return Pipeline(manifest, Processor(path / manifest.processor, manifest.vision, FAMILY), session)
 
 
 def prompt(session: TrtSession, cache: Any, path: Path) -> Any:

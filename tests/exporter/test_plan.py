@@ -18,8 +18,7 @@ from iwp_export.cli.main import main
 from iwp_export.errors import CheckpointError
 from iwp_export.exporter.checkpoint import open_checkpoint
 from iwp_export.exporter.exporter import export_bundle
-from iwp_export.exporter.generation import HARMLESS, NEUTRAL, read_generation
-from iwp_export.exporter.plan import plan_export
+from iwp_export.exporter.plan import HARMLESS, NEUTRAL, plan_export, read_generation
 from iwp_export.pruning.settings import PruningSettings
 from tests.conftest import graphs_of
 from tests.exporter.tiny import ASSETS
@@ -113,7 +112,7 @@ def test_without_the_file_the_configuration_counts(tmp_path: Path) -> None:
     file.write_text(json.dumps({**config, "repetition_penalty": 1.5}))
     checkpoint = open_checkpoint(str(file.parent), weights=False)
     tokens, info = read_generation(checkpoint, 48)
-    assert (tokens.bos, tokens.eos, tokens.pad) == (2, (3, 5), 0)
+    assert tokens == {"bos_token_id": 2, "eos_token_ids": (3, 5), "pad_token_id": 0}
     theirs = GenerationConfig.from_model_config(checkpoint.config)
     assert info.repetition_penalty == (theirs.repetition_penalty or 1.0)
 
@@ -145,7 +144,7 @@ def test_greedy_tokens_equal_generate(random_llava: Path, random_bundle: Path, t
         (tmp_path / "model" / "generation_config.json").write_text(json.dumps(config))
         tokens, info = read_generation(open_checkpoint(str(tmp_path / "model")), 48)
         object.__setattr__(pipeline.manifest, "generation", info)
-        object.__setattr__(pipeline.manifest.decoder, "eos_token_ids", tokens.eos)
+        object.__setattr__(pipeline.manifest.decoder, "eos_token_ids", tokens["eos_token_ids"])
         theirs = model.generate(**inputs, max_new_tokens=12, do_sample=False, **config)[0, len(ids) :].tolist()
         ours = pipeline.generate_ids(ids, [picture], keep=1, max_new_tokens=12)
         assert ours.token_ids == theirs, asked

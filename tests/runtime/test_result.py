@@ -8,7 +8,8 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from iwp_export.errors import RequestError
-from iwp_export.runtime.text import Detokenizer, check_text
+from iwp_export.runtime.processor import user_message
+from iwp_export.runtime.result import Detokenizer
 
 TEXT = "Größe: 3 €, 日本語 und 🤖🦾! Naïve café.\n\nNext line,  two spaces"
 
@@ -75,8 +76,8 @@ def test_tokens_without_text_are_silent() -> None:
 
 
 def test_prompts_that_no_tokenizer_takes() -> None:
-    check_text("größer 🤖")
+    user_message("größer 🤖", 0)
     with pytest.raises(RequestError, match="not valid UTF-8 at character 5"):
-        check_text(b"what \xff ?".decode(errors="surrogateescape"))
+        user_message(b"what \xff ?".decode(errors="surrogateescape"), 0)
     with pytest.raises(RequestError, match="a prompt is a text, got bytes"):
-        check_text(b"what ?")
+        user_message(b"what ?", 0)  # type: ignore[arg-type]
