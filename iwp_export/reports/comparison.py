@@ -29,12 +29,14 @@ class Named:
 def merged(reports: Sequence[Report]) -> Report | None:
     """One report of several about the same artefact that measured different things, such as accuracy and latency.
 
-    The machine is the one of the latencies, if there are any; a warning names others. None if the reports are about
-    different artefacts, or if two measured the same.
+    The machine is the one of the latencies, if there are any; a warning names others. A single report is itself. None
+    if the reports are about different artefacts, or if two measured the same.
     """
+    if len(reports) == 1:
+        return reports[0]
     measured = [name for report in reports for name in report.measured]
     same = {(report.artefact.digest, report.artefact.provider) for report in reports}
-    if len(reports) < 2 or len(same) > 1 or len(set(measured)) < len(measured):
+    if len(same) > 1 or len(set(measured)) < len(measured):
         return None
     first = next((report for report in reports if report.latency is not None), reports[0])  # times need their machine
     gates = tuple(itertools.chain(*(report.gates for report in reports)))
@@ -70,11 +72,6 @@ def named(reports: Sequence[Report], paths: Sequence[Path]) -> list[Named]:
     if len(set(names)) < len(names):
         names = [str(path) for path in paths]
     return [Named(name, report) for name, report in zip(names, reports, strict=True)]
-
-
-def subtitle(these: Sequence[Named]) -> str:
-    """The line below a page's title."""
-    return " · ".join(each.name for each in these)
 
 
 def views(these: Sequence[Named]) -> list[View]:
@@ -157,10 +154,12 @@ def _latency(first: Named, other: Named) -> list[str]:
     if a is None or b is None:
         return []
     ratio = ratio_apart(a.pruned.times["end_to_end"], b.pruned.times["end_to_end"])
-    text = f"{ratio.mean:.2f} times as fast as {first.name} end to end ({ratio.low:.2f} to {ratio.high:.2f}, pruned)"
     ours, theirs = (each.ratios["end_to_end"].mean for each in (a, b))
-    gains = f"pruning makes answers {theirs:.2f} times as fast on {other.name}, {ours:.2f} times on {first.name}"
-    return [f"{other.name} is {text}; {gains}."]
+    return [
+        f"{other.name} is {ratio.mean:.2f} times as fast as {first.name} end to end ({ratio.low:.2f} to "
+        f"{ratio.high:.2f}, pruned); pruning makes answers {theirs:.2f} times as fast on {other.name}, {ours:.2f} "
+        f"times on {first.name}."
+    ]
 
 
 def _overview(these: Sequence[Named]) -> Table:
