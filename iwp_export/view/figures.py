@@ -80,7 +80,7 @@ def bootstrap_mean(values: npt.ArrayLike, seed: int = 0) -> Interval:
 
     Of differences of two things on the same samples it is their paired interval.
     """
-    found = bootstrap_figure([values], lambda means: means[0], seed)
+    found = bootstrap_figure(np.asarray(values, float)[None], lambda means: means[0], seed)
     assert found is not None  # a mean is finite
     return found
 
