@@ -12,7 +12,7 @@ from iwp_export import api
 from iwp_export.bundle.schema import to_json
 from iwp_export.cli import flags
 from iwp_export.settings import BuildSettings
-from iwp_export.view.terminal import human_bytes
+from iwp_export.view.terminal import human_bytes, table
 
 if TYPE_CHECKING:
     from iwp_export.bundle.manifest import Manifest
@@ -64,9 +64,6 @@ def announce(machine: Machine) -> None:
 
 def describe(manifest: Manifest, plan: BuildPlan) -> str:
     """A build's plan as text for people."""
-    from iwp_export.view.terminal import render
-    from iwp_export.view.view import View
-
     visual = manifest.vision.tokens.typical
     kept = manifest.pruning.num_keep(visual, plan.keep)
     facts = [
@@ -79,7 +76,7 @@ def describe(manifest: Manifest, plan: BuildPlan) -> str:
         ("weights", human_bytes(plan.weight_bytes)),
         ("memory", f"about {human_bytes(plan.memory_bytes)} to build"),
     ]
-    return render([View("Plan", facts=facts)])
+    return table(facts)
 
 
 def summarise(bundle: Bundle, plan: BuildPlan) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -54,16 +54,10 @@ def merged(reports: Sequence[Report]) -> Report | None:
 
 def _machines(reports: Sequence[Report]) -> list[str]:
     """Which part is from which machine, where there are several."""
-    if len({device(report) for report in reports}) < 2:
+    if len({report.device for report in reports}) < 2:
         return []
-    told = [f"{', '.join(report.measured)} on {device(report)}" for report in reports]
+    told = [f"{', '.join(report.measured)} on {report.device}" for report in reports]
     return [f"measured on different machines: {'; '.join(told)}"]
-
-
-def device(report: Report) -> str:
-    """What the machine is called: its board, its GPU and its processor, as far as they are known."""
-    state = report.state
-    return ", ".join(name for name in (state.board, state.gpu, state.cpu) if name) or "an unknown machine"
 
 
 def named(reports: Sequence[Report], paths: Sequence[Path]) -> list[Named]:
@@ -163,19 +157,11 @@ def _latency(first: Named, other: Named) -> list[str]:
 
 
 def _overview(these: Sequence[Named]) -> Table:
-    rows: list[tuple[str, Callable[[Report], object]]] = [
-        ("result", lambda report: _word(report.passed if report.gates else None)),
-        ("artefact", lambda report: f"{report.artefact.name} ({report.artefact.digest[:12]})"),
-        ("model", lambda report: report.artefact.model),
-        ("type", lambda report: report.artefact.dtype),
-        ("runs on", lambda report: report.artefact.provider),
-        ("device", device),
-        ("pruning layer", lambda report: report.artefact.pruning.layer),
-        ("keep", lambda report: report.artefact.pruning.keep),
-        ("settings from", lambda report: report.artefact.pruning_source),
-        ("made", lambda report: report.made),
-    ]
-    return Table(_columns(these), [[name, *(of(each.report) for each in these)] for name, of in rows])
+    facts = [dict(each.report.facts()) for each in these]
+    results = [_word(each.report.passed if each.report.gates else None) for each in these]
+    return Table(
+        _columns(these), [["result", *results], *([name, *(each[name] for each in facts)] for name in facts[0])]
+    )
 
 
 def _columns(these: Sequence[Named]) -> list[str]:
