@@ -168,39 +168,25 @@ def build(
     Raises:
         OutputError, BundleError, SettingsError, BackendError: see `build_engine`.
     """
-    return plan_build(bundle, output, settings, force=force).run()
+    from iwp_export.engine.build import build_engine
 
-
-@dataclass(frozen=True)
-class BuildJob:
-    """A build that was checked and counted, and has not begun."""
-
-    bundle: Bundle
-    plan: BuildPlan
-    output: Path
-    force: bool = False
-
-    def run(self) -> Path:
-        """Build; returns the output."""
-        from iwp_export.engine.build import build_engine
-
-        build_engine(self.bundle, self.plan, self.output, force=self.force)
-        return self.output
+    build_engine(*plan_build(bundle, output, settings, force=force), output, force=force)
+    return Path(output)
 
 
 def plan_build(
     bundle: Path | str, output: Path | str, settings: BuildSettings | None = None, *, force: bool = False
-) -> BuildJob:
+) -> tuple[Bundle, BuildPlan]:
     """Check everything that can be checked before a build. Arguments are those of `build`."""
     from iwp_export.bundle.store import Bundle
     from iwp_export.engine.build import choose_machine, plan_for_bundle
     from iwp_export.engine.files import EngineWriter
 
-    output, settings = Path(output), settings or BuildSettings()
     EngineWriter(output, force)
+    settings = settings or BuildSettings()
     machine = choose_machine(settings)
     opened = Bundle.open(bundle)
-    return BuildJob(opened, plan_for_bundle(opened, machine, settings), output, force)
+    return opened, plan_for_bundle(opened, machine, settings)
 
 
 def calibrate(
@@ -229,17 +215,10 @@ def calibrate(
         model: an alias, a Hub id or a folder.
         output: the recipe's file; the page is beside it, with the suffix .html.
         data: a folder of images, or a file of questions (JSON lines); None for what ships for tiny-llava.
-        prompts: for a folder of images: a file with a prompt a line.
-        keep, speedup, max_drop: the budget, one of them: keep ratios ([0.3] if none is given); how much faster the
-            prefill is to be, by operations; the share that may be lost of the unpruned score, or of the answers where
-            the data have none to score.
-        objective: what settings are ranked by: `kl`, `agreement` or `accuracy`.
-        layers: those to try; empty for those up to the middle.
-        samples: at most. `seed`: of their draw and order.
-        max_new_tokens: of an answer.
-        device, dtype, threads: where torch runs the model, its element type and threads.
-        revision: branch, tag or commit of a Hub id.
+        keep, speedup, max_drop: the budget, one of them; keep [0.3] if none is given.
         force: replace a recipe that is there.
+        prompts, objective, layers, samples, seed, max_new_tokens, device, dtype, threads, revision: see the fields of
+            `iwp_export.settings.CalibrationSettings`.
 
     Returns:
         The recipe that was written.
@@ -324,26 +303,12 @@ def validate(
 
     Args:
         artefact: a bundle's folder, or NAME.plan.
-        against: `checkpoint`, a bundle's folder, an engine, a recording NAME.npz, or `none`.
-        checkpoint: where the checkpoint is; None is where the artefact says.
-        record: a file to write what the reference does to, for a machine without torch.
-        hidden_states: also compare the states between layers.
-        parity_samples: questions whose stages are compared.
-        parity_tokens: tokens of their answers; None is 8, or a recording's own number.
-        data: a file of questions; None for what ships for the model. `limit`: only the first so many.
-        keep: ratios of accuracy beside 1; the artefact's own if empty.
-        score: how answers are scored, see `iwp_export.accuracy.scoring`.
-        max_new_tokens: of an answer, for accuracy.
-        max_drop: gate: share of the unpruned score that may be lost, or of the answers changed where the data have none
-            to score; the lower end of the 95 % interval counts.
-        min_agreement: gate: share of answers that must be the unpruned model's, by the interval's lower end.
-        monitors: also look where the model reads the image, which needs the checkpoint.
-        provider: see `load`.
-        threads: of the CPU, in torch too; None is the libraries' choice.
-        device, checkpoint_dtype: where torch runs the checkpoint, and its element type there: float32 is nearest to
-            what every artefact should compute.
-        strict: warnings fail.
         force: replace a recording that is there already.
+        against, checkpoint, record, hidden_states, parity_samples, parity_tokens: what it is compared with, and on
+            what; see the fields of `iwp_export.settings.ValidationSettings`, also for the others.
+        data, limit, keep, score, max_new_tokens: what accuracy is measured on, at which keep ratios, and how.
+        max_drop, min_agreement: gates; the lower end of the 95 % interval counts.
+        monitors, provider, threads, device, checkpoint_dtype, strict: where it runs, and what else it shows or refuses.
 
     Returns:
         The report; its `passed` says whether every gate holds.
@@ -382,18 +347,10 @@ def bench(
     Args:
         artefact: a bundle's folder, or NAME.plan.
         images, prompt: what is asked; samples that ship with the model or a synthetic image if left out.
-        data: a file of questions in their place, see `iwp_export.questions`; `limit`: the first so many.
-        new_tokens: length of every answer.
-        keep: share of the visual tokens that stays in the pruned runs; None is the artefact's own.
-        pairs: of a pruned and an unpruned run; None is as many as take 30 s, 40 to 200.
-        warmup: runs of each side before those that count.
-        repeat: fresh processes, 3 to 10, each of which measures so many pairs: what differs from one start to the next
-            is then in the ratios' intervals. 1 is this process.
-        provider, threads: see `load`.
-        fail_if_slower: gate: pruning must be shown to be faster, `end-to-end` or in the `prefill`.
-        max_ttft_ms, max_p99_ms: gates: milliseconds of the pruned runs, the 90th percentile of the time to first token
-            and the 99th end to end.
-        strict: warnings fail, such as clocks that are not locked.
+        data, limit, new_tokens, keep: a file of questions in their place, and the answers; see the fields of
+            `iwp_export.settings.BenchSettings`, also for the others.
+        pairs, warmup, repeat, provider, threads: how it is measured.
+        fail_if_slower, max_ttft_ms, max_p99_ms, strict: gates, times in milliseconds.
 
     Returns:
         The report: its `latency` has the figures, its `passed` says whether every gate holds.

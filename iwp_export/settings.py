@@ -1,8 +1,8 @@
 """What each verb can be told: a dataclass, from which functions of `iwp_export` and flags of the command line are made.
 
 A default stands here and nowhere else: functions take theirs from the class (`ValidationSettings.score`), and a flag
-that is not given leaves the field alone. The metadata of a field is what its flag shows. The functions of
-`iwp_export.api` explain the fields. Imports nothing heavy.
+that is not given leaves the field alone. The text of a field explains it, for a flag and for a function's argument.
+Imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ Objective = Literal["kl", "agreement", "accuracy"]
 ScoreName = Literal["exact", "normalised", "relaxed"]
 FlavourName = Literal["rtx", "tensorrt"]
 
+GREATEST = 2**31 - 1
+"""The largest whole number that a file of ours holds."""
 LEAST_PAIRS, RUNS_FOR_P99 = 14, 100
 """Of a bench: for an interval, and for a 99th percentile that is not just the slowest run."""
 REPEATS = 3, 10
@@ -66,7 +68,7 @@ class Settings:
     """Base of all. A path may be given as `str` or `Path`, and a list for a tuple.
 
     Raises:
-        SettingsError: a word is none of a field's choices.
+        SettingsError: a word is none of a field's choices, or a keep ratio is out of range.
     """
 
     def __post_init__(self) -> None:
@@ -81,17 +83,21 @@ class Settings:
             elif value is not None and get_origin(kind) is Literal and value not in get_args(kind):
                 choices = ", ".join(get_args(kind))
                 raise SettingsError(f"{name} must be one of {choices}, got {value!r}", options=(name,))
+            if name == "keep" and value is not None:
+                for keep in value if isinstance(value, Sequence) else (value,):
+                    check_keep(keep)
 
     def require(self, **least: int) -> None:
-        """Refuse fields that are neither None nor a whole number from a least one on.
+        """Refuse fields that are neither None nor a whole number from a least one to `GREATEST`.
 
         Raises:
             SettingsError: there is one.
         """
         for name, low in least.items():
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < low):
+            if value is not None and (type(value) is not int or not low <= value <= GREATEST):
                 wanted = f"{low} or more" if low < 2 else f"a whole number of {low} or more"
+                wanted = f"at most {GREATEST}" if type(value) is int and value > low else wanted
                 raise SettingsError(f"{name} must be {wanted}, got {value!r}", options=(name,))
 
 
@@ -136,8 +142,6 @@ class ValidationSettings(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.require(parity_samples=1, parity_tokens=1, limit=1, max_new_tokens=1, threads=1)
-        for keep in self.keep:
-            check_keep(keep)
         if self.record is not None and self.against != CHECKPOINT:
             text = f"a recording is of the checkpoint, not of {self.against}"
             raise SettingsError(text, options=("record", "against"))
@@ -180,8 +184,6 @@ class BenchSettings(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.keep is not None:
-            check_keep(self.keep)
         pairs = LEAST_PAIRS if self.max_p99_ms is None else RUNS_FOR_P99
         self.require(new_tokens=1, pairs=pairs, warmup=1, repeat=1, limit=1)
         low, high = REPEATS
@@ -195,7 +197,11 @@ class BenchSettings(Settings):
 
 @dataclass(frozen=True)
 class CalibrationSettings(Settings):
-    """What a calibration searches, on which samples, and where."""
+    """What a calibration searches, on which samples, and where.
+
+    Raises:
+        SettingsError: a number is out of range.
+    """
 
     data: Path | None = option(
         None, "data", "PATH", "folder of images, or JSON lines with image, prompt and maybe answer"
@@ -219,21 +225,17 @@ class CalibrationSettings(Settings):
     threads: int | None = option(None, "where it runs", "N", "CPU threads", shown="torch's choice")
     revision: str | None = option(None, "where it runs", "REV", "branch, tag or commit of a Hub id")
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require(samples=1, max_new_tokens=1, seed=0, threads=1)
+
 
 @dataclass(frozen=True)
 class BuildSettings(Settings):
     """What a build may choose; None is the default that the bundle or the machine gives.
 
-    Attributes:
-        target: `rtx` or `tensorrt`.
-        sm: architectures for `rtx`, such as `86`.
-        max_context, max_prompt, max_images: see `iwp_export.engine.profiles.EngineLimits`.
-        profiles: 1 serves prompts and decode steps with the same kernels; 2 chooses kernels for each, and TensorRT-RTX
-            then holds the weights twice. None is 1 for `rtx` and 2 for `tensorrt`.
-        keep: keep ratio that kernels are chosen for; requests may use another.
-        timing_cache: file of measured kernels that makes the next build on the same machine fast; for `tensorrt`.
-        plugin: the C++ plugin, taken instead of the one in Python.
-        skip_memory_check: build even if the estimate exceeds the free memory.
+    Raises:
+        SettingsError: there is no architecture in `sm`.
     """
 
     target: FlavourName | None = option(

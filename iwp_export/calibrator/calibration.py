@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -104,15 +105,20 @@ class Calibration:
         return sizes
 
     def estimate(self) -> float:
-        """Seconds that the search takes at most, from a first run of each layer's first candidate."""
-        tried = self.search.candidates
-        firsts = list({settings.layer: settings for settings in tried}.values())
-        prepare, score = self.measured.probe(firsts)
+        """Seconds that the search takes at most, from a run of each layer's last candidate."""
+        tried, questions = self.search.candidates, self.plan.samples.questions
+        lasts = {settings.layer: settings for settings in tried}.values()
+        start = time.perf_counter()
+        prepared = self._scorer.prepare(questions[0])
+        ready = time.perf_counter()
+        for settings in lasts:
+            self._scorer.score(prepared, settings)
+        prepare, score = ready - start, (time.perf_counter() - ready) / len(lasts)
         alive, seconds, met = len(tried), 0.0, 0
         for number, rung in enumerate(self.search.rungs):
             seconds += (rung - met) * (prepare + alive * score * max(1, len(self.plan.keeps)))
             met, alive = rung, survivors(alive, number)
-        return seconds + len(self.plan.samples.questions) * (prepare + 5 * score)
+        return seconds + len(questions) * (prepare + 5 * score)
 
     def run(self) -> Recipe:
         """Search, and say what was found."""
@@ -155,9 +161,8 @@ class Calibration:
         return made
 
     def _figures(self, found: Found) -> tuple[CandidateFigures, ...]:
-        rows = [
-            self._row(each, "default" if each == self.search.default else "candidate", found) for each in found.tried
-        ]
+        default = self.search.default
+        rows = [self._row(each, "default" if each == default else "candidate", found) for each in found.tried]
         return (*rows, *(self._row(each, "control", found) for each in found.controls))
 
     def _row(self, settings: PruningSettings, role: Role, found: Found) -> CandidateFigures:

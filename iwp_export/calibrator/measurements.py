@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -94,17 +93,6 @@ class Measurements:
                     advance(1)
         for one in each:
             self._met[one] = max(count, self._met.get(one, 0))
-
-    def probe(self, settings: Sequence[PruningSettings]) -> tuple[float, float]:
-        """Seconds of a sample's unpruned pass, and of one setting on it; what they yield is kept for `run`."""
-        start = time.perf_counter()
-        prepared = self._scorer.prepare(self.samples[0])
-        middle = time.perf_counter()
-        for one in settings:
-            score = self._scorer.score(prepared, one)
-            if (0, one) not in self._scores:
-                self._keep(0, one, score, prepared)
-        return middle - start, (time.perf_counter() - middle) / len(settings)
 
     def losses(self, settings: PruningSettings, samples: range, objective: Objective) -> npt.NDArray[np.float64]:
         """What a setting loses on each of the samples, by their numbers, mean over the keep ratios.

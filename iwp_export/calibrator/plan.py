@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from iwp_export.bundle.document import check_output, plain_name
-from iwp_export.bundle.schema import GREATEST
 from iwp_export.calibrator.search import Budget, candidate_layers
 from iwp_export.device.machine import available_bytes
 from iwp_export.errors import DataError, OutputError, SettingsError, os_reason
@@ -116,13 +115,16 @@ def plan_calibration(model: str, output: Path, settings: CalibrationSettings, fo
         force: replace a recipe that is there already.
 
     Raises:
-        OutputError: the recipe or its page is there already.
+        OutputError: the recipe or its page is there already or is a folder, or both would be the same file.
         BackendError: matplotlib, which draws the page, is missing.
         CheckpointError, DataError, SettingsError: see `plan_export`, `read_samples`, `Budget`.
     """
     check_installed()
-    _check_files(output, force)
-    _check_settings(settings)
+    page = output.with_suffix(PAGE_SUFFIX)
+    check_output(output, force)
+    if page == output:
+        raise OutputError(f"{output} would be the recipe and its page; name the recipe .json", options=("output",))
+    check_output(page, force)
     budget = _budget(settings)
     export = plan_export(model, recipe=PAPER, pruning={"layer": 0}, revision=settings.revision)
     data = settings.data or SHIPPED.get(export.model.name, {}).get("samples")
@@ -179,31 +181,6 @@ def _prompts(path: Path) -> tuple[str, ...]:
     if not found:
         raise DataError(f"{path} has no prompts", options=("prompts",))
     return found
-
-
-def _check_files(output: Path, force: bool) -> None:
-    """Refuse a recipe and a page that cannot be written.
-
-    Raises:
-        OutputError: one is there already or is a folder, or both would be the same file.
-    """
-    check_output(output, force)
-    page = output.with_suffix(PAGE_SUFFIX)
-    if page == output:
-        raise OutputError(f"{output} would be the recipe and its page; name the recipe .json", options=("output",))
-    check_output(page, force)
-
-
-def _check_settings(settings: CalibrationSettings) -> None:
-    """Refuse numbers that no calibration has.
-
-    Raises:
-        SettingsError: there is one.
-    """
-    for name, least in (("samples", 1), ("max_new_tokens", 1), ("seed", 0)):
-        number = getattr(settings, name)
-        if not least <= number <= GREATEST:
-            raise SettingsError(f"{name} must be {least} to {GREATEST}, got {number}", options=(name,))
 
 
 def _budget(settings: CalibrationSettings) -> Budget:

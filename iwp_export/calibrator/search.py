@@ -15,7 +15,7 @@ from iwp_export.bundle.recipe import Objective
 from iwp_export.calibrator.measurements import Measurements
 from iwp_export.errors import SettingsError
 from iwp_export.pruning.cost import PrefillCost
-from iwp_export.pruning.settings import PruningSettings, check_keep
+from iwp_export.pruning.settings import PruningSettings
 from iwp_export.view.figures import percent, standard_error
 
 ONE_BY_ONE: dict[str, object] = {"chunk": 1, "growth": 1}
@@ -64,15 +64,12 @@ class Budget:
     def __post_init__(self) -> None:
         if not self.values:
             raise SettingsError("keep takes one ratio or more, got none", options=("keep",))
-        for value in self.values:
-            if self.kind == "keep":
-                check_keep(value)
-                if value == 1:
-                    raise SettingsError("keep 1 prunes nothing, so there is nothing to choose", options=("keep",))
-            elif self.kind == "speedup" and not 1 < value < math.inf:
-                raise SettingsError(f"speedup must be a number above 1, got {value!r}", options=("speedup",))
-            elif self.kind == "max_drop":
-                check_limit(self.kind, value)
+        if self.kind == "keep" and 1 in self.values:
+            raise SettingsError("keep 1 prunes nothing, so there is nothing to choose", options=("keep",))
+        if self.kind == "speedup" and not 1 < self.values[0] < math.inf:
+            raise SettingsError(f"speedup must be a number above 1, got {self.values[0]!r}", options=("speedup",))
+        if self.kind == "max_drop":
+            check_limit(self.kind, self.values[0])
 
     def __str__(self) -> str:
         if self.kind == "keep":

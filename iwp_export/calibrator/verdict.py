@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from io import BytesIO
 
@@ -208,9 +208,9 @@ def kind_of(figures: CandidateFigures, recipe: Recipe) -> str:
     """One of `KINDS`; the paper's settings, where they are chosen, are `chosen`."""
     if figures.chosen:
         return "chosen"
-    if figures.role != "candidate":
-        return {"default": "the paper's", "control": "control"}[figures.role]
-    return "candidate" if figures.samples == recipe.search.rungs[-1] else "dropped early"
+    if figures.role == "candidate" and figures.samples < recipe.search.rungs[-1]:
+        return "dropped early"
+    return "the paper's" if figures.role == "default" else figures.role
 
 
 def ranking(recipe: Recipe) -> list[CandidateFigures]:
@@ -244,7 +244,10 @@ def view(recipe: Recipe, examples: Sequence[Example] = ()) -> list[View]:
         View(
             f"Calibration of {recipe.model.name}",
             recipe.verdict,
-            charts=[chart for measure in ("agreement", "accuracy") for chart in _chart(recipe, measure)],
+            charts=[
+                *_chart(recipe, "agreement", "agreement with the unpruned model", HOW_TO_READ),
+                *_chart(recipe, "accuracy", "right answers"),
+            ],
             tables=_candidates(recipe, paper),
         ),
         View(
@@ -260,30 +263,23 @@ def view(recipe: Recipe, examples: Sequence[Example] = ()) -> list[View]:
     return [*views, _provenance(recipe)]
 
 
-def _chart(recipe: Recipe, measure: str) -> Iterator[Chart]:
-    """Agreement or accuracy, if it is known, of each candidate against the speed-up of its prefill."""
-    found = [(kind_of(each, recipe), each, getattr(each, measure)) for each in recipe.candidates]
-    found = [(kind, each, share) for kind, each, share in found if share is not None]
+def _chart(recipe: Recipe, measure: str, title: str, caption: str = "") -> list[Chart]:
+    """A measure of each candidate, if it is known, against the speed-up of its prefill."""
+    known = [each for each in recipe.candidates if getattr(each, measure) is not None]
     series = []
     for kind in KINDS:  # an empty one too, so that both charts have the same colours
-        own = [(each, share) for its, each, share in found if its == kind]
-        ends = [interval(share, each.samples) for each, share in own] if kind in KINDS[2:] else []
-        series.append(
-            Series(
-                kind,
-                tuple(each.prefill_speedup for each, _ in own),
-                tuple(share for _, share in own),
-                tuple(low for low, _ in ends),
-                tuple(high for _, high in ends),
-                tuple(each.settings.importance if kind == "control" else kind for each, _ in own) if ends else (),
-            )
-        )
-    if found:
-        title = {"agreement": "agreement with the unpruned model", "accuracy": "right answers"}[measure]
-        alt = f"{title.capitalize()} of each candidate against the speed-up; the table has the values"
-        x_axis = Axis("speed-up of the prefill, by operations", "factor")
-        caption = HOW_TO_READ if measure == "agreement" else ""
-        yield Chart("points", title.capitalize(), alt, series, x_axis, Axis(title, "percent"), caption=caption)
+        own = [each for each in known if kind_of(each, recipe) == kind]
+        x, y = tuple(each.prefill_speedup for each in own), tuple(getattr(each, measure) for each in own)
+        if kind not in KINDS[2:] or not own:
+            series.append(Series(kind, x, y))
+            continue
+        low, high = zip(*(interval(share, each.samples) for each, share in zip(own, y, strict=True)), strict=True)
+        labels = tuple(each.settings.importance if kind == "control" else kind for each in own)
+        series.append(Series(kind, x, y, low, high, labels))
+    alt = f"{title.capitalize()} of each candidate against the speed-up; the table has the values"
+    x_axis = Axis("speed-up of the prefill, by operations", "factor")
+    chart = Chart("points", title.capitalize(), alt, series, x_axis, Axis(title, "percent"), caption=caption)
+    return [chart] if known else []
 
 
 def _candidates(recipe: Recipe, paper: PruningSettings) -> list[Table]:

@@ -12,11 +12,12 @@ from iwp_export import api
 from iwp_export.bundle.schema import to_json
 from iwp_export.cli import flags
 from iwp_export.settings import BuildSettings
-from iwp_export.view.terminal import human_bytes
+from iwp_export.view.terminal import human_bytes, table
 
 if TYPE_CHECKING:
-    from iwp_export.api import BuildJob
-    from iwp_export.engine.build import Machine
+    from iwp_export.bundle.manifest import Manifest
+    from iwp_export.bundle.store import Bundle
+    from iwp_export.engine.build import BuildPlan, Machine
 
 DESCRIPTION = (
     "Build TensorRT engines from a bundle, for this machine's TensorRT or, with TensorRT-RTX, for RTX cards\n"
@@ -42,14 +43,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> None:
     """Build, or with `--dry-run` say what a build would make."""
+    from iwp_export.engine.build import build_engine
+
     output = args.output or Path(f"{args.bundle.resolve().name.removesuffix('.bundle')}.plan")
-    job = api.plan_build(args.bundle, output, flags.read(args, BuildSettings), force=args.force or args.dry_run)
+    bundle, plan = api.plan_build(
+        args.bundle, output, flags.read(args, BuildSettings), force=args.force or args.dry_run
+    )
     if args.dry_run:
-        print(json.dumps(summarise(job), indent=2) if args.json else describe(job))
+        print(json.dumps(summarise(bundle, plan), indent=2) if args.json else describe(bundle.manifest, plan))
         return
-    announce(job.plan.machine)
-    path = job.run()
-    print(json.dumps({"engine": str(path)}) if args.json else f"wrote {path}")
+    announce(plan.machine)
+    build_engine(bundle, plan, output, force=args.force)
+    print(json.dumps({"engine": str(output)}) if args.json else f"wrote {output}")
 
 
 def announce(machine: Machine) -> None:
@@ -57,12 +62,8 @@ def announce(machine: Machine) -> None:
     print(f"the engine will load on {machine.loads_on}, and on nothing else", file=sys.stderr)
 
 
-def describe(job: BuildJob) -> str:
+def describe(manifest: Manifest, plan: BuildPlan) -> str:
     """A build's plan as text for people."""
-    from iwp_export.view.terminal import render
-    from iwp_export.view.view import View
-
-    manifest, plan = job.bundle.manifest, job.plan
     visual = manifest.vision.tokens.typical
     kept = manifest.pruning.num_keep(visual, plan.keep)
     facts = [
@@ -75,10 +76,10 @@ def describe(job: BuildJob) -> str:
         ("weights", human_bytes(plan.weight_bytes)),
         ("memory", f"about {human_bytes(plan.memory_bytes)} to build"),
     ]
-    return render([View("Plan", facts=facts)])
+    return table(facts)
 
 
-def summarise(job: BuildJob) -> dict[str, Any]:
+def summarise(bundle: Bundle, plan: BuildPlan) -> dict[str, Any]:
     """A build's plan as JSON values."""
-    source = to_json(job.bundle.manifest.pruning_source)
-    return {"bundle": str(job.bundle.folder), **job.plan.to_dict(), "pruning_source": source}
+    source = to_json(bundle.manifest.pruning_source)
+    return {"bundle": str(bundle.folder), **plan.to_dict(), "pruning_source": source}

@@ -16,7 +16,7 @@ from iwp_export.cli.build import announce
 from iwp_export.models import ALIASES
 from iwp_export.pruning.settings import DESCRIPTIONS, PruningSettings, choices, names_of_settings
 from iwp_export.settings import BuildSettings, Dtype
-from iwp_export.view.terminal import human_bytes
+from iwp_export.view.terminal import human_bytes, table
 
 if TYPE_CHECKING:
     from iwp_export.exporter.plan import ExportPlan
@@ -118,10 +118,9 @@ def execute(args: argparse.Namespace) -> None:
 def repeat(args: argparse.Namespace, plan: ExportPlan) -> str:
     """The arguments that repeat an export, without its output. A recipe that ships later must not change it."""
     recipe = "paper" if plan.pruning.source.kind == "paper" else args.recipe
-    given = {} if recipe is None else {"recipe": recipe}
-    given |= pruning_changes(args)
-    given |= {"dtype": args.dtype} if args.dtype != "auto" else {}
-    given |= {"revision": args.revision} if args.revision is not None else {}
+    given = {"recipe": recipe, **pruning_changes(args)}
+    given |= {"dtype": None if args.dtype == "auto" else args.dtype, "revision": args.revision}
+    given = {name: value for name, value in given.items() if value is not None}
     return " ".join([shlex.quote(args.model), *option_words(given)])
 
 
@@ -134,9 +133,6 @@ def default_name(model: str) -> str:
 
 def describe(plan: ExportPlan) -> str:
     """A plan as text for people."""
-    from iwp_export.view.terminal import render
-    from iwp_export.view.view import View
-
     model, decoder, settings = plan.model, plan.decoder, plan.settings
     full, pruned = (human_bytes(plan.cache_bytes(TEXT_TOKENS, pruned)) for pruned in (False, True))
     facts = [
@@ -148,7 +144,7 @@ def describe(plan: ExportPlan) -> str:
         ("cache", f"{full} -> {pruned} for one image and {TEXT_TOKENS} text tokens"),
         ("weights", human_bytes(plan.weight_bytes)),
     ]
-    return render([View("Plan", facts=facts)])
+    return table(facts)
 
 
 def summarise(plan: ExportPlan) -> dict[str, Any]:

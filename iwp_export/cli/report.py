@@ -42,7 +42,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace) -> int:
     """Print a summary, and write the page. Returns 1 if a report has a gate that failed."""
     from iwp_export.errors import ReportError
-    from iwp_export.reports import comparison
     from iwp_export.reports.report import read_report
 
     check_outputs([args.output] if args.output else [], args.force, kinds=(PAGE,))
@@ -51,12 +50,7 @@ def execute(args: argparse.Namespace) -> int:
         if places.count(place) > 1:
             raise ReportError(f"{path} is given twice")
     reports = [read_report(path) for path in args.reports]
-    whole = reports[0] if len(reports) == 1 else comparison.merged(reports)
-    if whole is not None:
-        title, subtitle, views = whole.title, whole.subtitle, whole.views()
-    else:
-        these = comparison.named(reports, args.reports)
-        title, subtitle, views = comparison.TITLE, comparison.subtitle(these), comparison.views(these)
+    title, subtitle, views = _page(reports, args.reports)
     show(views)
     if args.output:
         from iwp_export.view.html import write_page
@@ -64,6 +58,17 @@ def execute(args: argparse.Namespace) -> int:
         write_page(args.output, title, subtitle, views)
         print(f"wrote {args.output}")
     return 0 if all(report.passed for report in reports) else 1
+
+
+def _page(reports: Sequence[Report], paths: Sequence[Path]) -> tuple[str, str, list[View]]:
+    """Title, subtitle and views of one report, of several about one artefact, or of a comparison."""
+    from iwp_export.reports import comparison
+
+    whole = comparison.merged(reports)
+    if whole is not None:
+        return whole.title, whole.subtitle, whole.views()
+    these = comparison.named(reports, paths)
+    return comparison.TITLE, " · ".join(each.name for each in these), comparison.views(these)
 
 
 def show(views: Sequence[View]) -> None:
@@ -134,18 +139,14 @@ def finish(reports: Sequence[Report], args: argparse.Namespace) -> int:
     """Write and print the report of an artefact, or the comparison of several; returns 1 if a gate failed, else 0."""
     from iwp_export.errors import OutputError, os_reason
     from iwp_export.files import whole_file
-    from iwp_export.reports import comparison
     from iwp_export.reports.report import REPORT_JSON
     from iwp_export.view.html import write_page
 
     found: list[dict[str, Any]] = [REPORT_JSON.to_dict(report) for report in reports]
-    if len(reports) == 1:
-        shown, page = reports[0].findings(), (reports[0].title, reports[0].subtitle, reports[0].views())
-    else:
-        these = comparison.named(reports, args.artefacts)
-        shown = comparison.views(these)
-        page = (comparison.TITLE, comparison.subtitle(these), shown)
-    text = json.dumps(found[0] if len(found) == 1 else {"artefacts": found}, indent=2)
+    single = len(reports) == 1
+    page = _page(reports, getattr(args, "artefacts", ()))
+    shown = reports[0].findings() if single else page[2]
+    text = json.dumps(found[0] if single else {"artefacts": found}, indent=2)
     try:
         for path in args.output:
             if path.suffix == PAGE:

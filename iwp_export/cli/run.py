@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from iwp_export.bundle.schema import to_json
 from iwp_export.errors import OutputError, RequestError
 from iwp_export.pruning.settings import check_keep
-from iwp_export.view.terminal import human_bytes
+from iwp_export.view.terminal import human_bytes, table
 
 if TYPE_CHECKING:
     from iwp_export.runtime.pipeline import Pipeline
@@ -28,7 +28,10 @@ EXAMPLES = """\
   iwp-export run my.bundle --image a.jpg --prompt "What is it?" --save-tokens kept.png
   iwp-export run my.bundle --image a.jpg --prompt "What is it?" --stats
 """
+ASKED = ("max_new_tokens", "keep", "temperature", "top_k", "top_p", "seed")
 PHASES = ("preprocess", "vision", "prefill", "decode")
+UNTOLD = ("timing", "reused_tokens", "pictures", "logits")
+"""What an answer holds for Python alone."""
 FINISHED = {"stop": "", "length": ", cut at --max-new-tokens", "context": ", cut where the model's context ends"}
 
 
@@ -57,16 +60,8 @@ def execute(args: argparse.Namespace) -> None:
     import iwp_export
 
     pipeline = iwp_export.load(args.bundle, provider=args.provider, threads=args.threads)
-    stream = pipeline.stream(
-        args.image,
-        args.prompt,
-        max_new_tokens=args.max_new_tokens,
-        keep=args.keep,
-        temperature=args.temperature,
-        top_k=args.top_k,
-        top_p=args.top_p,
-        seed=args.seed,
-    )
+    asked = {name: getattr(args, name) for name in ASKED}
+    stream = pipeline.stream(args.image, args.prompt, **asked)
     for piece in stream:
         if not args.json:
             print(piece, end="", flush=True)
@@ -79,11 +74,8 @@ def execute(args: argparse.Namespace) -> None:
         body = {**answer, "pruning_source": to_json(source), "drawings": list(map(str, drawings))}
         print(json.dumps(body, indent=2))
         return
-    from iwp_export.view.terminal import render
-    from iwp_export.view.view import View
-
     print(flush=True)
-    stats = render([View("Answer", facts=stats_rows(result))]) if args.stats else ""
+    stats = table(stats_rows(result)) if args.stats else ""
     drew = (f"drew {path}" for path in drawings)
     for line in (f"{describe(result, keep)}; settings: {source}", stats, result.note, *drew):
         if line:
@@ -159,17 +151,7 @@ def stats_rows(result: Result) -> list[tuple[str, object]]:
 
 def summarise(result: Result, keep: float, provider: str) -> dict[str, Any]:
     """An answer as JSON values; times in seconds, sizes in bytes."""
-    names = (
-        "text",
-        "token_ids",
-        "finish_reason",
-        "note",
-        "prompt_tokens",
-        "visual_tokens",
-        "visual_tokens_kept",
-        "kept",
-    )
-    sizes = ("cache_bytes", "cache_bytes_unpruned", "cache_lengths")
     timing = {**vars(result.timing), "time_to_first_token": result.timing.time_to_first_token}
-    body = {name: getattr(result, name) for name in (*names, *sizes)}
+    body = {name: value for name, value in vars(result).items() if name not in UNTOLD}
+    body["visual_tokens_kept"] = result.visual_tokens_kept
     return {**body, "keep": keep, "provider": provider, "seconds": timing}

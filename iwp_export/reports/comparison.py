@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,12 +29,14 @@ class Named:
 def merged(reports: Sequence[Report]) -> Report | None:
     """One report of several about the same artefact that measured different things, such as accuracy and latency.
 
-    The machine is the one of the latencies, if there are any; a warning names others. None if the reports are about
-    different artefacts, or if two measured the same.
+    The machine is the one of the latencies, if there are any; a warning names others. A single report is itself. None
+    if the reports are about different artefacts, or if two measured the same.
     """
+    if len(reports) == 1:
+        return reports[0]
     measured = [name for report in reports for name in report.measured]
     same = {(report.artefact.digest, report.artefact.provider) for report in reports}
-    if len(reports) < 2 or len(same) > 1 or len(set(measured)) < len(measured):
+    if len(same) > 1 or len(set(measured)) < len(measured):
         return None
     first = next((report for report in reports if report.latency is not None), reports[0])  # times need their machine
     gates = tuple(itertools.chain(*(report.gates for report in reports)))
@@ -52,16 +54,10 @@ def merged(reports: Sequence[Report]) -> Report | None:
 
 def _machines(reports: Sequence[Report]) -> list[str]:
     """Which part is from which machine, where there are several."""
-    if len({device(report) for report in reports}) < 2:
+    if len({report.device for report in reports}) < 2:
         return []
-    told = [f"{', '.join(report.measured)} on {device(report)}" for report in reports]
+    told = [f"{', '.join(report.measured)} on {report.device}" for report in reports]
     return [f"measured on different machines: {'; '.join(told)}"]
-
-
-def device(report: Report) -> str:
-    """What the machine is called: its board, its GPU and its processor, as far as they are known."""
-    state = report.state
-    return ", ".join(name for name in (state.board, state.gpu, state.cpu) if name) or "an unknown machine"
 
 
 def named(reports: Sequence[Report], paths: Sequence[Path]) -> list[Named]:
@@ -70,11 +66,6 @@ def named(reports: Sequence[Report], paths: Sequence[Path]) -> list[Named]:
     if len(set(names)) < len(names):
         names = [str(path) for path in paths]
     return [Named(name, report) for name, report in zip(names, reports, strict=True)]
-
-
-def subtitle(these: Sequence[Named]) -> str:
-    """The line below a page's title."""
-    return " · ".join(each.name for each in these)
 
 
 def views(these: Sequence[Named]) -> list[View]:
@@ -157,26 +148,20 @@ def _latency(first: Named, other: Named) -> list[str]:
     if a is None or b is None:
         return []
     ratio = ratio_apart(a.pruned.times["end_to_end"], b.pruned.times["end_to_end"])
-    text = f"{ratio.mean:.2f} times as fast as {first.name} end to end ({ratio.low:.2f} to {ratio.high:.2f}, pruned)"
     ours, theirs = (each.ratios["end_to_end"].mean for each in (a, b))
-    gains = f"pruning makes answers {theirs:.2f} times as fast on {other.name}, {ours:.2f} times on {first.name}"
-    return [f"{other.name} is {text}; {gains}."]
+    return [
+        f"{other.name} is {ratio.mean:.2f} times as fast as {first.name} end to end ({ratio.low:.2f} to "
+        f"{ratio.high:.2f}, pruned); pruning makes answers {theirs:.2f} times as fast on {other.name}, {ours:.2f} "
+        f"times on {first.name}."
+    ]
 
 
 def _overview(these: Sequence[Named]) -> Table:
-    rows: list[tuple[str, Callable[[Report], object]]] = [
-        ("result", lambda report: _word(report.passed if report.gates else None)),
-        ("artefact", lambda report: f"{report.artefact.name} ({report.artefact.digest[:12]})"),
-        ("model", lambda report: report.artefact.model),
-        ("type", lambda report: report.artefact.dtype),
-        ("runs on", lambda report: report.artefact.provider),
-        ("device", device),
-        ("pruning layer", lambda report: report.artefact.pruning.layer),
-        ("keep", lambda report: report.artefact.pruning.keep),
-        ("settings from", lambda report: report.artefact.pruning_source),
-        ("made", lambda report: report.made),
-    ]
-    return Table(_columns(these), [[name, *(of(each.report) for each in these)] for name, of in rows])
+    facts = [dict(each.report.facts()) for each in these]
+    results = [_word(each.report.passed if each.report.gates else None) for each in these]
+    return Table(
+        _columns(these), [["result", *results], *([name, *(each[name] for each in facts)] for name in facts[0])]
+    )
 
 
 def _columns(these: Sequence[Named]) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 from iwp_export.accuracy import verdict as accuracy_verdict
 from iwp_export.accuracy.figures import Accuracy
 from iwp_export.bundle.document import Document, read_file, write_file
-from iwp_export.bundle.recipe import Digest, Name, PruningSource
+from iwp_export.bundle.recipe import SHOWN_DIGITS, Digest, Name, PruningSource
 from iwp_export.bundle.schema import CONTROL
 from iwp_export.device.state import DeviceState, facts, read_state, warnings
 from iwp_export.errors import ReportError
@@ -37,18 +37,7 @@ VIEWS: Mapping[str, Callable[[Any], View]] = {
 
 @dataclass(frozen=True)
 class ReportArtefact:
-    """What was measured.
-
-    Attributes:
-        name: of the bundle or the engine, without its folder.
-        digest: SHA-256 of its manifest, which holds the hashes of its files.
-        model: the checkpoint's name.
-        model_type: its transformers type.
-        dtype: of weights and activations.
-        provider: what ran the graphs.
-        pruning: the exported settings.
-        pruning_source: where they come from.
-    """
+    """What was measured: an artefact by its manifest, whose SHA-256 `digest` is, and the provider that ran it."""
 
     name: Name
     digest: Digest
@@ -122,6 +111,27 @@ class Report:
         """The line below it."""
         return f"{self.artefact.model} · {self.artefact.dtype} · {self.artefact.provider} · {self.made}"
 
+    @property
+    def device(self) -> str:
+        """What the machine is called: its board, its GPU and its processor, as far as they are known."""
+        state = self.state
+        return ", ".join(name for name in (state.board, state.gpu, state.cpu) if name) or "an unknown machine"
+
+    def facts(self) -> list[tuple[str, object]]:
+        """What was measured, on what, and when."""
+        artefact = self.artefact
+        return [
+            ("artefact", f"{artefact.name} ({artefact.digest[:SHOWN_DIGITS]})"),
+            ("model", f"{artefact.model} ({artefact.model_type})"),
+            ("type", artefact.dtype),
+            ("runs on", artefact.provider),
+            ("device", self.device),
+            ("pruning layer", artefact.pruning.layer),
+            ("keep", artefact.pruning.keep),
+            ("settings from", artefact.pruning_source),
+            ("made", self.made),
+        ]
+
     def findings(self) -> list[View]:
         """The verdict and what it rests on.
 
@@ -136,15 +146,8 @@ class Report:
 
     def views(self) -> list[View]:
         """The findings, the machine, and where the figures come from: for a page, and for who was not there."""
-        artefact = self.artefact
-        provenance = [
-            ("made", self.made),
-            ("artefact", artefact.name),
-            ("digest", artefact.digest),
-            ("model", f"{artefact.model} ({artefact.model_type})"),
-            ("pruning", ", ".join(f"{name} {value}" for name, value in vars(artefact.pruning).items())),
-            ("settings from", artefact.pruning_source),
-        ]
+        pruning = ", ".join(f"{name} {value}" for name, value in vars(self.artefact.pruning).items())
+        provenance = [*self.facts(), ("digest", self.artefact.digest), ("pruning", pruning)]
         machine = View("Machine", facts=facts(self.state))
         return [*self.findings(), machine, View("How it was made", facts=provenance, command=self.command)]
 

@@ -127,7 +127,7 @@ def test_what_the_parser_refuses(capsys, options, message):
         (["--max-drop", "150%"], "max_drop must be a share"),
         (["--layers", "8"], "cannot be pruned at layer 8"),
         (["--threads", "0"], "threads must be 1 or more"),
-        (["--seed", "-1"], "seed must be 0 to"),
+        (["--seed", "-1"], "seed must be 0 or more"),
         (["--data", "nowhere"], "cannot read questions from nowhere"),
         (["--prompts", "nowhere"], "has its own prompts"),
         (["-o", "page.html"], "would be the recipe and its page"),

@@ -157,7 +157,7 @@ def test_memory_that_runs_out_during_a_build_is_named(
 
 
 def test_a_plan_says_what_it_loads_on(rtx: Flavour, half_bundle: Path, tmp_path: Path) -> None:
-    plan = api.plan_build(half_bundle, tmp_path / "x.plan", SMALL).plan
+    plan = api.plan_build(half_bundle, tmp_path / "x.plan", SMALL)[1]
     assert plan.machine.loads_on == f"TensorRT-RTX {rtx.version} and a GPU of SM 86, 89, 120"
     assert plan.to_dict()["max_context"] == 160
     assert plan.memory_bytes > plan.weight_bytes > 0
@@ -165,7 +165,7 @@ def test_a_plan_says_what_it_loads_on(rtx: Flavour, half_bundle: Path, tmp_path:
 
 
 def test_two_profiles_are_a_choice(rtx: Flavour, half_bundle: Path, tmp_path: Path) -> None:
-    assert api.plan_build(half_bundle, tmp_path / "x.plan", replace(SMALL, profiles=2)).plan.profiles == 2
+    assert api.plan_build(half_bundle, tmp_path / "x.plan", replace(SMALL, profiles=2))[1].profiles == 2
     with pytest.raises(SettingsError, match=r"^profiles must be 1 or 2, got 3"):
         api.plan_build(half_bundle, tmp_path / "x.plan", replace(SMALL, profiles=3))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from iwp_export.reports.comparison import TITLE, Named, differences, held, merged, named, subtitle, views
+from iwp_export.reports.comparison import TITLE, Named, differences, held, merged, named, views
 from iwp_export.reports.report import Report
 from iwp_export.view import html, terminal
 from tests.accuracy.made_up import measured
@@ -95,7 +95,7 @@ def test_names_are_those_of_files_and_artefacts(two: list[Named], paths: list[st
 
 def test_the_page_and_the_terminal(two: list[Named]) -> None:
     pytest.importorskip("matplotlib", reason="the extra [report] is not installed")
-    text, shown = html.render(TITLE, subtitle(two), views(two)), terminal.render(views(two))
+    text, shown = html.render(TITLE, "before · after", views(two)), terminal.render(views(two))
     check(text)
     assert "before · after" in text
     for part in ("What is compared", "Accuracy against budget", "Latency", "Gates", "before, pruned"):
@@ -110,7 +110,7 @@ def test_reports_without_gates_and_latencies_have_no_tables_of_them(two: list[Na
 
 @needs_chromium
 def test_a_browser_shows_it_at_a_phones_width(two: list[Named], tmp_path: Path) -> None:
-    found, console = open_page(html.render(TITLE, subtitle(two), views(two)), tmp_path, 360)
+    found, console = open_page(html.render(TITLE, "before · after", views(two)), tmp_path, 360)
     assert console == []
     assert found["scroll"] == 360 and found["wide"] == []
 
