@@ -8,6 +8,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: no tes
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import contextlib
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -131,7 +133,9 @@ def graphs_of(bundle: Path) -> Iterator[None]:
 
     from iwp_export.exporter import trace
 
-    with pytest.MonkeyPatch.context() as patch:
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        # A copy: onnx refuses weights with a second hard link, which a build of an engine makes meanwhile.
+        copy = Path(shutil.copytree(bundle, Path(folder) / "bundle"))
         for role in ("vision", "decoder"):
-            patch.setattr(trace, f"trace_{role}", lambda *arguments, role=role: ir.load(bundle / f"{role}.onnx"))
+            patch.setattr(trace, f"trace_{role}", lambda *arguments, role=role: ir.load(copy / f"{role}.onnx"))
         yield

@@ -27,10 +27,11 @@ def test_the_graph_with_float32_in_place_of_bfloat16_gives_transformers_logits(
 ) -> None:
     with pytest.raises(BackendError, match="no bfloat16 kernels"):
         iwp_export.load(str(bfloat16_bundle))
-    checked = Path(shutil.copytree(bfloat16_bundle, tmp_path / "copy.bundle"))  # it refuses weights with a second name
+    # A copy: onnx refuses weights with a second hard link, which a build of an engine makes meanwhile.
+    copy = Path(shutil.copytree(bfloat16_bundle, tmp_path / "copy.bundle"))
     for graph in ("vision", "decoder"):
-        onnx.checker.check_model(str(checked / f"{graph}.onnx"), full_check=True)
-    pipeline = iwp_export.load(str(as_float32(bfloat16_bundle, tmp_path / "float32.bundle")))
+        onnx.checker.check_model(str(copy / f"{graph}.onnx"), full_check=True)
+    pipeline = iwp_export.load(str(as_float32(copy, tmp_path / "float32.bundle")))
 
     pixels = np.random.default_rng(0).standard_normal((1, 3, 112, 112)).astype(np.float32)
     pixels = torch.from_numpy(pixels).bfloat16().float().numpy()  # the graph casts them
