@@ -133,6 +133,7 @@ def test_the_warning_of_the_samples_ends_the_verdict(tmp_path):
     assert not recipe.data.answers and {figures.accuracy for figures in recipe.candidates} == {None}
 
 
+@pytest.mark.slow
 def test_every_sample_that_is_asked_for_is_used_and_those_beyond_judge(tmp_path, monkeypatch):
     """More than the 96 of the default: the last round has them all, and the digest is of the data."""
     questions = [json.loads(line) for line in (SAMPLES / "questions.jsonl").read_text().splitlines()][:5]
