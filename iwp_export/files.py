@@ -26,7 +26,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        with tempfile.TemporaryDirectory(prefix=".iwp-export-", dir=path.parent) as folder:
             written = Path(folder) / path.name
             yield written
             written.replace(path)

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from iwp_export.bundle.schema import CONTROL, Flaw, from_json, shown, to_json
+from iwp_export.bundle.outputs import FILE_LIMIT, check_output, plain_name
+from iwp_export.bundle.schema import Flaw, from_json, shown, to_json
 from iwp_export.errors import BundleError, IwpError, OutputError, os_reason
 from iwp_export.files import whole_file
 
 SCHEMA_VERSION = 4
 """Of bundles' and engines' files alike: an engine's file holds the manifest of its bundle."""
-FILE_LIMIT = 64 << 20
-"""Bytes of the largest file that is read; a 7B model's manifest has 0.1 MB."""
 
 T = TypeVar("T")
 
@@ -173,43 +171,3 @@ def write_file(document: Document[T], value: T, path: Path | str, force: bool = 
     except OSError as error:
         raise OutputError(f"Cannot write {where}: {os_reason(error)}", options=("output",)) from error
     return path
-
-
-def check_output(path: Path, force: bool = False) -> str:
-    """Refuse a file that cannot be written; returns its name as text.
-
-    Raises:
-        OutputError: it is there already or a folder, has a name that cannot be printed, or its folder cannot be made or
-            written.
-    """
-    where = plain_name(path, OutputError)
-    folder = path.parent
-    try:
-        while not folder.exists() and folder != folder.parent:  # of one that is still to be made, the first above it
-            folder = folder.parent
-        is_there = path.exists()  # or its name is too long, for example
-    except OSError as error:
-        raise OutputError(f"Cannot write {where}: {os_reason(error)}", options=("output",)) from error
-    flaw, options = "", ["output"]
-    if not folder.is_dir():
-        flaw = f"{folder} is not a folder"
-    elif not os.access(folder, os.W_OK | os.X_OK):
-        flaw = f"the folder {folder} may not be written"
-    elif path.is_dir():
-        flaw = "it is a folder"
-    elif is_there and not force:
-        flaw, options = "it already exists. Remove it, choose another output, or replace it", ["output", "force"]
-    if flaw:
-        raise OutputError(f"Cannot write {where}: {flaw}", options=tuple(options))
-    return where
-
-
-def plain_name(path: Path, error: type[IwpError]) -> str:
-    """A path as text that a terminal and a document can hold.
-
-    Raises:
-        IwpError: of the kind given; it has control characters, or bytes that are no text.
-    """
-    if CONTROL.search(str(path)):
-        raise error(f"the file name {shown(str(path))} has characters that cannot be printed; rename the file")
-    return str(path)

@@ -11,6 +11,7 @@ from pathlib import PurePosixPath
 from typing import Annotated, Any
 
 from iwp_export.bundle.document import Document
+from iwp_export.bundle.outputs import BUNDLE_FORMAT
 from iwp_export.bundle.recipe import Digest, PruningSource
 from iwp_export.bundle.schema import Count, FileSize, Number, Rule, TokenId, above_zero, one_of
 from iwp_export.pruning.settings import PruningSettings
@@ -253,7 +254,7 @@ def _scalar(data: Any, *keys: str | int) -> str | float | None:
 
 MANIFEST_JSON = Document(
     Manifest,
-    "iwp-bundle",
+    BUNDLE_FORMAT,
     foreign="is not an iwp-export bundle: its manifest.json",
     remedy="copy it or export it again",
     command=export_command,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from iwp_export.bundle.manifest import MANIFEST_JSON, Manifest
+from iwp_export.bundle.outputs import MANIFEST, place_flaw
 from iwp_export.bundle.schema import Flaw
 from iwp_export.bundle.staging import STAGING, Staging, move_into_place
 from iwp_export.bundle.verify import (
@@ -21,8 +23,6 @@ from iwp_export.bundle.verify import (
 from iwp_export.errors import BundleError, OutputError, os_reason
 
 __all__ = ["Bundle", "BundleWriter", "Verify"]
-
-MANIFEST = "manifest.json"
 
 
 class BundleWriter(Staging):
@@ -43,7 +43,7 @@ class BundleWriter(Staging):
     def __init__(self, path: Path | str, force: bool = False) -> None:
         self.path = Path(path)
         self._force = force
-        super().__init__(self.path.resolve(), self.path)  # a link stays a link: what it points to is replaced
+        super().__init__(Path(os.path.abspath(path)), self.path)
         self._check_target()
 
     def commit(self, manifest: Manifest) -> Manifest:
@@ -75,6 +75,8 @@ class BundleWriter(Staging):
     def _check_target(self) -> None:
         if STAGING.fullmatch(self._target.name):
             raise OutputError(f"Cannot write {self.path}: names like this are kept for unfinished bundles")
+        if flaw := place_flaw(self._target):
+            raise OutputError(f"Cannot write {self.path}: {flaw}", options=("output",))
         if not self._target.exists():
             return
         if not self._force:

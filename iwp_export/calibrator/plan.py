@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
-from iwp_export.bundle.document import check_output, plain_name
+from iwp_export.bundle.outputs import check_output, plain_name
 from iwp_export.calibrator.search import Budget, candidate_layers
 from iwp_export.device.machine import available_bytes
 from iwp_export.errors import DataError, OutputError, SettingsError, os_reason

@@ -108,7 +108,7 @@ def check_outputs(
             artefact.
         BackendError: matplotlib, which draws a page, is missing.
     """
-    from iwp_export.bundle.document import check_output, plain_name
+    from iwp_export.bundle.outputs import check_output, plain_name
     from iwp_export.errors import OutputError
     from iwp_export.view.draw import check_installed
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from iwp_export.bundle.document import Document
 from iwp_export.bundle.manifest import FileEntry, FileName, Manifest
+from iwp_export.bundle.outputs import ENGINE_FORMAT, artefact_around, inside
 from iwp_export.bundle.schema import Count, Flaw, Rule, above_zero, between, from_json
 from iwp_export.bundle.staging import Staging, move_into_place
 from iwp_export.bundle.verify import Verify, check_files, check_no_code, foreign_entry, hash_files, plain_files
@@ -224,7 +225,7 @@ def _command_of_old(data: Mapping[str, Any], where: str) -> str:
 
 ENGINE_JSON = Document(
     EngineInfo,
-    "iwp-plan",
+    ENGINE_FORMAT,
     foreign="does not describe an engine: it",
     remedy="copy it with the engine, or build the engine again",
     command=_command_of_old,
@@ -283,6 +284,9 @@ class EngineWriter(Staging):
         return info
 
     def _check_target(self) -> None:
+        around = artefact_around(self.paths.decoder)
+        if around is not None and around.name != self.paths.decoder.name:
+            raise OutputError(f"Cannot write {self.paths.decoder}: {inside(around)}", options=("output",))
         existing = [path for path in self.paths.all if path.exists() or path.is_symlink()]
         if existing and not self._force:
             raise OutputError(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from iwp_export.bundle.document import plain_name
+from iwp_export.bundle.outputs import plain_name
 from iwp_export.bundle.recipe import PruningSource, Recipe, RecipeModel, read_recipe
 from iwp_export.errors import RecipeError, SettingsError
 from iwp_export.exporter.checkpoint import Checkpoint

@@ -21,7 +21,8 @@ from typing import Annotated, Any
 import numpy as np
 
 from iwp_export.backends.session import Array
-from iwp_export.bundle.document import Document, check_output, plain_name
+from iwp_export.bundle.document import Document
+from iwp_export.bundle.outputs import check_output, plain_name
 from iwp_export.bundle.recipe import Digest, Name
 from iwp_export.bundle.schema import Count, Flaw, Number, above_zero, one_of
 from iwp_export.errors import DataError, OutputError, RecordingError, os_reason

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from iwp_export.backends.ort.session import OrtCache, _bits, _ort_value
 from iwp_export.backends.session import Cache, Features, StepInputs, StepOutput
 from iwp_export.bundle.manifest import MANIFEST_JSON
-from iwp_export.bundle.store import MANIFEST
+from iwp_export.bundle.outputs import MANIFEST
 from iwp_export.bundle.verify import hash_files, plain_files
 from iwp_export.pruning.onnx_function import OP_TYPE
 from tests.parity.tampered import Tampered

@@ -148,12 +148,21 @@ def test_force_never_deletes_what_is_not_a_bundle(tmp_path: Path) -> None:
     assert (foreign / "cup.jpg").exists() and (path / "notes.txt").exists()
 
 
-def test_link_to_a_bundle_stays_a_link(tmp_path: Path) -> None:
+def test_nothing_is_written_through_a_link(tmp_path: Path) -> None:
     real = write(tmp_path / "real")
-    link = tmp_path / "link"
-    link.symlink_to(real)
-    write(link, force=True, content=b"others!")
-    assert link.is_symlink() and Bundle.open(real).path("decoder.onnx.data").read_bytes() == b"others!"
+    (tmp_path / "link").symlink_to(real)
+    with pytest.raises(OutputError, match="link: it is a link, to .*real"):
+        BundleWriter(tmp_path / "link", force=True)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "folder").symlink_to(tmp_path / "elsewhere")
+    Bundle.open(write(tmp_path / "folder" / "x"))  # a folder on the way may be one
+
+
+def test_no_bundle_inside_a_bundle(tmp_path: Path) -> None:
+    path = write(tmp_path / "x")
+    with pytest.raises(OutputError, match="it is inside .*x, which holds nothing but its own files"):
+        BundleWriter(path / "y")
+    Bundle.open(path)
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
