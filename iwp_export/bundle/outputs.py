@@ -46,13 +46,13 @@ def check_outputs(
         OutputError: a name has another suffix, is given twice or cannot be printed; it is a link, a folder or a device;
             it is there already; it is read, or a part of an artefact; its folder cannot be made or written.
     """
-    paths, inputs = list(paths), [Path(each) for each in inputs if each is not None]
+    sources = [Path(each) for each in inputs if each is not None]
     seen: set[str] = set()
     for path in paths:
         where = plain_name(path, OutputError)
         if kinds and path.suffix not in kinds:
             raise OutputError(f"a {noun}'s name ends in {' or '.join(kinds)}, got {where}", options=(option,))
-        check_output(path, force, inputs, option=option)
+        check_output(path, force, sources, option=option)
         place = os.path.realpath(path)
         if place in seen:
             raise OutputError(f"{where} is given twice", options=(option,))

@@ -43,7 +43,7 @@ class BundleWriter(Staging):
     def __init__(self, path: Path | str, force: bool = False) -> None:
         self.path = Path(path)
         self._force = force
-        super().__init__(Path(os.path.abspath(path)), self.path)
+        super().__init__(Path(os.path.realpath(self.path.parent), self.path.name), self.path)
         self._check_target()
 
     def commit(self, manifest: Manifest) -> Manifest:

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from iwp_export.bundle.document import FILE_LIMIT, Document
+from iwp_export.bundle.document import Document
+from iwp_export.bundle.outputs import FILE_LIMIT
 from iwp_export.bundle.schema import Flaw
 from iwp_export.errors import BundleError
 from tests.bundle.test_schema import WHOLE, Celsius, Whole

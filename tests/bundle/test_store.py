@@ -151,7 +151,7 @@ def test_force_never_deletes_what_is_not_a_bundle(tmp_path: Path) -> None:
 def test_nothing_is_written_through_a_link(tmp_path: Path) -> None:
     real = write(tmp_path / "real")
     (tmp_path / "link").symlink_to(real)
-    with pytest.raises(OutputError, match="link: it is a link, to .*real"):
+    with pytest.raises(OutputError, match=r"link: it is a link, to .*real"):
         BundleWriter(tmp_path / "link", force=True)
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "folder").symlink_to(tmp_path / "elsewhere")
@@ -160,7 +160,7 @@ def test_nothing_is_written_through_a_link(tmp_path: Path) -> None:
 
 def test_no_bundle_inside_a_bundle(tmp_path: Path) -> None:
     path = write(tmp_path / "x")
-    with pytest.raises(OutputError, match="it is inside .*x, which holds nothing but its own files"):
+    with pytest.raises(OutputError, match=r"it is inside .*x, which holds nothing but its own files"):
         BundleWriter(path / "y")
     Bundle.open(path)
 
