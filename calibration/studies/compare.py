@@ -162,16 +162,17 @@ def view(rows: Sequence[MethodAccuracy], whole: Mapping[str, float], questions: 
             for row in at_keep
         ]
         tables.append(Table(columns, [("keep 1", "", *_shares(whole, kinds), ""), *lines]))
-        bars = Series(
+        points = Series(
             "right answers",
+            tuple(float(place) for place in range(len(at_keep) + 1)),
             (whole[ALL], *(row.accuracy[ALL] for row in at_keep)),
             low=(low, *(row.interval[0] for row in at_keep)),
             high=(high, *(row.interval[1] for row in at_keep)),
+            labels=("every token", *(f"{row.method}, layer {row.layer}" for row in at_keep)),
         )
-        names = ("every token", *(f"{row.method}, layer {row.layer}" for row in at_keep))
         title = f"Right answers of each method at keep {keep:g}, with 95 % intervals"
-        axis = Axis(f"right of {questions} answers", "percent", 0.0, 1.15)
-        charts.append(Chart("bars", title, title, [bars], axis, names=names))
+        axes = Axis("place", "whole"), Axis(f"right of {questions} answers", "percent", 0.0, 1.15)
+        charts.append(Chart("points", title, title, [points], *axes))
     sentence = f"Accuracy on {questions} questions, best first."
     return View("Ways to choose visual tokens", [sentence], charts=charts, tables=tables)
 

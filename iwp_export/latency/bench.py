@@ -8,15 +8,12 @@ import pickle
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np
+import psutil
 
-from iwp_export.backends.ort.session import ELEMENT_TYPES, OrtSession, create_session
 from iwp_export.bundle.manifest import Manifest
 from iwp_export.device import gpu, machine
 from iwp_export.device.meters import PowerMeter, find_meters
@@ -28,7 +25,6 @@ from iwp_export.latency.figures import (
     Energy,
     Latency,
     Side,
-    Spread,
     Workload,
     joined,
     paired_ratio,
@@ -47,7 +43,6 @@ DIGITS = 7
 """Of a second, in a report: a tenth of a microsecond."""
 ON_THE_CPU = ("cpu", "torch", "openvino", "xnnpack", "qnn", "coreml")
 """Providers of which an NVIDIA GPU's memory says nothing."""
-SELECTION_WARMUP, SELECTION_RUNS = 3, 40
 METER_SECONDS, METER_TURNS, MOST_ANSWERS = 2.0, 3, 1000
 """Of a measurement of energy: sensors refresh every 0.01 to 0.1 s."""
 CHILD = "import sys, pathlib; from iwp_export.latency.bench import run_child; run_child(pathlib.Path(sys.argv[1]))"
@@ -57,7 +52,6 @@ def measure_latency(
     pipeline: Pipeline,
     asked: DataSet,
     settings: BenchSettings,
-    name: str,
     meters: Sequence[PowerMeter] | None = None,
 ) -> Latency:
     """Measure an artefact in this process; nothing else should run on the machine.
@@ -65,7 +59,7 @@ def measure_latency(
     Memory comes first, while the backend has not taken any for earlier runs, then the pairs; the rest follows.
 
     Args:
-        pipeline, name: the artefact and its name.
+        pipeline: the artefact.
         asked, settings: the requests, which are asked in turn, and how to measure.
         meters: power sensors; None is this machine's.
 
@@ -81,7 +75,7 @@ def measure_latency(
     def ask(side: str, number: int) -> Run:
         return answer(pipeline, questions[number % len(questions)], keeps[side], settings.new_tokens)
 
-    before, loaded = _load(), machine.resident_bytes()
+    load = psutil.getloadavg()[0] / (os.cpu_count() or 1)
     memory = {side: _watch_memory(pipeline.provider, partial(ask, side, 0)) for side in keeps}
     runs = run_pairs(ask, settings, len(questions))
     pruned, unpruned = (_side(runs[side], *memory[side]) for side in ("pruned", "unpruned"))
@@ -91,11 +85,7 @@ def measure_latency(
     work = asked.name, len(questions), visual, tokens - visual, settings.new_tokens, manifest.pruning.layer, keep, kept
     fastest = min(pruned.times["end_to_end"])
     energy, notes = measure_energy(find_meters() if meters is None else meters, ask, fastest)
-    selection, why_not = time_selection(pipeline, prompts[0], settings.threads)
     return Latency(
-        artefact=name,
-        provider=pipeline.provider,
-        dtype=manifest.decoder.dtype,
         workload=Workload(*work),
         warmup=settings.warmup,
         pruned=pruned,
@@ -105,14 +95,11 @@ def measure_latency(
             for phase in ("prefill", *(["decode"] if settings.new_tokens > 1 else []), *SPANS)
         },
         promised=promised_speedup(manifest, prompts),
-        repeats={},
-        selection=selection,
-        loaded=loaded,
+        processes=1,
         energy=energy,
         dropped=prove_dropped(pipeline, questions[0], keep),
-        load=(*before, *_load()),
-        cpus=os.cpu_count() or 1,
-        notes=(*notes, *why_not),
+        load=round(load, 2),
+        notes=tuple(notes),
     )
 
 
@@ -161,20 +148,13 @@ def _side(runs: Sequence[Run], peak: int | None, used: int | None) -> Side:
 
 
 def promised_speedup(manifest: Manifest, prompts: Sequence[tuple[int, int, int]]) -> float:
-    """Multiply-adds of unpruned prefills over those of pruned ones; prompts as in `time_selection`."""
+    """Multiply-adds of unpruned prefills over those of pruned ones; of each prompt its tokens: visual, all, kept."""
     decoder, layer = manifest.decoder, manifest.pruning.layer
     query, key_value = decoder.heads * decoder.head_dim, decoder.kv_heads * decoder.head_dim
     sizes = decoder.layers, decoder.hidden_size, decoder.intermediate_size, query, key_value, decoder.vocab_size
     costs = [(PrefillCost(*sizes, visual, tokens - visual), visual, kept) for visual, tokens, kept in prompts]
     whole = sum(cost.operations(layer, visual) for cost, visual, _ in costs)
     return whole / sum(cost.operations(layer, kept) for cost, _, kept in costs)
-
-
-def _load() -> tuple[float, ...]:
-    try:
-        return (round(os.getloadavg()[0], 2),)
-    except (AttributeError, OSError):  # Windows has none
-        return ()
 
 
 def _watch_memory(provider: str, ask: Callable[[], object]) -> tuple[int | None, int | None]:
@@ -205,48 +185,8 @@ def measure_energy(
                 break
             joules[side].append((reading.joules or 0.0) / answers)
         else:
-            sides = tuple(joules["pruned"]), tuple(joules["unpruned"])
-            found.append(Energy(meter.name, meter.scope, meter.source, answers, *sides))
+            found.append(Energy(meter.name, meter.scope, tuple(joules["pruned"]), tuple(joules["unpruned"])))
     return tuple(found), notes
-
-
-def time_selection(
-    pipeline: Pipeline, prompt: tuple[int, int, int], threads: int | None
-) -> tuple[Spread | None, list[str]]:
-    """Time the pruning op alone: in ONNX Runtime, in a graph of its own, on random keys of a prompt's shape.
-
-    Its number of rounds depends on that shape (visual tokens, all tokens, visual tokens that stay), not on the keys.
-
-    Returns:
-        Its times, or None and why there are none.
-    """
-    decoder, (visual, tokens, kept) = pipeline.manifest.decoder, prompt
-    if not isinstance(pipeline.session, OrtSession) or decoder.dtype == "bfloat16":  # which numpy has not
-        return None, [f"selection not measured: it cannot be told apart in {decoder.dtype} by {pipeline.provider}"]
-    if find_spec("onnx") is None:
-        return None, ["selection not measured: its graph needs the package onnx; to get it: pip install onnx"]
-    from iwp_export.pruning.onnx_function import op_alone
-
-    opset, kind = pipeline.manifest.graphs["decoder"].opset, ELEMENT_TYPES[decoder.dtype]
-    model = op_alone(pipeline.manifest.pruning, decoder.kv_heads, decoder.head_dim, kind, opset)
-    session = create_session(model.SerializeToString(), pipeline.provider, threads)
-    rng, shape = np.random.default_rng(0), (1, decoder.kv_heads, tokens, decoder.head_dim)
-    inputs = {
-        "importance": rng.random((1, tokens), np.float32),
-        "key": rng.standard_normal(shape, np.float32).astype(decoder.dtype),
-        "value": rng.standard_normal(shape, np.float32).astype(decoder.dtype),
-        "is_visual": (np.arange(tokens) < visual)[None],
-        "num_kept": np.array([kept + tokens - visual], np.int64),
-    }
-    binding, seconds = session.io_binding(), []
-    for name, array in inputs.items():
-        binding.bind_cpu_input(name, array)  # copies to the device now, not when it is timed
-    binding.bind_output("kept_index")
-    for _ in range(SELECTION_WARMUP + SELECTION_RUNS):
-        start = time.perf_counter()
-        session.run_with_iobinding(binding)
-        seconds.append(time.perf_counter() - start)
-    return spread_of(seconds[SELECTION_WARMUP:]), []
 
 
 def measure_repeatedly(path: Path, asked: DataSet, settings: BenchSettings) -> Latency:
@@ -283,7 +223,7 @@ def run_child(result: Path) -> None:
     found: Latency | IwpError
     try:
         pipeline = Pipeline.open(path, provider=settings.provider, threads=settings.threads)
-        found = measure_latency(pipeline, asked, settings, path.absolute().name)
+        found = measure_latency(pipeline, asked, settings)
     except IwpError as error:
         found = error
     result.write_bytes(pickle.dumps(found))

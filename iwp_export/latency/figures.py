@@ -92,15 +92,12 @@ class Energy:
     """Joules of an answer by one meter, with what the machine draws when idle.
 
     Attributes:
-        meter, source: what measured, and where it reads. `scope`: what it is of, such as `board` or `GPU`.
-        answers: how many were measured together, of each side in turn.
+        meter: what measured. `scope`: what it is of, such as `module` or `GPU`.
         pruned, unpruned: joules of an answer in each turn.
     """
 
     meter: str
     scope: str
-    source: str
-    answers: int
     pruned: tuple[float, ...]
     unpruned: tuple[float, ...]
 
@@ -132,39 +129,28 @@ class Latency:
     """A bench: pruned and unpruned runs in turn, one request at a time.
 
     Attributes:
-        artefact: its name.
-        provider, dtype: what ran it, and its element type.
         workload: what was asked.
         warmup: runs of each side before those that count.
         pruned, unpruned: the runs.
         ratios: how many times as long the unpruned runs take, by phase; `mean` is the middle of the pairs.
         promised: the prefill's ratio by the number of multiply-adds.
-        repeats: by phase, the ratio of each process; empty of a single one.
-        selection: the pruning op alone, which is a part of the prefill; None if it was not measured.
-        loaded: the process's resident bytes before the first run; None if the system does not tell.
+        processes: how many measured; of several, ratios are means of theirs.
         energy: by meter; empty if there is none.
         dropped: proof that tokens were dropped.
-        load: the system's load average of a minute, before and after; empty if it does not tell.
-        cpus: the machine's processors, for the load.
+        load: the system's load average of a minute, before, a processor.
         notes: what could not be measured.
     """
 
-    artefact: str
-    provider: str
-    dtype: str
     workload: Workload
     warmup: int
     pruned: Side
     unpruned: Side
     ratios: Mapping[str, Interval]
     promised: float
-    repeats: Mapping[str, tuple[float, ...]]
-    selection: Spread | None
-    loaded: FileSize | None
+    processes: int
     energy: tuple[Energy, ...]
     dropped: tuple[Dropped, ...]
-    load: tuple[float, ...]
-    cpus: int
+    load: float
     notes: tuple[str, ...]
 
     @property
@@ -195,49 +181,29 @@ def paired_ratio(over: npt.ArrayLike, under: npt.ArrayLike) -> Interval:
     """
     logs = np.log(np.asarray(over, float) / np.asarray(under, float))
     both = (logs[1:] + logs[:-1]) / 2
-    return _factor(_around(float(np.median(both)), _drawn_medians(both, np.random.default_rng(0)), len(both)))
-
-
-def ratio_apart(over: Sequence[float], under: Sequence[float]) -> Interval:
-    """Median of `over` [n] through that of `under` [m], which were measured apart, with its block-bootstrap interval.
-
-    What differs from one process to the next is not in it.
-    """
-    rng = np.random.default_rng(0)
-    one, other = np.log(over), np.log(under)
-    draws = _drawn_medians(one, rng) - _drawn_medians(other, rng)
-    return _factor(_around(float(np.median(one) - np.median(other)), draws, min(len(one), len(other))))
+    blocks = max(FEWEST, min(BLOCKS, len(both) // LEAST_BLOCK))
+    drawn = around(float(np.median(both)), _drawn_medians(both, max(1, len(both) // blocks)))
+    # so few blocks say too little of their own scatter
+    wider = STUDENT_95[blocks - FEWEST] / NORMAL_95 * math.sqrt(blocks / (blocks - 1))
+    return _factor(drawn.mean, wider * (drawn.low - drawn.mean), wider * (drawn.high - drawn.mean))
 
 
 def ratio_of_processes(ratios: Sequence[float]) -> Interval:
     """Mean of the ratios (of logarithms) of 3 to 10 processes, with Student's interval."""
     logs = np.log(ratios)
     reach = STUDENT_95[len(logs) - FEWEST] * standard_error(logs)
-    return _factor(Interval(float(logs.mean()), float(logs.mean() - reach), float(logs.mean() + reach)))
+    return _factor(float(logs.mean()), -reach, reach)
 
 
-def _blocks(count: int) -> int:
-    return max(FEWEST, min(BLOCKS, count // LEAST_BLOCK))
-
-
-def _drawn_medians(array: npt.NDArray[np.float64], rng: np.random.Generator) -> npt.NDArray[np.float64]:
+def _drawn_medians(array: npt.NDArray[np.float64], length: int) -> npt.NDArray[np.float64]:
     """Medians [RESAMPLES] of as many values [n] as there are, drawn in blocks that wrap around the end."""
-    length = max(1, len(array) // _blocks(len(array)))
-    starts = rng.integers(len(array), size=(RESAMPLES, math.ceil(len(array) / length)))
+    starts = np.random.default_rng(0).integers(len(array), size=(RESAMPLES, math.ceil(len(array) / length)))
     places = (starts[..., None] + np.arange(length)).reshape(RESAMPLES, -1)[:, : len(array)] % len(array)
     return np.median(array[places], 1)
 
 
-def _around(found: float, draws: npt.NDArray[np.float64], count: int) -> Interval:
-    """A figure with the interval of its draws, as much wider as so few blocks say too little of their own scatter."""
-    blocks = _blocks(count)
-    wider = STUDENT_95[blocks - FEWEST] / NORMAL_95 * math.sqrt(blocks / (blocks - 1))
-    drawn = around(found, draws)
-    return Interval(found, found + wider * (drawn.low - found), found + wider * (drawn.high - found))
-
-
-def _factor(logs: Interval) -> Interval:
-    return Interval(math.exp(logs.mean), math.exp(logs.low), math.exp(logs.high))
+def _factor(log: float, below: float, above: float) -> Interval:
+    return Interval(math.exp(log), math.exp(log + below), math.exp(log + above))
 
 
 def joined(benches: Sequence[Latency]) -> Latency:
@@ -247,18 +213,16 @@ def joined(benches: Sequence[Latency]) -> Latency:
     end to end; of the proof that tokens were dropped, one that fails is taken.
     """
     middle = sorted(benches, key=lambda each: each.ratios["end_to_end"].mean)[len(benches) // 2]
-    ratios = {phase: tuple(each.ratios[phase].mean for each in benches) for phase in middle.ratios}
-    first, last = benches[0].load, benches[-1].load
     return replace(
         middle,
         pruned=_pooled(middle.pruned, [each.pruned for each in benches]),
         unpruned=_pooled(middle.unpruned, [each.unpruned for each in benches]),
-        ratios={phase: ratio_of_processes(values) for phase, values in ratios.items()},
-        repeats=ratios,
+        ratios={name: ratio_of_processes([each.ratios[name].mean for each in benches]) for name in middle.ratios},
+        processes=len(benches),
         dropped=next(
             (each.dropped for each in benches if not all(side.holds for side in each.dropped)), middle.dropped
         ),
-        load=(*first[:1], *last[1:]),
+        load=benches[0].load,
     )
 
 

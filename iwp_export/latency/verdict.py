@@ -10,7 +10,7 @@ from iwp_export.latency.figures import PHASES, SIDES, SPANS, Dropped, Latency, S
 from iwp_export.settings import RUNS_FOR_P99, BenchSettings
 from iwp_export.view.figures import Gate, Interval, milliseconds, percent
 from iwp_export.view.terminal import human_bytes
-from iwp_export.view.view import Axis, Chart, Column, Series, Table, View, distribution
+from iwp_export.view.view import Axis, Chart, Column, Table, View, distribution
 
 TITLES = {"first_token": "time to first token", "end_to_end": "end to end", "step": "decode step"}
 SHORTFALL = 0.9
@@ -34,7 +34,6 @@ PROCESSES = (
     "steps are of the process in the middle"
 )
 HOW = "one request at a time; each computes its image's features anew, and a phase ends when its results are there"
-OP = "selection is the op in a graph of its own, on random keys of the prompt's shape; the prefill contains it"
 NO_P99 = f"* the slowest run: a p99 means nothing of fewer than {RUNS_FOR_P99} runs, and there are {{}}"
 
 
@@ -91,7 +90,7 @@ def layers_of(lengths: Sequence[int]) -> str:
 def warnings(latency: Latency) -> list[str]:
     """What makes the figures unreliable."""
     said = []
-    for side in () if latency.repeats else SIDES:
+    for side in SIDES if latency.processes == 1 else ():
         values = latency.side(side).times["end_to_end"]
         third = len(values) // 3
         change = statistics.median(values[-third:]) / statistics.median(values[:third]) - 1
@@ -100,15 +99,15 @@ def warnings(latency: Latency) -> list[str]:
                 f"{side} requests took {percent(abs(change))} {'more' if change > 0 else 'less'} at the end than at "
                 "first: warm up longer, or keep the machine's clocks and its other work steady"
             )
-    if latency.load and latency.load[0] > BUSY * latency.cpus:
-        load = f"load average {latency.load[0]:g} on {latency.cpus} processors"
+    if latency.load > BUSY:
+        load = f"load average {latency.load:g} a processor"
         said.append(f"the machine was busy before the bench ({load}): its times and ratios are a busy machine's")
     return said
 
 
 def view(latency: Latency) -> View:
     """What was found, asked and measured."""
-    charts = [_distribution(latency, "end_to_end"), _distribution(latency, "prefill"), _bars(latency)]
+    charts = [_distribution(latency, name) for name in ("end_to_end", "prefill")]
     return View("Latency", _sentences(latency), _facts(latency), charts, [_phases(latency)], notes=_notes(latency))
 
 
@@ -129,11 +128,8 @@ def _sentences(latency: Latency) -> list[str]:
         said = f"{said}; time to first token {_ratio(latency.ratios['first_token'])}"
     found = [said]
     if prefill.high < SHORTFALL * latency.promised:
-        op, time = latency.selection, latency.pruned.phases["prefill"].p50
-        choice = f", nor the choice of tokens ({milliseconds(op.p50)}, {percent(op.p50 / time)} of it)" if op else ""
-        found.append(
-            f"the prefill is slower than the operation count predicts: a call's fixed cost is not counted{choice}"
-        )
+        missed = "a call's fixed cost is not counted, nor is the choice of tokens"
+        found.append(f"the prefill is slower than the operation count predicts: {missed}")
     dropped = gates(latency, BenchSettings())[0]
     said = "tokens were dropped" if dropped.passed else "TOKENS WERE NOT DROPPED as they should be"
     where = "" if dropped.passed else f"; {dropped.where}"
@@ -142,21 +138,19 @@ def _sentences(latency: Latency) -> list[str]:
 
 def _facts(latency: Latency) -> list[tuple[str, object]]:
     work, sides = latency.workload, [latency.side(side) for side in SIDES]
-    processes = f" in {len(latency.repeats['prefill'])} processes" if latency.repeats else ""
+    processes = f" in {latency.processes} processes" if latency.processes > 1 else ""
     facts: list[tuple[str, object]] = [
-        ("artefact", f"{latency.artefact}, {latency.dtype}, {latency.provider}"),
         ("asked", f"{work.source}; {work.new_tokens} new tokens"),
         ("prompt", f"{work.visual_tokens:.0f} visual and {work.text_tokens:.0f} text tokens"),
         ("pruning", f"at layer {work.layer}, keep {work.keep:g}: {work.kept:.0f} visual tokens go on"),
         ("runs", f"{latency.pairs} pairs in turn{processes}, after {latency.warmup} of each side that do not count"),
         ("cache", _change(side.cache for side in sides)),
     ]
-    loaded = "" if latency.loaded is None else f" ({human_bytes(latency.loaded)} before the first run)"
     peaks, gpu = (
         [size for size in sizes if size is not None]
         for sizes in zip(*((each.memory, each.gpu) for each in sides), strict=True)
     )
-    facts.append(("peak memory", f"{_change(peaks)}{loaded}" if peaks else "not measured: this system does not tell"))
+    facts.append(("peak memory", _change(peaks) if peaks else "not measured: this system does not tell"))
     facts += [("GPU memory", _change(gpu))] if gpu else []
     for energy in latency.energy:
         joules = " -> ".join(f"{statistics.fmean(each):.3g} J" for each in (energy.unpruned, energy.pruned))
@@ -174,8 +168,6 @@ def _phases(latency: Latency) -> Table:
         ratio = latency.ratios.get(name)
         rows.append((TITLES.get(name, name), "unpruned", *_cells(before), ""))
         rows.append(("", "pruned", *_cells(after), _ratio(ratio) if ratio else ""))
-        if name == "prefill" and latency.selection:
-            rows.append(("of it selection", "pruned", *_cells(latency.selection), ""))
     titles = ("p50", "p90", "p99", "mean", "ratio")
     columns: list[Column | str] = ["ms", "", *(Column(title, number=True) for title in titles)]
     return Table(columns, rows, "Milliseconds of each phase; ratios are unpruned over pruned")
@@ -187,13 +179,9 @@ def _cells(found: Spread) -> list[str]:
 
 
 def _notes(latency: Latency) -> list[str]:
-    notes = [PROCESSES.format(len(latency.repeats["prefill"])) if latency.repeats else ONE_PROCESS, HOW]
-    spreads = [*latency.pruned.phases.values(), *filter(None, [latency.selection])]
-    fewest = min(found.runs for found in spreads)
+    notes = [PROCESSES.format(latency.processes) if latency.processes > 1 else ONE_PROCESS, HOW]
+    fewest = min(found.runs for found in latency.pruned.phases.values())
     notes += [NO_P99.format(fewest)] if fewest < RUNS_FOR_P99 else []
-    notes += [OP] if latency.selection else []
-    if latency.load:
-        notes.append(f"load average {' before and '.join(f'{value:g}' for value in latency.load)} after")
     return [*notes, *latency.notes]
 
 
@@ -203,13 +191,7 @@ def _distribution(latency: Latency, name: str) -> Chart:
     alt = f"Share of {latency.pairs} runs of each kind done within a time, {title}; the table has the percentiles"
     caption = "The share of runs done within a time. Further left is faster, and steeper is steadier."
     x, y = Axis(f"{title}, ms"), Axis("share of runs", "percent", 0.0, 1.0)
-    return Chart("steps", f"How long answers take: {title}", alt, series, x, y, caption=caption)
-
-
-def _bars(latency: Latency) -> Chart:
-    series = [Series(side, tuple(1000 * latency.side(side).phases[name].mean for name in PHASES)) for side in SIDES]
-    alt = "Mean time of each phase, pruned and unpruned; the table has the values"
-    return Chart("bars", "Where the time goes", alt, series, Axis("mean, ms", low=0.0), names=PHASES)
+    return Chart("lines", f"How long answers take: {title}", alt, series, x, y, caption=caption)
 
 
 def _ratio(found: Interval) -> str:

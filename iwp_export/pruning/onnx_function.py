@@ -50,33 +50,6 @@ def select_tokens_function(settings: PruningSettings, opset: int) -> onnx.Functi
     return onnx.parser.parse_function(text)
 
 
-def op_alone(settings: PruningSettings, kv_heads: int, size: int, element_type: int, opset: int) -> onnx.ModelProto:
-    """A model of the op alone, with its function, for one sample.
-
-    Args:
-        settings: the selection's.
-        kv_heads, size: number of key/value heads, and the length of each.
-        element_type: of keys and values (TensorProto.DataType).
-        opset: version of the standard operators.
-    """
-    types: dict[str, tuple[int, list[int | str]]] = {
-        "importance": (onnx.TensorProto.FLOAT, [1, "S"]),
-        "key": (element_type, [1, kv_heads, "S", size]),
-        "value": (element_type, [1, kv_heads, "S", size]),
-        "is_visual": (onnx.TensorProto.BOOL, [1, "S"]),
-        "num_kept": (onnx.TensorProto.INT64, [1]),
-    }
-    inputs = [onnx.helper.make_tensor_value_info(name, *types[name]) for name in INPUTS]
-    output = onnx.helper.make_tensor_value_info("kept_index", onnx.TensorProto.INT64, [1, "K"])
-    node = onnx.helper.make_node(OP_TYPE, INPUTS, ["kept_index"], domain=DOMAIN, **node_attributes(settings))
-    return onnx.helper.make_model(
-        onnx.helper.make_graph([node], "select", inputs, [output]),
-        functions=[select_tokens_function(settings, opset)],
-        opset_imports=[onnx.helper.make_opsetid("", opset), onnx.helper.make_opsetid(DOMAIN, VERSION)],
-        ir_version=10,
-    )
-
-
 _PREPARE = """
   zero = Constant <value = int64 {0}> ()
   zero_f = Constant <value = float {0.0}> ()

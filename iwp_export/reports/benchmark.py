@@ -34,6 +34,6 @@ def benchmark(path: Path, settings: BenchSettings, images: Sequence[ImageSource]
     if settings.repeat > 1:
         latency = measure_repeatedly(path, asked, settings)
     else:
-        latency = measure_latency(pipeline, asked, settings, path.absolute().name)
+        latency = measure_latency(pipeline, asked, settings)
     gates, doubts = verdict.gates(latency, settings), verdict.warnings(latency)
     return make_report(command, path, pipeline, before, gates, doubts, settings.strict, latency=latency)

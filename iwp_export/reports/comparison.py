@@ -10,9 +10,9 @@ from pathlib import Path
 from iwp_export.accuracy import verdict as accuracy_verdict
 from iwp_export.accuracy.figures import Accuracy
 from iwp_export.accuracy.scoring import compare
-from iwp_export.latency.figures import PHASES, SPANS, ratio_apart
+from iwp_export.latency.figures import PHASES, SPANS
 from iwp_export.reports.report import Report, headline
-from iwp_export.view.figures import Interval, milliseconds
+from iwp_export.view.figures import milliseconds
 from iwp_export.view.view import Axis, Chart, Column, Table, View, distribution
 
 TITLE = "Comparison of reports"
@@ -76,7 +76,6 @@ def views(these: Sequence[Named]) -> list[View]:
         View("What is compared", tables=[_overview(these)]),
         *_accuracies(these),
         *([_latencies(timed)] if len(timed) > 1 else []),
-        *([View("Gates", tables=[_gate_table(these)])] if any(each.report.gates for each in these) else []),
     ]
 
 
@@ -127,45 +126,38 @@ def _word(holds: bool | None) -> str:
 
 
 def _accuracy(first: Named, other: Named) -> list[str]:
+    """By keep ratio that both have; none without scores of the same questions."""
     a, b = first.report.accuracy, other.report.accuracy
-    sentences = []
-    for keep, change in _changes(a, b) if a and b else []:
-        points = f"{100 * change.mean:+.1f} points ({100 * change.low:+.1f} to {100 * change.high:+.1f})"
-        sentences.append(f"At keep {keep:g} {other.name} scores {points} against {first.name}.")
-    return sentences
-
-
-def _changes(a: Accuracy, b: Accuracy) -> list[tuple[float, Interval]]:
-    """By keep ratio that both have, score of `b` less that of `a`; none without scores of the same questions."""
-    theirs = {found.keep: found.scores for found in b.at}
-    if (a.digest, a.score) != (b.digest, b.score) or not a.score:
+    if a is None or b is None or (a.digest, a.score) != (b.digest, b.score) or not a.score:
         return []
-    return [(found.keep, compare(found.scores, theirs[found.keep])[0]) for found in a.at if found.keep in theirs]
+    sentences, theirs = [], {found.keep: found.scores for found in b.at}
+    for found in a.at:
+        if found.keep in theirs:
+            change, _ = compare(found.scores, theirs[found.keep])
+            points = f"{100 * change.mean:+.1f} points ({100 * change.low:+.1f} to {100 * change.high:+.1f})"
+            sentences.append(f"At keep {found.keep:g} {other.name} scores {points} against {first.name}.")
+    return sentences
 
 
 def _latency(first: Named, other: Named) -> list[str]:
     a, b = first.report.latency, other.report.latency
     if a is None or b is None:
         return []
-    ratio = ratio_apart(a.pruned.times["end_to_end"], b.pruned.times["end_to_end"])
+    ratio = a.pruned.phases["end_to_end"].p50 / b.pruned.phases["end_to_end"].p50
     ours, theirs = (each.ratios["end_to_end"].mean for each in (a, b))
     return [
-        f"{other.name} is {ratio.mean:.2f} times as fast as {first.name} end to end ({ratio.low:.2f} to "
-        f"{ratio.high:.2f}, pruned); pruning makes answers {theirs:.2f} times as fast on {other.name}, {ours:.2f} "
-        f"times on {first.name}."
+        f"{other.name} is {ratio:.2f} times as fast as {first.name} end to end (medians, pruned); pruning makes "
+        f"answers {theirs:.2f} times as fast on {other.name}, {ours:.2f} times on {first.name}."
     ]
 
 
 def _overview(these: Sequence[Named]) -> Table:
-    facts = [dict(each.report.facts()) for each in these]
-    results = [_word(each.report.passed if each.report.gates else None) for each in these]
-    return Table(
-        _columns(these), [["result", *results], *([name, *(each[name] for each in facts)] for name in facts[0])]
-    )
-
-
-def _columns(these: Sequence[Named]) -> list[str]:
-    return ["", *(each.name for each in these)]
+    """What each report is of, its result, and gate by gate."""
+    facts, gates = [dict(each.report.facts()) for each in these], [held(each.report) for each in these]
+    rows: list[list[object]] = [[name, *(each[name] for each in facts)] for name in facts[0]]
+    rows.append(["result", *(_word(each.report.passed if each.report.gates else None) for each in these)])
+    rows += [[name, *(_word(each.get(name)) for each in gates)] for name in dict.fromkeys(itertools.chain(*gates))]
+    return Table(["", *(each.name for each in these)], rows)
 
 
 def _accuracies(these: Sequence[Named]) -> list[View]:
@@ -189,11 +181,5 @@ def _latencies(timed: Sequence[Named]) -> View:
         for row, phase in zip(rows, (*PHASES, *SPANS), strict=True):
             row += [milliseconds(side.phases[phase].p50) for side in (latency.pruned, latency.unpruned)]
     share, title = Axis("share of runs", "percent", 0.0, 1.0), "Share of pruned answers that are done by a time"
-    chart = Chart("steps", title, title, series, Axis("end to end, pruned, ms"), share)
+    chart = Chart("lines", title, title, series, Axis("end to end, pruned, ms"), share)
     return View("Latency", charts=[chart], tables=[Table(columns, rows, "Median of each phase")])
-
-
-def _gate_table(these: Sequence[Named]) -> Table:
-    gates = [held(each.report) for each in these]
-    names = dict.fromkeys(itertools.chain(*gates))
-    return Table(_columns(these), [[name, *(_word(each.get(name)) for each in gates)] for name in names])

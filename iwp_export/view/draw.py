@@ -12,24 +12,19 @@ import numpy as np
 from iwp_export.errors import BackendError
 from iwp_export.view.view import Axis, Chart, Series, one_line
 
-WIDTH = 400
-"""Units of a chart's width. It scales to its box: text of 13 units has 10 pixels on a phone and 15 on a desktop."""
+WIDTH, HEIGHT = 400, 300
+"""Units of a chart. It scales to its box: text of 13 units has 10 pixels on a phone and 15 on a desktop."""
 FONT_SIZE = 13
-LINES_HEIGHT, BAR_HEIGHT, BARS_ROOM = 300, 24, 80
-"""Units: of a chart's height, of a bar with the room around it, and of the axis and legend of bars."""
 LETTER, LEGEND_MARK = 7, 42
 """Units of a letter's width, and of a legend's marker with the room around it; the browser's font is not known."""
 NAME_LENGTH = 28
 """Characters of a name in a chart."""
-X_TICKS, BARS_TICKS = 6, 4
-"""Intervals between the numbers of the axis of x at most, and beside names of bars: more would touch each other."""
+X_TICKS = 6
+"""Intervals between the numbers of the axis of x at most: more would touch each other."""
 MOST_MARKERS = 12
 """Markers on a line: more would hide its pattern."""
 MARKERS = ("o", "s", "^", "D", "v", "P")
 PATTERNS = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
-HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "----")
-PERCENTILES = (0.5, 0.9, 0.99)
-"""Shares that are marked in a distribution."""
 UNITS = {"percent": "{:g} %", "factor": "{:g}x"}
 ZERO_WIDTH = "\u200b"
 
@@ -71,14 +66,6 @@ def check_installed() -> None:
         raise BackendError(f"charts need {name}; to get it: pip install 'iwp-export[report]'") from error
 
 
-def height(chart: Chart) -> int:
-    """Units of its height, of which it is `WIDTH` wide."""
-    if chart.kind != "bars":
-        return LINES_HEIGHT
-    groups = len(chart.names)
-    return BARS_ROOM + BAR_HEIGHT * (groups * len(chart.series) + (groups - 1 if len(chart.series) > 1 else 0))
-
-
 def svg(chart: Chart, scheme: Literal["light", "dark"]) -> bytes:
     """An SVG file of a chart, transparent and without its title; the same chart gives the same bytes.
 
@@ -94,7 +81,7 @@ def svg(chart: Chart, scheme: Literal["light", "dark"]) -> bytes:
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # the browser has fonts of its own
         matplotlib.rcdefaults()  # whatever the user's matplotlibrc says
         matplotlib.rcParams.update(_style(colours))
-        figure = Figure(figsize=(WIDTH / 72, height(chart) / 72), dpi=72, layout="constrained")
+        figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72), dpi=72, layout="constrained")
         _draw(figure, chart, colours)
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     return buffer.getvalue()
@@ -114,8 +101,6 @@ def _style(scheme: Scheme) -> dict[str, Any]:
         "axes.spines.right": False,
         "legend.frameon": False,
         "lines.linewidth": 2.0,
-        "hatch.color": scheme.paper,
-        "hatch.linewidth": 1.5,
         "font.sans-serif": ["DejaVu Sans"],  # or the browser's sans-serif: the name of the family follows it
         "text.parse_math": False,  # a prompt may hold dollar signs
         "svg.fonttype": "none",  # a fifth of the size, and letters that matplotlib's fonts lack
@@ -125,39 +110,29 @@ def _style(scheme: Scheme) -> dict[str, Any]:
 
 def _draw(figure: Any, chart: Chart, scheme: Scheme) -> None:
     axes = figure.add_subplot()
-    if chart.kind == "bars":
-        _bars(axes, chart, scheme)
-    else:
-        for number, series in enumerate(chart.series):
-            if series.x:
-                {"lines": _line, "steps": _line, "points": _points}[chart.kind](axes, chart, series, number, scheme)
-        _set_axis(axes.yaxis, axes.set_ylim, chart.y)
-        if chart.y.label.casefold() != chart.title.casefold():
-            axes.set_title(one_line(chart.y.label, 2 * NAME_LENGTH), loc="left")  # where there is room for words
-    if chart.kind == "steps" and chart.y.unit == "percent":
-        for share in PERCENTILES:
-            axes.axhline(share, color=scheme.quiet, lw=0.8, linestyle=":")
-            place = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "va": "center"}
-            axes.annotate(f"p{100 * share:g}", (1, share), (2, 0), **place)
+    for number, series in enumerate(chart.series):
+        if series.x:
+            (_line if chart.kind == "lines" else _points)(axes, series, number, scheme)
+            _label(axes, series, scheme)
+    _set_axis(axes.yaxis, axes.set_ylim, chart.y)
+    if chart.y.label.casefold() != chart.title.casefold():
+        axes.set_title(one_line(chart.y.label, 2 * NAME_LENGTH), loc="left")  # where there is room for words
     _set_axis(axes.xaxis, axes.set_xlim, chart.x)
-    axes.xaxis.get_major_locator().set_params(nbins=BARS_TICKS if chart.kind == "bars" else X_TICKS)
+    axes.xaxis.get_major_locator().set_params(nbins=X_TICKS)
     axes.set_xlabel(one_line(chart.x.label, 2 * NAME_LENGTH))
     _legend(figure, axes)
 
 
-def _line(axes: Any, chart: Chart, series: Series, number: int, scheme: Scheme) -> None:
+def _line(axes: Any, series: Series, number: int, scheme: Scheme) -> None:
     colour = scheme.series[number % len(scheme.series)]
     if series.low:
         axes.fill_between(series.x, series.low, series.high, color=colour, alpha=0.18, lw=0)
-    look: dict[str, Any] = {"drawstyle": "steps-post"}
-    if chart.kind == "lines":
-        look = {"marker": MARKERS[number % len(MARKERS)], "markevery": 1 + len(series.x) // MOST_MARKERS}
+    look = {"marker": MARKERS[number % len(MARKERS)], "markevery": 1 + len(series.x) // MOST_MARKERS}
     pattern = PATTERNS[number % len(PATTERNS)]
     axes.plot(series.x, series.y, color=colour, linestyle=pattern, label=_legend_name(series.name), **look)
-    _label(axes, series, scheme)
 
 
-def _points(axes: Any, chart: Chart, series: Series, number: int, scheme: Scheme) -> None:
+def _points(axes: Any, series: Series, number: int, scheme: Scheme) -> None:
     """Points with names are few and stand out; of many without, those below show through."""
     colour, front = scheme.series[number % len(scheme.series)], 3 + number
     if series.low:
@@ -166,7 +141,6 @@ def _points(axes: Any, chart: Chart, series: Series, number: int, scheme: Scheme
     look = {"s": 80, "alpha": 1.0} if series.labels else {"s": 40, "alpha": 0.65}
     marker, name = MARKERS[number % len(MARKERS)], _legend_name(series.name)
     axes.scatter(series.x, series.y, color=colour, marker=marker, label=name, zorder=front, **look)
-    _label(axes, series, scheme)
 
 
 def _label(axes: Any, series: Series, scheme: Scheme) -> None:
@@ -177,43 +151,15 @@ def _label(axes: Any, series: Series, scheme: Scheme) -> None:
         axes.annotate(one_line(text, NAME_LENGTH), (x, y), (8, 8), **place)
 
 
-def _bars(axes: Any, chart: Chart, scheme: Scheme) -> None:
-    """Groups of horizontal bars, each bar with its value, or its label, at its end."""
-    series_count = max(1, len(chart.series))
-    step = series_count + (series_count > 1)
-    for number, series in enumerate(chart.series):
-        places = [step * row + number for row in range(len(series.x))]
-        colour, hatch = scheme.series[number % len(scheme.series)], HATCHES[number % len(HATCHES)]
-        axes.barh(places, series.x, 0.8, color=colour, hatch=hatch, label=_legend_name(series.name))
-        values = [UNITS.get(chart.x.unit, "{:g}").format(_shown(value, chart.x, 3)) for value in series.x]
-        for row, (place, end) in enumerate(zip(places, series.high or series.x, strict=True)):
-            text = one_line((series.labels or values)[row], NAME_LENGTH)
-            axes.annotate(text, (max(end, 0.0), place), (6, 0), textcoords="offset points", va="center")
-            if series.low:
-                axes.plot((series.low[row], series.high[row]), (place, place), color=scheme.ink, lw=1.4, marker="|")
-    middles = [step * row + (series_count - 1) / 2 for row in range(len(chart.names))]
-    axes.set_yticks(middles, [one_line(name, NAME_LENGTH) for name in chart.names])
-    axes.tick_params(axis="y", length=0)
-    axes.grid(False, axis="y")
-    axes.spines["left"].set_visible(False)
-    axes.invert_yaxis()
-    if chart.x.high is None:
-        axes.margins(x=0.25)  # for the text at the longest bar's end
-
-
 def _set_axis(axis: Any, set_limits: Any, shown: Axis) -> None:
     """How the axis' numbers are written, and its ends where those are given."""
     form = UNITS.get(shown.unit, "{:g}")
-    axis.set_major_formatter(lambda value, _: form.format(_shown(value, shown, 9)))
+    scale = 100 if shown.unit == "percent" else 1
+    axis.set_major_formatter(lambda value, _: form.format(scale * value))
     if shown.unit == "whole":
         axis.get_major_locator().set_params(integer=True)
     if shown.low is not None or shown.high is not None:
         set_limits(shown.low, shown.high)
-
-
-def _shown(value: float, axis: Axis, figures: int) -> float:
-    """The number that stands for a value on an axis."""
-    return float(f"{value * (100 if axis.unit == 'percent' else 1):.{figures}g}")
 
 
 def _legend_name(name: str) -> str:

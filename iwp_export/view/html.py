@@ -33,7 +33,7 @@ def render(title: str, subtitle: str, views: Sequence[View]) -> str:
     """
     return _template().render(
         title=title, subtitle=subtitle, views=views, policy=POLICY, version=__version__, chart_width=draw.WIDTH,
-        chart_height=draw.height, chart_image=_chart_image, png_image=lambda png: _image("png", png), **draw.SCHEMES,
+        chart_height=draw.HEIGHT, chart_image=_chart_image, png_image=lambda png: _image("png", png), **draw.SCHEMES,
     )  # fmt: skip
 
 

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import math
 import re
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-ECDF_STEPS = 500
-"""Steps of a distribution of more values: a chart has no more pixels."""
+SHARES = 101
+"""Points of a distribution: each per cent."""
 UNWRITABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 """What neither XML nor UTF-8 can hold: control characters and halves of characters."""
-PNG_HEAD = b"\x89PNG\r\n\x1a\n"
 
 
 def clean(text: object) -> str:
@@ -83,8 +81,8 @@ class Series:
 
     Attributes:
         name: in the legend.
-        x, y: where its points are; of bars, x is their lengths and y is empty.
-        low, high: ends of each point's 95 % interval (of y; of bars, of x); empty for none.
+        x, y: where its points are.
+        low, high: ends of each point's 95 % interval of y; empty for none.
         labels: text beside each point; empty for none.
 
     Raises:
@@ -93,17 +91,18 @@ class Series:
 
     name: str
     x: tuple[float, ...]
-    y: tuple[float, ...] = ()
+    y: tuple[float, ...]
     low: tuple[float, ...] = ()
     high: tuple[float, ...] = ()
     labels: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for values in (self.x, self.y, self.low, self.high):
-            if values and (len(values) != len(self.x) or not all(map(math.isfinite, values))):
-                raise ValueError(f"series {self.name!r} has a list of another length or a number that is not finite")
-        if self.labels and len(self.labels) != len(self.x):
-            raise ValueError(f"series {self.name!r} has {len(self.x)} points and {len(self.labels)} labels")
+            if values and not all(map(math.isfinite, values)):
+                raise ValueError(f"series {self.name!r} has a number that is not finite")
+        for column in (self.y, self.low, self.high, self.labels):
+            if column and len(column) != len(self.x):
+                raise ValueError(f"series {self.name!r} has {len(self.x)} points and a list of {len(column)}")
 
 
 @dataclass(frozen=True)
@@ -111,47 +110,30 @@ class Chart:
     """A chart; pages alone show it.
 
     Attributes:
-        kind: `lines` through points, with a band from low to high; `points`, with error bars; `steps`, as of a
-            distribution; `bars`, horizontal, a group for each of `names`, a bar in it for each series.
+        kind: `lines` through points, with a band from low to high; `points`, with error bars.
         title: what it shows, above it.
         alt: the same for those who cannot see it.
         series: the first has the first colour.
-        x, y: its axes; y's label is not shown where it is the title, or of bars.
-        names: of the groups of bars, the first on top.
+        x, y: its axes; y's label is not shown where it is the title.
         caption: below it; may be empty.
     """
 
-    kind: Literal["lines", "points", "steps", "bars"]
+    kind: Literal["lines", "points"]
     title: str
     alt: str
     series: Sequence[Series]
     x: Axis
-    y: Axis = Axis("")
-    names: Sequence[str] = ()
+    y: Axis
     caption: str = ""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG image; pages alone show it. `alt` is for those who cannot see it, `caption` stands below it.
-
-    Raises:
-        ValueError: other bytes than those of a PNG file.
-    """
+    """A PNG image; pages alone show it. `alt` is for those who cannot see it, `caption` stands below it."""
 
     png: bytes
     alt: str
     caption: str = ""
-
-    def __post_init__(self) -> None:
-        if self.png[:8] != PNG_HEAD or self.png[12:16] != b"IHDR" or len(self.png) < 24:
-            raise ValueError("a picture of a page must be the bytes of a PNG file")
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Its width and height in pixels."""
-        width, height = struct.unpack(">II", self.png[16:24])
-        return width, height
 
 
 @dataclass(frozen=True)
@@ -191,18 +173,8 @@ class View:
 
 
 def distribution(name: str, values: Sequence[float]) -> Series:
-    """The share of values at or below each value, for a chart of `steps`.
-
-    Raises:
-        ValueError: no values.
-    """
-    if not len(values):
-        raise ValueError(f"series {name!r} has no values")
+    """The share of values, one at least, at or below each value, for a chart of `lines`."""
     import numpy as np  # views alone must stay light: `--help` answers at once
 
-    ordered = np.sort(np.asarray(values, float))
-    shares = np.arange(1, len(ordered) + 1) / len(ordered)
-    if len(ordered) > ECDF_STEPS:
-        shares = np.arange(1, ECDF_STEPS + 1) / ECDF_STEPS
-        ordered = np.quantile(ordered, shares, method="inverted_cdf")
-    return Series(name, (float(ordered[0]), *ordered.tolist()), (0.0, *shares.tolist()))
+    shares = np.linspace(0, 1, SHARES)
+    return Series(name, tuple(np.quantile(values, shares, method="inverted_cdf").tolist()), tuple(shares.tolist()))

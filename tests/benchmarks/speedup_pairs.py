@@ -40,7 +40,7 @@ def measured(checkpoint: Path, shape: Shape, layer: int, keep: float, threads: i
         chosen = BenchSettings(new_tokens=1, pairs=pairs, warmup=1, threads=threads)
         pipeline = Pipeline.open(bundle, threads=threads)
         asked = choose_questions(pipeline.manifest, [image], PROMPT, None, 1)
-        latency = measure_latency(pipeline, asked, chosen, bundle.name, meters=[])
+        latency = measure_latency(pipeline, asked, chosen, meters=[])
         row[name] = reached(latency)
     print(json.dumps(row), flush=True)
     return row

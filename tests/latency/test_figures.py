@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from iwp_export.latency.figures import joined, paired_ratio, ratio_apart, ratio_of_processes, spread_of
+from iwp_export.latency.figures import joined, paired_ratio, ratio_of_processes, spread_of
 from iwp_export.view.figures import Interval
 from tests.latency.made import PAIRS, latency
 
@@ -43,12 +43,6 @@ def test_the_order_of_a_pair_does_not_move_the_ratio():
     assert found.low == pytest.approx(found.high) and found.mean == pytest.approx(math.sqrt(1.4 * 1.6))
 
 
-def test_a_ratio_of_runs_apart():
-    rng = np.random.default_rng(0)
-    found = ratio_apart((2 + 0.2 * rng.standard_normal(200)).tolist(), [1.0] * 30)
-    assert found.low < found.mean < found.high and found.mean == pytest.approx(2, rel=0.02)
-
-
 def test_processes_that_differ_have_students_interval():
     found = ratio_of_processes([math.exp(value) for value in (0.4, 0.5, 0.6)])
     reach = 4.303 * 0.1 / math.sqrt(3)
@@ -59,18 +53,15 @@ def test_benches_of_processes_become_one():
     made = latency()
     ratios = (1.7, 1.9, 1.8)
     each = [
-        replace(made, ratios={name: Interval(value, value, value) for name in made.ratios}, load=(value, value), cpus=i)
-        for i, value in enumerate(ratios)
+        replace(made, ratios={name: Interval(value, value, value) for name in made.ratios}, load=value, promised=value)
+        for value in ratios
     ]
     flawed = replace(made.dropped[0], flaw="another key")
     each[1] = replace(each[1], dropped=(flawed, made.dropped[1]))
     found = joined(each)
-    assert found.repeats["prefill"] == ratios and found.ratios["prefill"] == ratio_of_processes(ratios)
+    assert found.processes == 3 and found.ratios["prefill"] == ratio_of_processes(ratios)
     assert found.pairs == 3 * PAIRS == found.pruned.phases["prefill"].runs
-    assert found.cpus == 2 and found.load == (
-        1.7,
-        1.8,
-    )  # of the process in the middle; before the first, after the last
+    assert (found.promised, found.load) == (1.8, 1.7)  # of the process in the middle; before the first
     assert not found.dropped[0].holds
 
 

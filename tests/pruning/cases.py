@@ -6,9 +6,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import onnx
 from onnx import TensorProto
 
-from iwp_export.pruning.onnx_function import op_alone
+from iwp_export.pruning.onnx_function import (
+    DOMAIN,
+    INPUTS,
+    OP_TYPE,
+    VERSION,
+    node_attributes,
+    select_tokens_function,
+)
 from iwp_export.pruning.settings import PruningSettings
 
 
@@ -79,4 +87,19 @@ def random_states(rng: np.random.Generator, heads: int, tokens: int, size: int, 
 def op_model(case: Case, settings: PruningSettings, dtype: int = TensorProto.FLOAT, opset: int = 23) -> Any:
     """A model of the op alone, with its function."""
     kv_heads, _, size = case.key.shape
-    return op_alone(settings, kv_heads, size, dtype, opset)
+    types: dict[str, tuple[int, list[int | str]]] = {
+        "importance": (TensorProto.FLOAT, [1, "S"]),
+        "key": (dtype, [1, kv_heads, "S", size]),
+        "value": (dtype, [1, kv_heads, "S", size]),
+        "is_visual": (TensorProto.BOOL, [1, "S"]),
+        "num_kept": (TensorProto.INT64, [1]),
+    }
+    inputs = [onnx.helper.make_tensor_value_info(name, *types[name]) for name in INPUTS]
+    output = onnx.helper.make_tensor_value_info("kept_index", TensorProto.INT64, [1, "K"])
+    node = onnx.helper.make_node(OP_TYPE, INPUTS, ["kept_index"], domain=DOMAIN, **node_attributes(settings))
+    return onnx.helper.make_model(
+        onnx.helper.make_graph([node], "select", inputs, [output]),
+        functions=[select_tokens_function(settings, opset)],
+        opset_imports=[onnx.helper.make_opsetid("", opset), onnx.helper.make_opsetid(DOMAIN, VERSION)],
+        ir_version=10,
+    )

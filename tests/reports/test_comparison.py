@@ -36,7 +36,7 @@ def test_differences_in_words(two: list[Named]) -> None:
     assert gate == "max-drop: FAILED in before, passed in after."
     assert score == "At keep 0.3 after scores +10.0 points (-0.6 to +20.0) against before."
     # 0.26 s beside prefill: 0.86 / 0.46
-    assert speed.startswith("after is 1.87 times as fast as before end to end (1.87 to 1.87, pruned)")
+    assert speed.startswith("after is 1.87 times as fast as before end to end (medians, pruned)")
     assert "pruning makes answers 2.52 times as fast on after, 1.35 times on before" in speed
 
 
@@ -98,7 +98,7 @@ def test_the_page_and_the_terminal(two: list[Named]) -> None:
     text, shown = html.render(TITLE, "before · after", views(two)), terminal.render(views(two))
     check(text)
     assert "before · after" in text
-    for part in ("What is compared", "Accuracy against budget", "Latency", "Gates", "before, pruned"):
+    for part in ("What is compared", "Accuracy against budget", "Latency", "max-drop", "before, pruned"):
         assert part in text and part in shown
 
 

@@ -20,18 +20,16 @@ def png(width: int = 3, height: int = 2) -> bytes:
 
 
 def charts(text: str = "name") -> list[Chart]:
-    """One of each kind."""
+    """One of each kind, and distributions."""
     x, y = (0.0, 1.0, 2.0), (0.2, 0.4, 0.6)
     low, high = (0.1, 0.3, 0.5), (0.3, 0.5, 0.7)
     whole, share = Axis(f"layer {text}", "whole"), Axis(f"share {text}", "percent", 0, 1)
     many, marked = Series("many", x, y), Series(text, (2.5,), (0.8,), (0.7,), (0.85,), (text,))
-    bars = Series(text, y, low=low, high=high), Series("b", x, labels=(text, "b", "c"))
     factor, times = Axis("speed-up", "factor"), Axis("ms")
     return [
         Chart("lines", "Lines", text, [Series(text, x, y, low, high), Series("other", x, low)], whole, share),
-        Chart("points", "Points", text, [many, marked, Series("nobody", ())], factor, share),
-        Chart("steps", "Steps", text, [distribution(text, y), distribution("b", high)], times, share, caption=text),
-        Chart("bars", "Bars", text, bars, share, names=(text, "b", "c")),
+        Chart("points", "Points", text, [many, marked, Series("nobody", (), ())], factor, share),
+        Chart("lines", "Steps", text, [distribution(text, y), distribution("b", high)], times, share, caption=text),
     ]
 
 

@@ -17,7 +17,7 @@ from iwp_export.view.view import Axis, Chart, Series, one_line
 from tests.view.shown import NASTY, charts
 
 pytest.importorskip("matplotlib", reason="the extra [report] is not installed")
-LINES, POINTS, STEPS, BARS = range(4)
+LINES, POINTS, STEPS = range(3)
 SVG = "{http://www.w3.org/2000/svg}"
 
 
@@ -33,39 +33,36 @@ def styles(root: ElementTree.Element, colour: str) -> list[str]:
     return [each.get("style", "") for each in root.iter() if colour in each.get("style", "")]
 
 
-@pytest.mark.parametrize("chart", charts(NASTY), ids=lambda chart: chart.kind)
+@pytest.mark.parametrize("chart", charts(NASTY), ids=lambda chart: chart.title)
 def test_every_kind_is_drawn_with_its_text_as_given_in_both_schemes(chart: Chart) -> None:
     short = one_line(NASTY, draw.NAME_LENGTH)
     schemes: tuple[Literal["light", "dark"], ...] = ("light", "dark")
     for scheme in schemes:
         colours = draw.SCHEMES[scheme]
         root = drawn(chart, scheme)
-        assert texts(root).count(short) == {"lines": 1, "points": 2, "steps": 1, "bars": 3}[chart.kind]
+        assert texts(root).count(short) == {"lines": 1, "points": 2}[chart.kind]
         assert all(colour.encode() in draw.svg(chart, scheme) for colour in (colours.ink, *colours.series[:2]))
-        assert root.get("viewBox") == f"0 0 {draw.WIDTH} {draw.height(chart)}"
+        assert root.get("viewBox") == f"0 0 {draw.WIDTH} {draw.HEIGHT}"
 
 
 def test_axes_show_shares_factors_and_whole_numbers() -> None:
     lines, points = texts(drawn(charts()[LINES])), texts(drawn(charts()[POINTS]))
     assert {"0", "1", "2", "20 %", "layer name", "share name"} <= set(lines) and "0.5" not in lines
     assert {"1x", "2x", "100 %"} <= set(points) and "nobody" not in points
-    assert {"p50", "p90", "p99"} <= set(texts(drawn(charts()[STEPS])))
-    assert {"20 %", "60 %"} <= set(texts(drawn(charts()[BARS])))  # at the ends of bars
 
 
 def test_dollar_signs_are_no_formulas_and_an_underscore_hides_no_name() -> None:
     both = [Series(name, (1.0, 2.0), (1.0, 2.0)) for name in ("_old.json", "$x$")]
-    assert {"\u200b_old.json", "$x$"} <= set(texts(drawn(Chart("lines", "t", "a", both, Axis("x")))))
+    assert {"\u200b_old.json", "$x$"} <= set(texts(drawn(Chart("lines", "t", "a", both, Axis("x"), Axis("y")))))
 
 
 def test_series_differ_in_more_than_colour() -> None:
-    lines, points, bars = (drawn(charts()[kind]) for kind in (LINES, POINTS, BARS))
+    lines, points = (drawn(charts()[kind]) for kind in (LINES, POINTS))
     first, second = draw.SCHEMES["light"].series[:2]
     dashed = [any("stroke-dasharray" in style for style in styles(lines, colour)) for colour in (first, second)]
     assert dashed == [False, True]
     shapes = {each.get("d") for each in points.iter(f"{SVG}path") if second in each.get("style", "")}
     assert shapes.isdisjoint({each.get("d") for each in points.iter(f"{SVG}path") if first in each.get("style", "")})
-    assert len(list(bars.iter(f"{SVG}pattern"))) == 1
 
 
 def test_contrast_is_enough_to_read_by() -> None:
@@ -104,7 +101,7 @@ def test_nothing_of_matplotlib_is_changed_for_the_program_around_it() -> None:
     import matplotlib
 
     before = dict(matplotlib.rcParams)
-    drawn(charts()[BARS])
+    drawn(charts()[STEPS])
     assert dict(matplotlib.rcParams) == before
 
 

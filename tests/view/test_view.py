@@ -7,18 +7,16 @@ from collections.abc import Callable
 
 import pytest
 
-from iwp_export.view.view import ECDF_STEPS, Picture, Series, Table, distribution, one_line
+from iwp_export.view.view import SHARES, Series, Table, distribution, one_line
 
 
 @pytest.mark.parametrize(
     ("make", "says"),
     [
         (lambda: Table(("a", "b"), (("x",),)), "2 columns has 1 cells"),
-        (lambda: Series("a", (1.0, 2.0), (1.0,)), "another length"),
+        (lambda: Series("a", (1.0, 2.0), (1.0,)), "2 points and a list of 1"),
         (lambda: Series("a", (1.0,), (math.nan,)), "not finite"),
-        (lambda: Series("a", (1.0,), (1.0,), labels=("x", "y")), "1 points and 2 labels"),
-        (lambda: distribution("a", ()), "no values"),
-        (lambda: Picture(b"\xff\xd8\xff\xe0" + bytes(40), "a JPEG"), "PNG"),
+        (lambda: Series("a", (1.0,), (1.0,), labels=("x", "y")), "1 points and a list of 2"),
     ],
 )
 def test_what_cannot_be_shown_is_refused(make: Callable[[], object], says: str) -> None:
@@ -30,8 +28,8 @@ def test_what_cannot_be_shown_is_refused(make: Callable[[], object], says: str) 
 def test_a_distribution_goes_from_none_to_all_and_stays_small(count: int) -> None:
     values = [math.sin(step) for step in range(count)]
     found = distribution("a", values)
-    assert found.y[0] == 0 and found.y[-1] == 1 and found.x[0] <= found.x[-1] == max(values)
-    assert len(found.x) == 1 + min(count, ECDF_STEPS)
+    assert found.y[0] == 0 and found.y[-1] == 1 and min(values) == found.x[0] <= found.x[-1] == max(values)
+    assert len(found.x) == SHARES
 
 
 def test_a_long_name_is_shortened_and_on_one_line() -> None:
