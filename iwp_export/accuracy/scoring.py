@@ -135,6 +135,11 @@ class Drop:
     needed: int
 
     @property
+    def holds(self) -> bool:
+        """Whether the score itself is within the limit, shown or not."""
+        return self.relative is not None and self.relative.mean >= 1 - self.allowed - 1e-9
+
+    @property
     def passed(self) -> bool:
         """Whether the lower end of the interval is within the limit: it is shown that no more is lost."""
         return self.relative is not None and self.relative.low >= 1 - self.allowed

@@ -53,7 +53,7 @@ def drop_gate(drop: Drop, where: str, name: str = MAX_DROP) -> Gate:
     if drop.answered:
         limit, of = f"a drop of at most {percent(drop.allowed)} of the unpruned score", "of it"
     elif name == MAX_DROP:
-        limit = f"at most {percent(drop.allowed)} of the answers changed: the questions have no right ones"
+        limit = f"at most {percent(drop.allowed)} of the answers changed (the questions have no right ones)"
     if found is None:
         remedy = "look at the answers: another score, or questions that the model can answer"
         return Gate(name, False, "the unpruned model scores 0", limit, where, remedy)
@@ -66,7 +66,7 @@ def drop_gate(drop: Drop, where: str, name: str = MAX_DROP) -> Gate:
             f"{drop.questions:,} questions cannot show it, even if no answer changes: at least {drop.needed:,} are "
             "needed; ask more, or allow more"
         )
-    elif found.mean >= least:
+    elif drop.holds:
         remedy = "the loss may be small enough, but these questions do not show it: ask more, or allow more"
     else:
         remedy = PRUNE_LESS
@@ -178,16 +178,23 @@ def _line(name: str, accuracy: Accuracy, agreement: bool = False) -> Series:
 
 def _example(example: Answered) -> Example:
     facts: list[tuple[str, object]] = [("right", " / ".join(example.right))] if example.right else []
-    facts += [("keep 1", example.unpruned.strip() or "(nothing)")]
-    facts += [(f"keep {example.keep:g}", example.pruned.strip() or "(nothing)")]
+    facts += [("keep 1", said(example.unpruned)), (f"keep {example.keep:g}", said(example.pruned))]
     pictures = [
-        Picture(_png(jpeg), f"{name}: dropped visual tokens are dimmed", name)
+        picture_of(Image.open(BytesIO(base64.b64decode(jpeg))), name)
         for jpeg, name in zip(example.pictures, example.images, strict=True)
     ]
     return Example(f"{example.prompt} (No. {example.number})", facts, pictures)
 
 
-def _png(jpeg: str) -> bytes:
-    buffer = BytesIO()
-    Image.open(BytesIO(base64.b64decode(jpeg))).save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()
+def said(answer: str) -> str:
+    """An answer that can be seen."""
+    return answer if answer.strip() else "(nothing)"
+
+
+def picture_of(image: Image.Image, name: str, side: int | None = None) -> Picture:
+    """An image with dropped tokens dimmed, its longer side at most `side` pixels."""
+    small, buffer = image.convert("RGB"), BytesIO()
+    if side is not None:
+        small.thumbnail((side, side), Image.Resampling.LANCZOS)
+    small.save(buffer, "PNG", optimize=True)
+    return Picture(buffer.getvalue(), f"{name}: dropped visual tokens are dimmed", name)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 from iwp_export.bundle.recipe import (
@@ -18,7 +16,7 @@ from iwp_export.bundle.recipe import (
 )
 from iwp_export.calibrator.measurements import Measurements
 from iwp_export.calibrator.plan import PAGE_SUFFIX, CalibrationPlan
-from iwp_export.calibrator.search import Found, Search, candidates, default_settings, rungs_for, survivors
+from iwp_export.calibrator.search import Found, Search, candidates, default_settings, rungs_for
 from iwp_export.calibrator.verdict import example, verdict, view
 from iwp_export.errors import RequestError
 from iwp_export.exporter.live import enough_memory, limit_threads, open_live
@@ -26,6 +24,7 @@ from iwp_export.progress import progress
 from iwp_export.pruning.cost import PrefillCost
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.runtime.drawing import draw_kept
+from iwp_export.runtime.processor import Prompt
 from iwp_export.scorer import Scorer
 from iwp_export.version import __version__
 from iwp_export.view.figures import standard_error
@@ -60,10 +59,10 @@ class Calibration:
         self.model = RecipeModel(
             plan.export.model.name, plan.export.model.model_type, plan.export.checkpoint.with_weights().digest()
         )
-        visual, text = self._read_samples()[0]
-        cost = PrefillCost.of(plan.export.checkpoint.config.text_config, visual, text)
-        tried = candidates(plan.budget, plan.candidate_layers, cost)
-        default = default_settings(plan.budget, plan.candidate_layers, cost)
+        first = self._read_samples()
+        visual = sum(picture.num_tokens for picture in first.pictures)
+        cost = PrefillCost.of(plan.export.checkpoint.config.text_config, visual, len(first.token_ids) - visual)
+        tried = candidates(plan.budget, plan.candidate_layers, cost)  # an error leaves no journal
         header = {
             "model": self.model.digest,
             "data": plan.samples.digest,
@@ -79,46 +78,28 @@ class Calibration:
             budget=plan.budget,
             objective=asked.objective,
             candidates=tried,
-            default=default,
+            default=default_settings(plan.budget, plan.candidate_layers, cost),
             # At the lowest layer: above it the text has seen the image.
             blind=PruningSettings(layer=plan.legal_layers[0], keep=ONE_TOKEN).with_changes(importance="random"),
             speedup=lambda settings: cost.speedup(settings.layer, settings.num_keep(cost.visual)),
             rungs=rungs_for(plan.samples.searched),
         )
 
-    def _read_samples(self) -> list[tuple[int, int]]:
-        """Visual and other tokens of each sample: one that cannot be asked is refused before hours of work.
+    def _read_samples(self) -> Prompt:
+        """The first sample's prompt; one that cannot be asked is refused before hours of work.
 
         Raises:
             RequestError: there is one.
         """
-        sizes = []
+        prompts: list[Prompt] = []
         with progress("Reading samples", len(self.plan.samples.questions)) as advance:
             for question in self.plan.samples.questions:
                 try:
-                    prompt = self._scorer.read(question)
+                    prompts = [*prompts[:1], self._scorer.read(question)]
                 except RequestError as error:
                     raise RequestError(f"the question about {question.images[0].name}: {error}") from error
-                visual = sum(picture.num_tokens for picture in prompt.pictures)
-                sizes.append((visual, len(prompt.token_ids) - visual))
                 advance(1)
-        return sizes
-
-    def estimate(self) -> float:
-        """Seconds that the search takes at most, from a run of each layer's last candidate."""
-        tried, questions = self.search.candidates, self.plan.samples.questions
-        lasts = {settings.layer: settings for settings in tried}.values()
-        start = time.perf_counter()
-        prepared = self._scorer.prepare(questions[0])
-        ready = time.perf_counter()
-        for settings in lasts:
-            self._scorer.score(prepared, settings)
-        prepare, score = ready - start, (time.perf_counter() - ready) / len(lasts)
-        alive, seconds, met = len(tried), 0.0, 0
-        for number, rung in enumerate(self.search.rungs):
-            seconds += (rung - met) * (prepare + alive * score * max(1, len(self.plan.keeps)))
-            met, alive = rung, survivors(alive, number)
-        return seconds + len(questions) * (prepare + 5 * score)
+        return prompts[0]
 
     def run(self) -> Recipe:
         """Search, and say what was found."""
@@ -126,11 +107,11 @@ class Calibration:
         found = search.run()
         versions = {name: importlib.metadata.version(name) for name in TOOLS}
         everything = len(found.tried) + 2 * len(plan.candidate_layers)
-        warning = plan.samples.warning
+        warning = [f"{each[0].upper()}{each[1:]}." for each in [plan.samples.warning] if each]
         return Recipe(
             settings=found.chosen,
             model=self.model,
-            data=RecipeData(plan.samples.name, plan.samples.digest, search.count, plan.samples.answers),
+            data=RecipeData(plan.samples.name, plan.samples.digest, search.count, self.measured.answers),
             search=RecipeSearch(
                 budget=str(plan.budget),
                 keeps=plan.keeps or (found.chosen.keep,),
@@ -140,11 +121,11 @@ class Calibration:
                 runs=found.runs,
                 runs_of_all=everything * search.count * max(1, len(plan.keeps)),
             ),
-            verdict=(
-                *verdict(found),
-                *([f"{warning[0].upper()}{warning[1:]}."] if warning else []),
+            verdict=(*verdict(found), *warning),
+            candidates=(
+                *(self._row(each, "default" if each == search.default else "candidate", found) for each in found.tried),
+                *(self._row(each, "control", found) for each in found.controls),
             ),
-            candidates=self._figures(found),
             tools={"iwp-export": __version__, **versions},
         )
 
@@ -159,11 +140,6 @@ class Calibration:
             answers = [self._scorer.answer(prepared, each) for each in both]
             made.append(example(prepared, *zip(kept, answers, strict=True)))
         return made
-
-    def _figures(self, found: Found) -> tuple[CandidateFigures, ...]:
-        default = self.search.default
-        rows = [self._row(each, "default" if each == default else "candidate", found) for each in found.tried]
-        return (*rows, *(self._row(each, "control", found) for each in found.controls))
 
     def _row(self, settings: PruningSettings, role: Role, found: Found) -> CandidateFigures:
         count = min(self.measured.met(settings), self.search.count)
@@ -189,7 +165,6 @@ def calibrate(
     output: Path,
     *,
     force: bool = False,
-    announce: Callable[[int, int, float], None] | None = None,
 ) -> Recipe:
     """Calibrate and write the recipe, and its page beside it (`output` with the suffix .html).
 
@@ -199,7 +174,6 @@ def calibrate(
         plan: what to do.
         output: the recipe's file.
         force: replace a recipe that is there already.
-        announce: called with the numbers of settings and samples and the estimated seconds before the search begins.
 
     Raises:
         CheckpointError, BackendError, RequestError, OutputError: see `Calibration` and `write_recipe`.
@@ -210,9 +184,6 @@ def calibrate(
         calibration = Calibration(plan, output.with_name(output.name + JOURNAL_SUFFIX))
         finished = False
         try:
-            seconds = calibration.estimate()
-            if announce is not None:
-                announce(len(calibration.search.candidates), calibration.search.count, seconds)
             recipe = calibration.run()
             about = f"{recipe.search.budget} · {recipe.data.samples:,} samples of {recipe.data.name}"
             views = view(recipe, calibration.examples(recipe))

@@ -53,11 +53,6 @@ class Samples:
     digest: str
     warning: str = ""
 
-    @property
-    def answers(self) -> bool:
-        """Whether each has a right answer."""
-        return all(question.answer is not None for question in self.questions)
-
 
 @dataclass(frozen=True)
 class CalibrationPlan:
@@ -84,7 +79,7 @@ class CalibrationPlan:
                 f"{self.export.model.name} cannot be pruned at layer {wrong[0]}; choose from {legal[0]} to {legal[-1]}",
                 options=("layers",),
             )
-        if self.settings.objective == "accuracy" and not self.samples.answers:
+        if self.settings.objective == "accuracy" and not all(each.answers for each in self.samples.questions):
             raise DataError("the objective accuracy needs an `answer` with every sample", options=("objective",))
 
     @property

@@ -16,7 +16,7 @@ from iwp_export.calibrator.measurements import Measurements
 from iwp_export.errors import SettingsError
 from iwp_export.pruning.cost import PrefillCost
 from iwp_export.pruning.settings import PruningSettings
-from iwp_export.view.figures import percent, standard_error
+from iwp_export.view.figures import Interval, percent, share_of, standard_error
 
 ONE_BY_ONE: dict[str, object] = {"chunk": 1, "growth": 1}
 LAST: dict[str, object] = {"query": "last", "rope_in_importance": True}
@@ -154,11 +154,6 @@ def rungs_for(samples: int) -> tuple[int, ...]:
     return (*(rung for rung in rungs if rung < samples), samples)
 
 
-def survivors(alive: int, rung: int) -> int:
-    """How many of `alive` settings go on after the `rung`-th round, from 0."""
-    return max(FEWEST, math.ceil(alive / SURVIVORS[min(rung, len(SURVIVORS) - 1)]))
-
-
 @dataclass(frozen=True)
 class Search:
     """A search among candidates by successive halving.
@@ -197,14 +192,15 @@ class Search:
             with_answer = number == last or self.objective == "accuracy" or self.budget.kind == "max_drop"
             self.measured.run(title, alive, rung, with_answer)
             if number < last:
-                alive = self._survivors(alive, rung, survivors(len(alive), number))
-        chosen, feasible = self._choose(alive)
+                share = SURVIVORS[min(number, len(SURVIVORS) - 1)]
+                alive = self._survivors(alive, rung, max(FEWEST, math.ceil(len(alive) / share)))
+        chosen = self._choose(alive)
         controls = list(dict.fromkeys([*controls_of(chosen), *controls_of(self.default)]))
         self.measured.run("Random choice and an even grid", controls, self.count, True)
         self.measured.run("One visual token", [self.blind], min(self.count, BLIND_SAMPLES))
         runs = self.measured.runs
         self.measured.run("Held-out samples", [chosen, self.default, controls[0]], len(self.measured.samples))
-        return Found(self, chosen, tried, tuple(controls), feasible, runs)
+        return Found(self, chosen, tried, tuple(controls), runs)
 
     def drop(self, settings: PruningSettings) -> Drop:
         """What a setting costs on all samples of the search, as `validate --max-drop` sees it."""
@@ -237,28 +233,25 @@ class Search:
         in_turn = [settings for place in itertools.zip_longest(*of_each) for settings in place if settings is not None]
         return list(dict.fromkeys([*in_turn, *ranked]))
 
-    def _choose(self, alive: Sequence[PruningSettings]) -> tuple[PruningSettings, bool]:
+    def _choose(self, alive: Sequence[PruningSettings]) -> PruningSettings:
         """Of those within one standard error of the best, or as good as it: the default, else the fastest."""
-        samples = range(self.count)
         if self.budget.kind == "max_drop":
-            return self._fastest(alive)
-        losses = {settings: self.measured.losses(settings, samples, self.objective) for settings in alive}
-        best = min(losses, key=lambda settings: float(losses[settings].mean()))
+            return self._fastest_within(alive)
+        losses = {each: self.measured.losses(each, range(self.count), self.objective) for each in alive}
+        best = min(losses.values(), key=lambda values: float(values.mean()))
         negligible = NEGLIGIBLE_KL if self.objective == "kl" else 0.0
-        ties = [s for s in alive if _is_tie(losses[s] - losses[best], negligible)]
-        if self.default in ties:
-            return self.default, True
-        return min(ties, key=lambda settings: (-self.speedup(settings), float(losses[settings].mean()))), True
+        ties = [each for each in alive if _is_tie(losses[each] - best, negligible)]
+        return self.default if self.default in ties else self._fastest(ties)
 
-    def _fastest(self, alive: Sequence[PruningSettings]) -> tuple[PruningSettings, bool]:
+    def _fastest_within(self, alive: Sequence[PruningSettings]) -> PruningSettings:
         """The fastest that is shown to be within the drop; if none is, that seems to be; or else the nearest."""
         drops = {settings: self.drop(settings) for settings in alive}
+        within = [s for s in alive if drops[s].passed] or [s for s in alive if drops[s].holds]
         left = {s: -1.0 if drop.relative is None else drop.relative.mean for s, drop in drops.items()}
-        least = 1 - self.budget.values[0] - 1e-9
-        within = [s for s in alive if drops[s].passed] or [s for s in alive if left[s] >= least]
-        if not within:
-            return max(alive, key=lambda settings: left[settings]), False
-        return min(within, key=lambda s: (-self.speedup(s), self._mean(s, self.count))), True
+        return self._fastest(within) if within else max(alive, key=lambda settings: left[settings])
+
+    def _fastest(self, these: Sequence[PruningSettings]) -> PruningSettings:
+        return min(these, key=lambda settings: (-self.speedup(settings), self._mean(settings, self.count)))
 
     def _mean(self, settings: PruningSettings, count: int) -> float:
         return float(self.measured.losses(settings, range(count), self.objective).mean())
@@ -273,7 +266,6 @@ class Found:
         chosen: the setting.
         tried: every setting that was tried, with the default.
         controls: random and grid, at the layers and keep ratios of the choice and of the default.
-        feasible: whether the choice meets the budget; only a drop can be missed.
         runs: pairs of a setting and a sample that were run to choose.
     """
 
@@ -281,7 +273,6 @@ class Found:
     chosen: PruningSettings
     tried: tuple[PruningSettings, ...]
     controls: tuple[PruningSettings, ...]
-    feasible: bool
     runs: int
 
     @property
@@ -293,9 +284,9 @@ class Found:
         """Of each held-out sample, or of the search's if none is held out; see `Measurements.losses`."""
         return self.search.measured.losses(settings, self.held_out or range(self.search.count), objective)
 
-    def kept(self, settings: PruningSettings) -> float:
+    def kept(self, settings: PruningSettings) -> Interval:
         """Share of answers that stay the unpruned model's, on the same samples."""
-        return 1 - float(self.losses(settings, "agreement").mean())
+        return share_of((1 - self.losses(settings, "agreement")).tolist())
 
 
 def _is_tie(differences: np.ndarray, negligible: float) -> bool:

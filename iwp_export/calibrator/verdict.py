@@ -5,19 +5,17 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from dataclasses import fields
-from io import BytesIO
 
 import numpy as np
 from PIL import Image
 
-from iwp_export.accuracy.scoring import Drop
-from iwp_export.accuracy.verdict import drop_gate
+from iwp_export.accuracy.verdict import drop_gate, picture_of, said
 from iwp_export.bundle.recipe import CandidateFigures, Recipe
-from iwp_export.calibrator.search import BLIND_SAMPLES, NEGLIGIBLE_KL, Found
+from iwp_export.calibrator.search import BLIND_SAMPLES, Found
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.scorer import Prepared
-from iwp_export.view.figures import bootstrap_mean, interval, percent, spread
-from iwp_export.view.view import Axis, Chart, Column, Example, Picture, Series, Table, View
+from iwp_export.view.figures import bootstrap_mean, interval, percent
+from iwp_export.view.view import Axis, Chart, Column, Example, Series, Table, View
 
 LOST = 0.10
 """Share of changed answers beyond which a budget does not keep the answers."""
@@ -36,160 +34,109 @@ HOW_TO_READ = (
     "early met fewer samples. The speed-up is counted in operations, not measured, and is of the prefill alone. "
     "Settings that do no better than the controls have found nothing."
 )
-OBJECTIVES = {
-    "kl": "divergence (KL) of the next token from the unpruned model's",
-    "agreement": "agreement of answers with the unpruned model's",
-    "accuracy": "share of right answers",
-}
+EARLY = "dropped early"
+MARKED = ("control", "the paper's", "chosen")
+"""Kinds of candidates that a reader looks for."""
 
 
 def verdict(found: Found) -> tuple[str, ...]:
-    """The sentences, the choice first, then what speaks against relying on it."""
-    made = (_choice, _drop, _against_the_paper, _against_random, _lost, _few, _blind, _unsure, _undecided)
-    return tuple(filter(None, (sentence(found) for sentence in made)))
+    """The sentences: the choice, what it is compared with, then what speaks against relying on it."""
+    drop = [_drop(found)] if found.search.budget.kind == "max_drop" else []
+    return (_choice(found), *drop, *_compared(found), *_doubts(found))
 
 
 def _choice(found: Found) -> str:
-    chosen, search = found.chosen, found.search
-    what = "The paper's settings"
-    if chosen != search.default:
-        words = [f"{name.replace('_', ' ')} {value}" for name, value, _ in differences(chosen, search.default)]
-        what = f"Chosen: {', '.join(words)}, the rest as in the paper"
+    chosen, search, kl = found.chosen, found.search, float(found.losses(found.chosen, "kl").mean())
+    changed = [f"{name.replace('_', ' ')} {value}" for name, value in differences(chosen, search.default)]
+    what = f"Chosen: {', '.join(changed)}, the rest as in the paper" if changed else "The paper's settings"
     keeps = search.budget.values if search.budget.kind == "keep" else (chosen.keep,)
-    place = f"layer {chosen.layer}, keep {' and '.join(f'{keep:.3g}' for keep in keeps)}"
-    samples = f"{len(found.held_out) or found.search.count} samples"
-    samples += " that took no part in the choice" if found.held_out else ""
-    flattered = "" if found.held_out else ", of the samples that chose it: others may show less"
+    where, flattered = f"{search.count} samples", ", of the samples that chose it: others may show less"
+    if found.held_out:
+        where, flattered = f"{len(found.held_out)} samples that took no part in the choice", ""
     kept = found.kept(chosen)
-    low, high = interval(kept, len(found.losses(chosen, "kl")))  # a bootstrap's has no width where none changed
     return (
-        f"{what} ({place}). On {samples} {percent(kept)} of the answers stay the unpruned model's (95 % interval "
-        f"{percent(low)} to {percent(high)}{flattered}); KL {two_digits(float(found.losses(chosen, 'kl').mean()))} "
-        "nats."
+        f"{what} (layer {chosen.layer}, keep {' and '.join(f'{keep:.3g}' for keep in keeps)}). On {where} "
+        f"{percent(kept.mean)} of the answers stay the unpruned model's (95 % interval {percent(kept.low)} to "
+        f"{percent(kept.high)}{flattered}); KL {kl:.2g} nats."
     )
 
 
 def _drop(found: Found) -> str:
-    """Whether `validate --max-drop` passes on the samples of the search."""
-    if found.search.budget.kind != "max_drop" or not found.feasible:
-        return ""
+    """What `validate --max-drop` would say of the samples of the search."""
     drop = found.search.drop(found.chosen)
-    if drop.passed:
-        return f"On the samples of the search {_left(drop)}: `validate --max-drop` passes on them."
-    remedy = drop_gate(drop, "").remedy
-    return f"On the samples of the search {_left(drop)}; `validate --max-drop` may refuse it on them: {remedy}."
-
-
-def _left(drop: Drop) -> str:
-    """What pruning leaves of the score."""
-    if drop.relative is None:
-        return "the unpruned model scores 0"
-    of = "of the unpruned score is left" if drop.answered else "of the answers stay"
-    return f"{spread(drop.relative)} {of}"
-
-
-def _against_the_paper(found: Found) -> str:
-    search = found.search
-    if found.chosen != search.default:
-        return f"The paper's settings keep {_compared(found, search.default)}."
-    if search.budget.kind == "max_drop":
-        return "Nothing that was tried and is faster stays within the drop." if found.feasible else ""
-    more = f" and {NEGLIGIBLE_KL:g} nats" if search.objective == "kl" else ""
-    return f"Nothing that was tried is better than the paper's settings by more than a standard error{more}."
-
-
-def _against_random(found: Found) -> str:
-    random = found.controls[0]
-    difference = bootstrap_mean(found.losses(random, "kl") - found.losses(found.chosen, "kl"))
-    if difference.low <= 0:
+    gate = drop_gate(drop, "")
+    if not drop.holds:
         return (
-            f"Random does as well: random tokens at the same place keep {_compared(found, random)}, and "
-            "the difference in KL is within chance. Here it matters how many tokens stay, not which."
+            f"Nothing that was tried stays within the allowed drop: allowed is {gate.limit}, and the nearest has "
+            f"{gate.measured}. Keep every token, or allow more."
         )
-    return f"Random tokens at the same place keep {_compared(found, random)}."
-
-
-def _compared(found: Found, other: PruningSettings) -> str:
-    """Another setting's share of kept answers, and its paired distance to the choice's."""
-    changed, chosen = (found.losses(each, "agreement") for each in (other, found.chosen))
-    gain = bootstrap_mean(100 * (changed - chosen))
+    says = "passes" if drop.passed else f"may refuse the choice: {gate.remedy}"
     return (
-        f"{percent(found.kept(other))}, the choice {gain.mean:+.1f} points (paired 95 % interval {gain.low:+.1f} to "
-        f"{gain.high:+.1f})"
+        f"On the samples of the search, where {gate.limit} is allowed and {gate.measured} measured, "
+        f"`validate --max-drop` {says}."
     )
 
 
-def _lost(found: Found) -> str:
-    lost, by_drop = 1 - found.kept(found.chosen), found.search.budget.kind == "max_drop"
-    if by_drop and not found.feasible:
-        left = _left(found.search.drop(found.chosen))
-        return (
-            f"Nothing that was tried stays within the allowed drop: with the nearest {left}. Keep every token, or "
-            "allow more."
+def _compared(found: Found) -> list[str]:
+    """The choice against the paper's settings and against random tokens, paired."""
+    random, chosen = found.controls[0], found.losses(found.chosen, "agreement")
+    others = {"The paper's settings": found.search.default, "Random tokens at the same place": random}
+    lines = []
+    for name, other in others.items():
+        if other != found.chosen:
+            gain = bootstrap_mean(100 * (found.losses(other, "agreement") - chosen))
+            lines.append(
+                f"{name} keep {percent(found.kept(other).mean)}, the choice {gain.mean:+.1f} points (paired 95 % "
+                f"interval {gain.low:+.1f} to {gain.high:+.1f})."
+            )
+    if bootstrap_mean(found.losses(random, "kl") - found.losses(found.chosen, "kl")).low <= 0:
+        lines.append(
+            "Random does as well: the difference in KL is within chance. Here it matters how many tokens stay, not "
+            "which."
         )
-    if lost > LOST and not by_drop:
-        return (
+    return lines
+
+
+def _doubts(found: Found) -> list[str]:
+    search, lines = found.search, []
+    lost = 1 - found.kept(found.chosen).mean
+    if lost > LOST and search.budget.kind != "max_drop":
+        lines.append(
             f"At this budget nothing keeps the answers: even the choice changes {percent(lost)} of them. Keep more "
             "tokens or prune later."
         )
-    return ""
-
-
-def _few(found: Found) -> str:
-    if found.search.count >= FEW:
-        return ""
-    few = f"{found.search.count} samples are few"
-    return f"{few}: a choice from them may be far from the best, and 96 make that less likely."
-
-
-def _blind(found: Found) -> str:
-    samples = range(min(found.search.count, BLIND_SAMPLES))
-    stays = 1 - float(found.search.measured.losses(found.search.blind, samples, "agreement").mean())
-    if stays <= BLIND:
-        return ""
-    return (
-        f"Doubtful data: {percent(stays)} of the answers stay the same with one visual token left, so these samples "
-        "say little about which tokens matter. Take images and questions of which the answer is in the image."
-    )
-
-
-def _unsure(found: Found) -> str:
-    unpruned = found.search.measured.unpruned(found.search.count)
-    rights = [each.right for each in unpruned if each.right is not None]
-    if rights and np.mean(rights) < WRONG:
-        return (
-            f"Doubtful data: the unpruned model answers {percent(float(np.mean(rights)))} rightly, so it does not "
-            "know this kind of image. Calibrate on images from where the model is used."
+    if search.count < FEW:
+        lines.append(
+            f"{search.count} samples are few: a choice from them may be far from the best, and 96 make that less "
+            "likely."
         )
+    samples = range(min(search.count, BLIND_SAMPLES))
+    stays = 1 - float(search.measured.losses(search.blind, samples, "agreement").mean())
+    if stays > BLIND:
+        lines.append(
+            f"Doubtful data: {percent(stays)} of the answers stay the same with one visual token left, so these "
+            "samples say little about which tokens matter. Take images and questions of which the answer is in the "
+            "image."
+        )
+    unpruned = search.measured.unpruned(search.count)
+    right = float(np.mean([each.right for each in unpruned])) if search.measured.answers else 1.0
     confidence = float(np.mean([each.confidence for each in unpruned]))
-    if confidence >= UNSURE:
-        return ""
-    return (
-        "Doubtful data: the unpruned model is unsure of its own answers (mean probability of its tokens "
-        f"{confidence:.2f}), as with images of another kind than it was made for. Calibrate on images from where the "
-        "model is used."
-    )
+    if right < WRONG or confidence < UNSURE:
+        lines.append(
+            f"Doubtful data: of its own answers the unpruned model "
+            f"{f'has {percent(right)} right' if right < WRONG else 'is unsure'} (mean probability of their tokens "
+            f"{confidence:.2f}), as with images of another kind than it was made for. Calibrate on images from where "
+            "the model is used."
+        )
+    return lines
 
 
-def _undecided(found: Found) -> str:
-    """The best and the worst of what met every sample are one within chance."""
-    measured, samples = found.search.measured, range(found.search.count)
-    met = [measured.losses(s, samples, "kl") for s in found.tried if measured.met(s) >= found.search.count]
-    ranked = sorted(met, key=lambda losses: float(losses.mean()))
-    if len(met) < 2 or bootstrap_mean(ranked[-1] - ranked[0]).low > 0:
-        return ""
-    return "The settings that met every sample do not differ beyond chance: these data do not tell them apart."
-
-
-def two_digits(value: float) -> str:
-    """A number with two significant digits, and no exponent."""
-    return np.format_float_positional(value, precision=2, unique=False, fractional=False, trim="-")
-
-
-def differences(settings: PruningSettings, other: PruningSettings) -> list[tuple[str, str, str]]:
-    """Name, value and the other's value of the settings that differ, in the order of their declaration."""
-    pairs = [(each.name, getattr(settings, each.name), getattr(other, each.name)) for each in fields(settings)]
-    return [(name, _shown(value), _shown(its)) for name, value, its in pairs if value != its]
+def differences(settings: PruningSettings, other: PruningSettings) -> list[tuple[str, str]]:
+    """Name and value of the settings that differ, in the order of their declaration."""
+    names = [each.name for each in fields(settings)]
+    return [
+        (name, _shown(getattr(settings, name))) for name in names if getattr(settings, name) != getattr(other, name)
+    ]
 
 
 def _shown(value: object) -> str:
@@ -200,16 +147,12 @@ def _shown(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-KINDS = ("dropped early", "candidate", "control", "the paper's", "chosen")
-"""How a candidate is marked, those in front last."""
-
-
 def kind_of(figures: CandidateFigures, recipe: Recipe) -> str:
-    """One of `KINDS`; the paper's settings, where they are chosen, are `chosen`."""
+    """`candidate`, `EARLY` or one of `MARKED`; the paper's settings, where they are chosen, are `chosen`."""
     if figures.chosen:
         return "chosen"
-    if figures.role == "candidate" and figures.samples < recipe.search.rungs[-1]:
-        return "dropped early"
+    if figures.samples < recipe.search.rungs[-1]:
+        return EARLY
     return "the paper's" if figures.role == "default" else figures.role
 
 
@@ -221,9 +164,8 @@ def ranking(recipe: Recipe) -> list[CandidateFigures]:
     objective = recipe.search.objective
 
     def rank(figures: CandidateFigures) -> tuple[int, float, float]:
-        samples = figures.samples if kind_of(figures, recipe) == "dropped early" else recipe.search.rungs[-1]
         measure = getattr(figures, objective) or 0.0
-        return -samples, measure if objective == "kl" else -measure, figures.kl
+        return -figures.samples, measure if objective == "kl" else -measure, figures.kl
 
     return sorted(recipe.candidates, key=rank)
 
@@ -235,77 +177,67 @@ def view(recipe: Recipe, examples: Sequence[Example] = ()) -> list[View]:
         recipe: the calibration's result.
         examples: samples before and after, see `example`.
     """
-    tried = [figures.settings for figures in recipe.candidates if figures.role == "default"]
-    paper = tried[0] if tried else PruningSettings()
-    changed = [name for name, _, _ in differences(recipe.settings, paper)]
-    rows = [(name, _shown(value), _shown(getattr(paper, name))) for name, value in vars(recipe.settings).items()]
-    strong = frozenset(number for number, (name, _, _) in enumerate(rows) if name in changed)
-    views = [
+    facts: list[tuple[str, object]] = []
+    for title, part in (("model", recipe.model), ("data", recipe.data), ("search", recipe.search)):
+        facts += [(f"{title}: {name.replace('_', ' ')}", _shown(value)) for name, value in vars(part).items()]
+    examples_title = "Kept tokens with the paper's settings and with the chosen ones"
+    return [
         View(
-            f"Calibration of {recipe.model.name}",
-            recipe.verdict,
-            charts=[
-                *_chart(recipe, "agreement", "agreement with the unpruned model", HOW_TO_READ),
-                *_chart(recipe, "accuracy", "right answers"),
-            ],
-            tables=_candidates(recipe, paper),
+            f"Calibration of {recipe.model.name}", recipe.verdict, charts=[_chart(recipe)], tables=_candidates(recipe)
         ),
+        *([View(examples_title, examples=examples)] if examples else []),
         View(
-            "The chosen settings",
-            [f"They differ from the paper's in {', '.join(changed)}." if changed else "They are the paper's."],
-            tables=[Table(("setting", "chosen", "the paper's"), rows, "All settings", strong, page_only=True)],
+            "Where this comes from",
+            facts=[*facts, *recipe.tools.items()],
+            notes=[
+                "Every figure holds for images and prompts like those tried here; others can turn the order around."
+            ],
             command=f"iwp-export {shlex.quote(recipe.model.name)} --recipe RECIPE.json -o OUTPUT.bundle",
         ),
     ]
-    if examples:
-        note = () if changed else ("The chosen settings are the paper's, so both are the same.",)
-        views.append(View("Kept tokens with the paper's settings and with the chosen ones", note, examples=examples))
-    return [*views, _provenance(recipe)]
 
 
-def _chart(recipe: Recipe, measure: str, title: str, caption: str = "") -> list[Chart]:
-    """A measure of each candidate, if it is known, against the speed-up of its prefill."""
-    known = [each for each in recipe.candidates if getattr(each, measure) is not None]
+def _chart(recipe: Recipe) -> Chart:
+    """Agreement of each candidate against the speed-up of its prefill."""
     series = []
-    for kind in KINDS:  # an empty one too, so that both charts have the same colours
-        own = [each for each in known if kind_of(each, recipe) == kind]
-        x, y = tuple(each.prefill_speedup for each in own), tuple(getattr(each, measure) for each in own)
-        if kind not in KINDS[2:] or not own:
-            series.append(Series(kind, x, y))
-            continue
-        low, high = zip(*(interval(share, each.samples) for each, share in zip(own, y, strict=True)), strict=True)
-        labels = tuple(each.settings.importance if kind == "control" else kind for each in own)
+    for kind in (EARLY, "candidate", *MARKED):  # those in front last
+        own = [each for each in recipe.candidates if kind_of(each, recipe) == kind]
+        x, y = tuple(each.prefill_speedup for each in own), tuple(each.agreement for each in own)
+        low: tuple[float, ...] = ()
+        high, labels = low, tuple[str, ...]()
+        if kind in MARKED and own:
+            low, high = zip(*(interval(each.agreement, each.samples) for each in own), strict=True)
+            labels = tuple(each.settings.importance if kind == "control" else kind for each in own)
         series.append(Series(kind, x, y, low, high, labels))
+    title = "agreement with the unpruned model"
     alt = f"{title.capitalize()} of each candidate against the speed-up; the table has the values"
     x_axis = Axis("speed-up of the prefill, by operations", "factor")
-    chart = Chart("points", title.capitalize(), alt, series, x_axis, Axis(title, "percent"), caption=caption)
-    return [chart] if known else []
+    return Chart("points", title.capitalize(), alt, series, x_axis, Axis(title, "percent"), caption=HOW_TO_READ)
 
 
-def _candidates(recipe: Recipe, paper: PruningSettings) -> list[Table]:
-    ranked = ranking(recipe)
-    last = [figures for figures in ranked if kind_of(figures, recipe) != "dropped early"]
-    dropped = ranked[len(last) :]
+def _candidates(recipe: Recipe) -> list[Table]:
+    """Those that met every sample; on pages also the others."""
+    paper = next((each.settings for each in recipe.candidates if each.role == "default"), PruningSettings())
+    ranked, columns = ranking(recipe), [Column("differs from the paper's settings in")]
     titles = ("KL ± error", "agreement", "accuracy", "speed-up", "samples")
-    columns: list[Column | str] = ["differs from the paper's settings in"]
     columns += [Column(title, number=True) for title in titles]
+    rows = [_row(figures, recipe, paper) for figures in ranked]
+    last = sum(kind_of(figures, recipe) != EARLY for figures in ranked)
     caption = (
-        f"What was tried, ranked by {OBJECTIVES[recipe.search.objective]}. KL says in nats how far the next token "
-        "strays from the unpruned model's: 0 is no change."
+        f"What was tried, ranked by {recipe.search.objective}. KL says in nats how far the next token strays from "
+        "the unpruned model's: 0 is no change."
     )
-    strong = frozenset(number for number, figures in enumerate(last) if figures.chosen)
-    tables = [Table(columns, [_row(each, recipe, paper) for each in last], caption, strong)]
-    if dropped:
-        rounds = " → ".join(map(str, recipe.search.rungs))
-        caption = f"{len(dropped)} candidates dropped in earlier rounds; the better ones of each met more ({rounds})"
-        tables.append(Table(columns, [_row(each, recipe, paper) for each in dropped], caption, page_only=True))
-    return tables
+    strong = frozenset(number for number, figures in enumerate(ranked) if figures.chosen)
+    rounds = " → ".join(map(str, recipe.search.rungs))
+    dropped = f"{len(rows) - last} candidates dropped in earlier rounds; the better ones of each met more ({rounds})"
+    others = [Table(columns, rows[last:], dropped, page_only=True)] if last < len(rows) else []
+    return [Table(columns, rows[:last], caption, strong), *others]
 
 
 def _row(figures: CandidateFigures, recipe: Recipe, paper: PruningSettings) -> list[object]:
     kind = kind_of(figures, recipe)
-    says = [kind] if kind in KINDS[2:] else []
-    says += [f"{name} {value}" for name, value, _ in differences(figures.settings, paper)]
+    says = [kind] if kind in MARKED else []
+    says += [f"{name} {value}" for name, value in differences(figures.settings, paper)]
     return [
         ", ".join(says),
         f"{figures.kl:.4f} ± {figures.kl_error:.4f}",
@@ -316,36 +248,12 @@ def _row(figures: CandidateFigures, recipe: Recipe, paper: PruningSettings) -> l
     ]
 
 
-def _provenance(recipe: Recipe) -> View:
-    facts: list[tuple[str, object]] = []
-    for title, part in (("model", recipe.model), ("data", recipe.data), ("search", recipe.search)):
-        facts += [(f"{title}: {name.replace('_', ' ')}", _shown(value)) for name, value in vars(part).items()]
-    note = "Every figure holds for images and prompts like those tried here; others can turn the order around."
-    return View("Where this comes from", facts=[*facts, *recipe.tools.items()], notes=(note,))
-
-
 def example(prepared: Prepared, before: tuple[Image.Image, str], after: tuple[Image.Image, str]) -> Example:
     """A sample's image with the tokens that the paper's settings and the chosen ones keep, and the answers."""
-    question = prepared.question
-    facts: list[tuple[str, object]] = [("Every token", _said(prepared.answer))]
-    if question.answer is not None:
-        facts.append(("Right answer", question.answer))
-    names = ("The paper's settings", "The chosen settings")
-    facts += [(name, _said(answer)) for name, (_, answer) in zip(names, (before, after), strict=True)]
-    alt = "The image; dropped visual tokens are dimmed"
+    question, sides = prepared.question, {"The paper's settings": before, "The chosen settings": after}
+    facts: list[tuple[str, object]] = [("Every token", said(prepared.answer))]
+    facts += [("Right answer", question.answer)] if question.answer is not None else []
+    facts += [(name, said(answer)) for name, (_, answer) in sides.items()]
     return Example(
-        question.prompt,
-        facts,
-        [Picture(_png(image), f"{alt}. {name}", name) for name, (image, _) in zip(names, (before, after), strict=True)],
+        question.prompt, facts, [picture_of(image, name, PICTURE_SIDE) for name, (image, _) in sides.items()]
     )
-
-
-def _said(answer: str) -> str:
-    return answer if answer.strip() else "(nothing)"
-
-
-def _png(picture: Image.Image) -> bytes:
-    small, buffer = picture.convert("RGB"), BytesIO()
-    small.thumbnail((PICTURE_SIDE, PICTURE_SIDE), Image.Resampling.LANCZOS)
-    small.save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()

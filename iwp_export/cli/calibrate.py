@@ -50,7 +50,7 @@ def execute(args: argparse.Namespace) -> None:
     from iwp_export.view import terminal
 
     try:
-        recipe = calibrate(plan, output, force=args.force, announce=announce)
+        recipe = calibrate(plan, output, force=args.force)
     except KeyboardInterrupt:
         print("\niwp-export: stopped; the same command goes on from here", file=sys.stderr)
         raise
@@ -62,9 +62,3 @@ def execute(args: argparse.Namespace) -> None:
     print(terminal.render(view(recipe)[:1]))
     print(f"\nwrote {output} and {output.with_suffix('.html').name}")
     print(f"export with it: iwp-export {args.model} --recipe {output}")
-
-
-def announce(settings: int, samples: int, seconds: float) -> None:
-    """Say what will be done and about how long it takes."""
-    spent = f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes"
-    print(f"iwp-export: {settings} settings on up to {samples} samples, about {spent}", file=sys.stderr)

@@ -43,7 +43,7 @@ def test_without_answers_the_drop_is_of_the_answers_that_stay(tmp_path: Path) ->
     few, many = gate(34), gate(35)
     assert (few.passed, many.passed) == (False, True)
     assert many.measured == "100.0 % (90.1 to 100.0) are the unpruned model's"
-    assert many.limit == "at most 10.0 % of the answers changed: the questions have no right ones"
+    assert many.limit == "at most 10.0 % of the answers changed (the questions have no right ones)"
     assert "at least 35 are needed" in few.remedy
 
 

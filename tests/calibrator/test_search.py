@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 from hypothesis import given
-from hypothesis import settings as options
 from hypothesis import strategies as st
 
 from iwp_export.calibrator.measurements import Measurements
@@ -82,7 +81,7 @@ def test_it_finds_the_best_and_keeps_the_default_to_the_end(seed, objective):
         return 2.0 if changed else 0.5
 
     found, measured, _ = search(loss, objective=objective)
-    assert found.chosen == best and found.feasible
+    assert found.chosen == best
     assert measured.met(DEFAULT) == measured.met(best) == 96
     assert set(found.controls) == {*controls_of(best), *controls_of(DEFAULT)}
     assert found.tried == tuple(dict.fromkeys([DEFAULT, *ALL]))
@@ -151,7 +150,7 @@ def test_the_fastest_within_the_drop():
         return 3.0 if sample % (24 if slow else 10) == 5 else 0.5 if settings == best else 0.8 if slow else 0.1
 
     found, measured, _ = search(loss, tried=STEPS, budget=DROP, default=NEAR_PAPER)
-    assert found.feasible and found.chosen == best
+    assert found.search.drop(best).holds and found.chosen == best
     assert measured.losses(found.chosen, range(96), "agreement").mean() == pytest.approx(1 / 24)
 
 
@@ -163,7 +162,7 @@ def test_nothing_within_the_drop():
         budget=DROP,
         default=NEAR_PAPER,
     )
-    assert not found.feasible and found.chosen == nearest
+    assert not found.search.drop(nearest).holds and found.chosen == nearest
     assert measured.losses(nearest, range(96), "agreement").mean() == pytest.approx(2 / 3, abs=0.01)
 
 
@@ -175,7 +174,6 @@ def test_the_best_of_each_cost_goes_to_the_end_where_cost_is_searched_for():
 
 
 @given(st.integers(0, 10**6), st.integers(1, 30), st.sampled_from(["kl", "agreement", "accuracy"]), st.booleans())
-@options(max_examples=20, deadline=None)
 def test_any_search_ends_with_a_candidate_that_met_every_sample(seed, samples, objective, by_drop):
     tried, budget = (STEPS[:20], DROP) if by_drop else (ALL[:20], KEEP)
     found, measured, _ = search(noisy(seed, 1.5), samples, tried, budget, objective, tried[0])

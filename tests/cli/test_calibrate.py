@@ -42,8 +42,7 @@ def test_what_it_writes_and_prints(capsys, tmp_path, made):
     assert main([*SMALL, "-o", str(tmp_path / "new" / "recipe.json")]) == 0
     shown = capsys.readouterr()
     assert files(tmp_path / "new") == {"recipe.json", "recipe.html"}
-    assert "iwp-export: 14 settings on up to 2 samples, about " in shown.err
-    assert "Loading" not in shown.err
+    assert shown.err == ""
     recipe = read_recipe(tmp_path / "new" / "recipe.json")
     assert recipe == read_recipe(made)
     for line in recipe.verdict:
@@ -86,7 +85,7 @@ def test_ctrl_c_and_a_second_start(capsys, tmp_path, monkeypatch, made):
     assert main([*SMALL, "-o", str(recipe)]) == 0
     assert json.loads(recipe.read_text()) == json.loads(made.read_text())
     assert files(tmp_path) == {"recipe.json", "recipe.html"}
-    assert 10**6 - left[0] < 2 * 17 + 10  # and did not begin anew
+    assert 10**6 - left[0] < 2 * 17  # and did not begin anew
 
 
 def test_an_export_takes_the_recipe(capsys, tmp_path, made, half_bundle):
