@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from iwp_export.bundle.document import Document
 from iwp_export.bundle.outputs import BUNDLE_FORMAT
 from iwp_export.bundle.recipe import Digest, PruningSource
-from iwp_export.bundle.schema import Count, FileSize, Number, Rule, TokenId, above_zero, one_of
+from iwp_export.bundle.schema import Count, FileSize, Flaw, Number, Rule, TokenId, above_zero, from_json, one_of
 from iwp_export.pruning.settings import PruningSettings
 
 
@@ -212,22 +212,21 @@ class Manifest:
 
 
 def export_command(data: Mapping[str, Any], path: str) -> str:
-    """What to do about a manifest of an older version: the command that exports it again, as far as it tells."""
-    source = _scalar(data, "model", "source")
+    """What to do about a manifest of an older version: the command that exports it again, if its settings are known."""
     default = vars(PruningSettings())
-    values = {name: _scalar(data, "pruning", name) for name in default}
-    values |= {new: _scalar(data, "pruning", old) for new, old in FORMER_NAMES.items() if values[new] is None}
-    values |= {name: _scalar(data, "pruning", "stages", 0, name) for name in ("layer", "keep")}
-    options = {name: value for name, value in values.items() if name == "keep" or value != default[name]}
-    options |= {"dtype": _scalar(data, "decoder", "dtype"), "revision": _scalar(data, "model", "revision")}
-    words = option_words({name: value for name, value in options.items() if value is not None})
+    try:
+        source = from_json(str, data["model"]["source"], "source")
+        others = {"dtype": data["decoder"]["dtype"], "revision": data["model"]["revision"]}
+        settings = vars(from_json(PruningSettings, data["pruning"], "pruning"))
+        words = option_words(
+            {name: value for name, value in settings.items() if name == "keep" or value != default[name]}
+            | {name: from_json(str, value, name) for name, value in others.items() if value is not None}
+        )
+    except (LookupError, TypeError, Flaw):
+        return "export it again, with the settings in its manifest.json"
     # the paper's settings are the base, whatever recipe ships for the model
-    command = ["iwp-export", shlex.quote("MODEL" if source is None else str(source)), "--recipe", "paper", *words]
-    return f"export it again: {' '.join([*command, '-o', shlex.quote(path), '--force'])}"
-
-
-FORMER_NAMES = {"importance": "magnitude", "rope_in_importance": "rope_in_magnitude"}
-"""What settings were called in manifests before version 3."""
+    command = ["iwp-export", shlex.quote(source), "--recipe", "paper", *words, "-o", shlex.quote(path), "--force"]
+    return f"export it again: {' '.join(command)}"
 
 
 def option_words(options: Mapping[str, Any]) -> list[str]:
@@ -240,16 +239,6 @@ def option_words(options: Mapping[str, Any]) -> list[str]:
         else:
             words += [flag, shlex.quote(str(value))]
     return words
-
-
-def _scalar(data: Any, *keys: str | int) -> str | float | None:
-    """A text or a number in JSON of which nothing is known, or None."""
-    for key in keys:
-        try:
-            data = data[key]
-        except (LookupError, TypeError):
-            return None
-    return data if isinstance(data, str | int | float) else None
 
 
 MANIFEST_JSON = Document(

@@ -17,7 +17,7 @@ import psutil
 
 from iwp_export.bundle.schema import to_json
 from iwp_export.device.gpu import find_gpus
-from iwp_export.device.machine import NO_ARRAYS, Imported, explain_host_compiler, explain_nvcc, import_all
+from iwp_export.device.machine import NO_ARRAYS, Imported, explain_host_compiler, find_nvcc, import_all
 from iwp_export.device.meters import find_meters
 from iwp_export.device.state import DeviceState, facts, read_state, warnings
 from iwp_export.engine.kernels import LIBRARY_VARIABLE, PLUGIN_VARIABLE
@@ -82,11 +82,12 @@ def examine(state: DeviceState) -> dict[str, Any]:
     lacks = {name: _package_lack(name, found, state) for name, found in imported.items()}
     gpus, no_gpu = find_gpus()
     cuda = gpus[0].cuda if gpus else None
-    nvcc, no_nvcc = explain_nvcc(cuda)
+    nvcc = find_nvcc(cuda, gpus[0].sm if gpus else None)
+    install_nvcc = JETPACK if state.is_jetson else _nvcc_package(cuda)
     no_compiler = explain_host_compiler()
     hardware = {
         "GPU": Lack("GPU", no_gpu) if no_gpu else None,
-        "nvcc": Lack("nvcc", no_nvcc, JETPACK if state.is_jetson else _nvcc_package(cuda)) if no_nvcc else None,
+        "nvcc": Lack("nvcc", nvcc.problem, install_nvcc) if nvcc.problem else None,
         "compiler": Lack("C++ compiler", no_compiler, "sudo apt install g++") if no_compiler else None,
     }
     tasks = _tasks(imported["onnxruntime"], {**lacks, **hardware})
@@ -101,7 +102,7 @@ def examine(state: DeviceState) -> dict[str, Any]:
             "disk_free_bytes": shutil.disk_usage(Path.cwd()).free,
         },
         "gpus": [asdict(gpu) for gpu in gpus],
-        "nvcc": nvcc,
+        "nvcc": nvcc.version,
         "state": to_json(state),
         "meters": {meter.name: f"{meter.scope}, {meter.source}" for meter in find_meters()},
         "warnings": warnings(state),

@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,12 +102,6 @@ def low_memory() -> Iterator[threading.Event]:
     finally:
         stop.set()
         thread.join()
-
-
-def resident_bytes() -> int:
-    """Memory of this process that is in RAM, mapped files included."""
-    size: int = psutil.Process().memory_info().rss
-    return size
 
 
 def peak_bytes(folder: Path = PROC) -> int | None:
@@ -219,30 +213,41 @@ CUDA_FOLDERS = ("/usr/local/cuda/bin", "/usr/local/cuda-*/bin", "/opt/cuda/bin")
 """Where installers put toolkits, one or side by side."""
 
 
-def find_nvcc(cuda: int | None = None) -> Path | None:
+@dataclass(frozen=True)
+class Nvcc:
+    """The CUDA compiler: where it is, its version of CUDA, such as `12.6`, and why it does not serve."""
+
+    path: Path | None = None
+    version: str | None = None
+    problem: str | None = None
+
+
+def find_nvcc(cuda: int | None = None, sm: str | None = None) -> Nvcc:
     """The CUDA compiler: the one that CUDACXX names, else the newest that there is.
+
+    They are looked for on PATH, in CUDA_HOME, where installers put them, and among NVIDIA's Python packages.
 
     Args:
         cuda: the major version of CUDA that the GPU's driver runs. Newer compilers are passed over, since that driver
-            would not run what they make; if all are newer, one is given all the same.
-
-    They are looked for on PATH, in CUDA_HOME, where installers put them, and among NVIDIA's Python packages.
+            would not run what they make; if all are newer, one is given all the same, with the problem.
+        sm: the architecture that the compiler must make code for, such as `87`.
     """
-    if named := os.environ.get("CUDACXX"):
-        found = shutil.which(named)
-        return Path(found) if found else None
-    paths = _installed_compilers()
-    if len(paths) < 2:
-        return paths[0] if paths else None
-    versions = {path: _numbers(nvcc_version(path)) for path in paths}
-    fitting = [path for path in paths if cuda is None or versions[path][0] <= cuda]
-    return max(fitting or paths, key=versions.__getitem__)  # of equal ones the first
-
-
-def nvcc_version(nvcc: Path) -> str | None:
-    """The compiler's version of CUDA, such as `12.6`; None if it does not tell."""
-    found = re.search(r"release (\d+\.\d+)", run_tool(str(nvcc), "--version") or "")
-    return found[1] if found else None
+    named = os.environ.get("CUDACXX")
+    paths = filter(None, [shutil.which(named)]) if named else _installed_compilers()
+    tools = [(tuple(map(int, (version or "0.0").split("."))), path, version) for path, version in _versions(paths)]
+    fitting = [tool for tool in tools if cuda is None or tool[0][0] <= cuda]
+    if not tools:
+        return Nvcc(problem="nvcc is not found")
+    (major, _), path, version = max(fitting or tools, key=lambda tool: tool[0])  # of equal ones the first
+    problem = None
+    if version is None:
+        problem = f"{path} does not tell its version"
+    elif cuda is not None and major > cuda:
+        problem = f"{path} is of CUDA {version}, the driver runs CUDA {cuda} at most"
+    elif sm and (known := nvcc_architectures(path)) and sm not in known:
+        names = ", ".join(sorted(known, key=int))
+        problem = f"{path}, of CUDA {version}, makes no code for SM {sm} of this GPU, only for {names}"
+    return Nvcc(path, version, problem)
 
 
 def nvcc_architectures(nvcc: Path) -> frozenset[str]:
@@ -250,16 +255,10 @@ def nvcc_architectures(nvcc: Path) -> frozenset[str]:
     return frozenset(re.findall(r"\bsm_(\d+)\b", run_tool(str(nvcc), "--list-gpu-code") or ""))
 
 
-def explain_nvcc(cuda: int | None = None) -> tuple[str | None, str | None]:
-    """The CUDA compiler's version, and why there is none that serves; `cuda` as in `find_nvcc`."""
-    path = find_nvcc(cuda)
-    if path is None:
-        return None, f"not on PATH, nor in CUDA_HOME, {', '.join(CUDA_FOLDERS)} or a Python package"
-    version = nvcc_version(path)
-    if version is None:
-        return None, f"{path} does not tell its version"
-    too_new = cuda is not None and _numbers(version)[0] > cuda
-    return version, f"{path} is of CUDA {version}, the driver runs CUDA {cuda} at most" if too_new else None
+def _versions(paths: Iterable[str]) -> Iterator[tuple[Path, str | None]]:
+    for path in paths:
+        found = re.search(r"release (\d+\.\d+)", run_tool(path, "--version") or "")
+        yield Path(path), found[1] if found else None
 
 
 def explain_host_compiler() -> str | None:
@@ -268,14 +267,14 @@ def explain_host_compiler() -> str | None:
     return None if shutil.which(name) else f"{name} is not on PATH"
 
 
-def _installed_compilers() -> list[Path]:
+def _installed_compilers() -> list[str]:
     """All compilers, each once."""
     homes = [str(Path(home) / "bin") for name in ("CUDA_HOME", "CUDA_PATH") if (home := os.environ.get(name))]
     installers = [str(path) for pattern in CUDA_FOLDERS for path in sorted(Path("/").glob(pattern.lstrip("/")))]
-    found: dict[Path, Path] = {}
+    found: dict[Path, str] = {}
     for folder in (*os.get_exec_path(), *homes, *installers, *_packaged_toolkits()):
         if path := shutil.which("nvcc", path=folder):
-            found.setdefault(Path(path).resolve(), Path(path))
+            found.setdefault(Path(path).resolve(), path)
     return list(found.values())
 
 
@@ -284,8 +283,3 @@ def _packaged_toolkits() -> list[str]:
     spec = importlib.util.find_spec("nvidia")
     roots = spec.submodule_search_locations if spec is not None else None
     return [str(folder) for root in roots or () for folder in sorted(Path(root).glob("cu*/bin"), reverse=True)]
-
-
-def _numbers(version: str | None) -> tuple[int, ...]:
-    """A version to compare; one that is not told is older than any."""
-    return tuple(map(int, version.split("."))) if version else (0, 0)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from iwp_export.device.gpu import Gpu
-from iwp_export.device.machine import find_nvcc, nvcc_architectures, nvcc_version
+from iwp_export.device.machine import find_nvcc, nvcc_architectures
 from iwp_export.errors import BackendError
 from iwp_export.files import cache_folder, whole_file
 from iwp_export.progress import progress
@@ -275,34 +275,15 @@ def check_kernels(gpu: Gpu) -> None:
         _nvcc_for(gpu)
 
 
-def _nvcc_for(gpu: Gpu) -> Path:
-    """A compiler whose programs the GPU and its driver run."""
-    nvcc = _require_nvcc(gpu.cuda)
-    version = nvcc_version(nvcc)
-    if version is None:
-        raise BackendError(f"{nvcc} does not tell its version; to get nvcc: {INSTALL_NVCC}")
-    if int(version.split(".")[0]) > gpu.cuda:
+def _nvcc_for(gpu: Gpu | None) -> Path:
+    """A compiler whose programs the GPU and its driver run; without a GPU, any."""
+    found = find_nvcc(gpu.cuda, gpu.sm) if gpu else find_nvcc()
+    if found.path is None or found.problem:
         raise BackendError(
-            f"{nvcc} is of CUDA {version}, and the driver of {gpu.name} runs CUDA {gpu.cuda} at most: update the "
-            f"driver, or install CUDA {gpu.cuda} and set CUDACXX to its nvcc"
+            f"the pruning kernels must be compiled once for this GPU, and {found.problem}: {INSTALL_NVCC}; "
+            f"or set CUDACXX to another nvcc, or {LIBRARY_VARIABLE} to a {LIBRARY_NAME} made elsewhere"
         )
-    known = nvcc_architectures(nvcc)
-    if known and gpu.sm not in known:
-        raise BackendError(
-            f"{nvcc}, of CUDA {version}, makes no code for SM {gpu.sm} of {gpu.name}, only for "
-            f"{', '.join(sorted(known, key=int))}: install another release of CUDA, {gpu.cuda} at most"
-        )
-    return nvcc
-
-
-def _require_nvcc(cuda: int | None = None) -> Path:
-    nvcc = find_nvcc(cuda)
-    if nvcc is None:
-        raise BackendError(
-            "the pruning kernels must be compiled once for this GPU, and nvcc is not found: "
-            f"{INSTALL_NVCC}; or set {LIBRARY_VARIABLE} to a {LIBRARY_NAME} made elsewhere"
-        )
-    return nvcc
+    return found.path
 
 
 def _cached(gpu: Gpu) -> Path:
@@ -320,7 +301,7 @@ def main() -> int:
     parser.add_argument("--sm", nargs="+", metavar="NN", help="architectures (default: all that nvcc knows)")
     args = parser.parse_args()
     try:
-        nvcc = _require_nvcc()
+        nvcc = _nvcc_for(None)
         known = nvcc_architectures(nvcc) or ARCHITECTURES
         sms = args.sm or [sm for sm in ARCHITECTURES if sm in known]
         said = compile_library(args.output, sms, nvcc, threads=os.cpu_count() or 1)

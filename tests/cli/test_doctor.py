@@ -11,7 +11,7 @@ import pytest
 from iwp_export.cli import doctor
 from iwp_export.cli.main import main
 from iwp_export.device.gpu import Gpu
-from iwp_export.device.machine import NO_ARRAYS, Imported
+from iwp_export.device.machine import NO_ARRAYS, Imported, Nvcc
 from iwp_export.device.meters import find_meters
 from iwp_export.device.state import DeviceState, read_state
 from tests.device.recorded import ORIN_NANO
@@ -32,7 +32,8 @@ def fake(monkeypatch):
         gpus = [Gpu("Fake GPU", "89", cuda)] if gpu else []
         monkeypatch.setattr(doctor, "import_all", lambda modules: found)
         monkeypatch.setattr(doctor, "find_gpus", lambda: (gpus, None if gpus else "no driver"))
-        monkeypatch.setattr(doctor, "explain_nvcc", lambda cuda: (f"{cuda}.0", None) if nvcc else (None, "not on PATH"))
+        there = Nvcc(Path("/nvcc"), f"{cuda}.0") if nvcc else Nvcc(problem="nvcc is not found")
+        monkeypatch.setattr(doctor, "find_nvcc", lambda cuda, sm: there)
         monkeypatch.setattr(doctor, "explain_host_compiler", lambda: None)
         monkeypatch.setattr(doctor, "read_state", lambda: state)
         monkeypatch.setattr(platform, "machine", lambda: architecture)

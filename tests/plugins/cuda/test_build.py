@@ -10,7 +10,7 @@ import pytest
 from iwp_export.device.machine import find_nvcc
 from iwp_export.engine import kernels
 
-NVCC = find_nvcc()
+NVCC = find_nvcc().path
 
 
 pytestmark = pytest.mark.skipif(NVCC is None, reason="no nvcc: the CUDA kernels are not compiled here")
