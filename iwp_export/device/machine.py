@@ -166,29 +166,25 @@ def import_all(modules: Mapping[str, str]) -> dict[str, Imported]:
 
 
 def _import_elsewhere(module: str, distribution: str) -> Imported:
-    code = f"from iwp_export.device import machine; machine.try_import({module!r}, {distribution!r})"
+    code = f"import {module} as found; from iwp_export.device import machine; machine.tell(found, {distribution!r})"
     command = [sys.executable, "-W", "ignore", "-c", code]
     try:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=IMPORT_TIMEOUT)
-        return Imported(**json.loads(done.stdout.rstrip().splitlines()[-1]))
     except subprocess.TimeoutExpired:
         return Imported(None, f"its import did not end in {IMPORT_TIMEOUT} s")
-    except (ValueError, IndexError, TypeError):
-        return Imported(None, f"its import ended the process with exit code {done.returncode}")
+    if done.returncode == 0 and done.stdout:
+        return Imported(**json.loads(done.stdout.rstrip().splitlines()[-1]))
+    said = " ".join(done.stderr.rpartition("\n  ")[2].splitlines()[1:])  # the exception, below its traceback
+    if said == f"ModuleNotFoundError: No module named {module!r}":
+        return Imported(None, "not installed")
+    return Imported(None, said or f"its import ended the process with exit code {done.returncode}")
 
 
-def try_import(name: str, distribution: str) -> None:
-    """Import a module in this process and print an `Imported` as JSON, on a line of its own."""
-    try:
-        module = importlib.import_module(name)
-        version = getattr(module, "__version__", None) or importlib.metadata.version(distribution)
-        providers: list[str] = getattr(module, "get_available_providers", list)()
-        problem = NO_ARRAYS if hasattr(module, "PluginField") and not reads_arrays(module) else None
-        found = Imported(str(version), problem, providers)
-    except BaseException as error:
-        absent = isinstance(error, ModuleNotFoundError) and error.name == name
-        text = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        found = Imported(None, "not installed" if absent else text)
+def tell(module: Any, distribution: str) -> None:
+    """Print an `Imported` of a module as JSON, on a line of its own."""
+    version = str(getattr(module, "__version__", None) or importlib.metadata.version(distribution))
+    problem = NO_ARRAYS if hasattr(module, "PluginField") and not reads_arrays(module) else None
+    found = Imported(version, problem, getattr(module, "get_available_providers", list)())
     print("\n" + json.dumps(vars(found)))
 
 

@@ -28,8 +28,8 @@ COOL_CARD = f"cool the card, or lock a clock that it holds: {LOCK_CARD}"
 STEADY = "performance"
 """The governor that leaves a CPU at its highest frequency."""
 
-SM, MEMORY = 1, 2
-"""NVML_CLOCK_SM and NVML_CLOCK_MEM."""
+SM = 1
+"""NVML_CLOCK_SM."""
 SLOWED = {
     0x4: "power cap",
     0x8: "hardware slowdown",
@@ -41,8 +41,6 @@ SLOWED = {
 
 GPU_CLOCKS = ("/sys/class/devfreq/gpu-gpc-*", "/sys/class/devfreq/*.gpu", "/sys/class/devfreq/*.g[abpv]*b")
 """Thor's graphics clusters; Orin's GPU; the same by the chip's name (`17000000.ga10b`, `17000000.gv11b`)."""
-MEMORY_CLOCKS = ("/sys/class/devfreq/bwmgr",)
-"""Thor's memory controller. Orin's is in debugfs, which only root reads."""
 HZ = 1e6
 """devfreq counts in Hz."""
 ALERTS = re.compile(r".*-throttle-alert|hot-surface-alert|cpufreq-.*|devfreq-.*gpu.*")
@@ -109,11 +107,9 @@ class DeviceState:
     jetpack: str | None = None
     l4t: str | None = None
     gpu: str | None = None
-    gpus: int | None = None
     driver: str | None = None
     cuda: str | None = None
     gpu_clock: Clock | None = None
-    memory_clock: Clock | None = None
     cpu: str | None = None
     cpus: int | None = None
     cpu_clock: Clock | None = None
@@ -191,18 +187,12 @@ def _card() -> dict[str, Any]:
         return {}
     cuda, limit = ask_nvml("nvmlSystemGetCudaDriverVersion"), ask_nvml("nvmlDeviceGetEnforcedPowerLimit", card)
     reasons = ask_nvml("nvmlDeviceGetCurrentClocksThrottleReasons", card)
-    now, most = (
-        [ask_nvml(call, card, kind) for kind in (SM, MEMORY)]
-        for call in ("nvmlDeviceGetClockInfo", "nvmlDeviceGetMaxClockInfo")
-    )
-    clocks = [Clock(*pair) if any(pair) else None for pair in zip(now, (None, None), most, strict=True)]
+    now, most = (ask_nvml(call, card, SM) for call in ("nvmlDeviceGetClockInfo", "nvmlDeviceGetMaxClockInfo"))
     return {
         "gpu": ask_nvml("nvmlDeviceGetName", card),
-        "gpus": ask_nvml("nvmlDeviceGetCount"),
         "driver": ask_nvml("nvmlSystemGetDriverVersion"),
         "cuda": cuda and f"{cuda // 1000}.{cuda % 1000 // 10}",
-        "gpu_clock": clocks[0],
-        "memory_clock": clocks[1],
+        "gpu_clock": Clock(now, greatest=most) if now or most else None,
         "power_limit": limit and limit / 1000,
         "throttling": None if reasons is None else tuple(name for bit, name in SLOWED.items() if reasons & bit),
     }
@@ -219,15 +209,14 @@ def _jetson(root: Path) -> dict[str, Any]:
         "l4t": f"{l4t[1]}.{l4t[2]}",
         "jetpack": package and package.partition("+")[0],
         "power_mode": mode and mode[1],
-        "gpu_clock": _devfreq(root, GPU_CLOCKS),
-        "memory_clock": _devfreq(root, MEMORY_CLOCKS),
+        "gpu_clock": _gpu_clock(root),
         "throttling": _throttling(root),
     }
 
 
-def _devfreq(root: Path, patterns: Sequence[str]) -> Clock | None:
+def _gpu_clock(root: Path) -> Clock | None:
     """The clock of the folders that the first of the patterns finds."""
-    folders = next((found for pattern in patterns if (found := find(root, pattern))), [])
+    folders = next((found for pattern in GPU_CLOCKS if (found := find(root, pattern))), [])
     names = ("cur_freq", "min_freq", "max_freq")
     return Clock.of([[(read_number(folder / name) or 0) / HZ for name in names] for folder in folders])
 
@@ -253,7 +242,7 @@ def warnings(state: DeviceState, before: DeviceState | None = None) -> list[str]
         state: of the machine, at the end of a measurement if there was one.
         before: at its beginning.
     """
-    clocks = {"GPU": state.gpu_clock, "memory": state.memory_clock, "CPU": state.cpu_clock if state.is_jetson else None}
+    clocks = {"GPU": state.gpu_clock, "CPU": state.cpu_clock if state.is_jetson else None}
     moving = [f"{name} {clock.span}" for name, clock in clocks.items() if clock and clock.locked is False]
     lock, cool = (LOCK_JETSON, COOL_JETSON) if state.is_jetson else (LOCK_CARD, COOL_CARD)
     lines = [f"clocks are not locked ({'; '.join(moving)}): {lock}"] if moving else []

@@ -113,7 +113,6 @@ THOR = Machine(
         # Clocks that a public benchmark checks after jetson_clocks.
         **devfreq("gpu-gpc-0", 1575000000, 1575000000, 1575000000),
         **devfreq("gpu-nvd-0", 1692000000, 1692000000, 1692000000),
-        **devfreq("bwmgr", 4266000000, 4266000000, 4266000000),
         # Public recordings: an idle VDD_GPU at -392 mW, the others at 6.51 and 6.52 W.
         **ina3221(
             "/sys/class/hwmon/hwmon1",
@@ -144,7 +143,6 @@ def nvml(**different: Any) -> SimpleNamespace:
     def refuse(*arguments: Any) -> None:
         raise NVMLError("Not Supported")
 
-    clocks = {"nvmlDeviceGetClockInfo": (1695, 9751), "nvmlDeviceGetMaxClockInfo": (2100, 9751)}
     answers = {
         "nvmlInit": None,
         "nvmlDeviceGetCount": 1,
@@ -154,11 +152,12 @@ def nvml(**different: Any) -> SimpleNamespace:
         "nvmlDeviceGetName": "NVIDIA GeForce RTX 3090",
         "nvmlDeviceGetCurrentClocksThrottleReasons": 1,  # idle is no throttling
         "nvmlDeviceGetEnforcedPowerLimit": 350_000,
+        "nvmlDeviceGetClockInfo": 1695,
+        "nvmlDeviceGetMaxClockInfo": 2100,
         "nvmlDeviceGetMemoryInfo": SimpleNamespace(used=5 << 30),
         "nvmlDeviceGetTotalEnergyConsumption": 5000,
     }
     calls: dict[str, Any] = {name: lambda *_, value=value: value for name, value in answers.items()}
-    calls |= {name: lambda card, kind, pair=pair: pair[kind - 1] for name, pair in clocks.items()}
     for name, value in different.items():
         calls[name] = refuse if value is None else value if callable(value) else lambda *_, value=value: value
     return SimpleNamespace(NVMLError=NVMLError, **calls)
