@@ -315,12 +315,12 @@ def validate(
 
     Raises:
         SettingsError, DataError, BundleError, CheckpointError, BackendError, RequestError, RecordingError, OutputError:
-            see `iwp_export.reports.validation`.
+            see `iwp_export.reports.measure`.
     """
     settings = _settings(ValidationSettings, locals())
-    from iwp_export.reports import validation
+    from iwp_export.reports import measure
 
-    return validation.validate(Path(artefact), settings, "iwp_export.validate", force)
+    return measure.validate(Path(artefact), settings, "iwp_export.validate", force)
 
 
 def bench(
@@ -356,12 +356,12 @@ def bench(
         The report: its `latency` has the figures, its `passed` says whether every gate holds.
 
     Raises:
-        SettingsError, DataError, RequestError, BundleError, BackendError: see `iwp_export.reports.benchmark`.
+        SettingsError, DataError, RequestError, BundleError, BackendError: see `iwp_export.reports.measure`.
     """
     settings = _settings(BenchSettings, locals())
-    from iwp_export.reports import benchmark
+    from iwp_export.reports import measure
 
-    return benchmark.benchmark(Path(artefact), settings, images, "iwp_export.bench")
+    return measure.benchmark(Path(artefact), settings, images, "iwp_export.bench")
 
 
 def _settings(kind: type[T], arguments: Mapping[str, Any]) -> T:

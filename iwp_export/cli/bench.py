@@ -34,6 +34,6 @@ def execute(args: argparse.Namespace) -> int:
     """Measure, print and write; 1 if a gate failed."""
     settings = flags.read(args, BenchSettings)
     report.check_outputs(args.output, args.force, [args.artefact], (settings.data, *args.images))
-    from iwp_export.reports.benchmark import benchmark
+    from iwp_export.reports.measure import benchmark
 
     return report.finish([benchmark(args.artefact, settings, args.images, report.command_line())], args)

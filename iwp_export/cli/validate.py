@@ -36,7 +36,7 @@ def execute(args: argparse.Namespace) -> int:
     settings = flags.read(args, ValidationSettings)
     inputs = (settings.data, settings.record, Path(settings.against))
     report.check_outputs(args.output, args.force, args.artefacts, inputs)
-    from iwp_export.reports.validation import validate, validate_each
+    from iwp_export.reports.measure import validate, validate_each
 
     command = report.command_line()
     if len(args.artefacts) > 1:

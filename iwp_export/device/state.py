@@ -185,13 +185,11 @@ def _card() -> dict[str, Any]:
     card = ask_nvml("nvmlDeviceGetHandleByIndex", 0)
     if card is None:
         return {}
-    cuda, limit = ask_nvml("nvmlSystemGetCudaDriverVersion"), ask_nvml("nvmlDeviceGetEnforcedPowerLimit", card)
+    limit = ask_nvml("nvmlDeviceGetEnforcedPowerLimit", card)
     reasons = ask_nvml("nvmlDeviceGetCurrentClocksThrottleReasons", card)
     now, most = (ask_nvml(call, card, SM) for call in ("nvmlDeviceGetClockInfo", "nvmlDeviceGetMaxClockInfo"))
     return {
-        "gpu": ask_nvml("nvmlDeviceGetName", card),
         "driver": ask_nvml("nvmlSystemGetDriverVersion"),
-        "cuda": cuda and f"{cuda // 1000}.{cuda % 1000 // 10}",
         "gpu_clock": Clock(now, greatest=most) if now or most else None,
         "power_limit": limit and limit / 1000,
         "throttling": None if reasons is None else tuple(name for bit, name in SLOWED.items() if reasons & bit),

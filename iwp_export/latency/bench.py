@@ -175,7 +175,7 @@ def measure_energy(
     answers = max(1, math.ceil(METER_SECONDS / max(seconds, METER_SECONDS / MOST_ANSWERS)))
     found, notes = [], [] if meters else ["joules not measured: no power sensor"]
     for meter in meters:
-        joules: dict[str, list[float]] = {side: [] for side in SIDES}
+        joules = dict.fromkeys(SIDES, 0.0)
         for side in METER_TURNS * SIDES:
             with meter.measure() as reading:
                 for _ in range(answers):
@@ -183,9 +183,9 @@ def measure_energy(
             if reading.problem:
                 notes.append(f"joules of {meter.name} not measured: {reading.problem}")
                 break
-            joules[side].append((reading.joules or 0.0) / answers)
+            joules[side] += (reading.joules or 0.0) / answers / METER_TURNS
         else:
-            found.append(Energy(meter.name, meter.scope, tuple(joules["pruned"]), tuple(joules["unpruned"])))
+            found.append(Energy(meter.name, meter.scope, **joules))
     return tuple(found), notes
 
 

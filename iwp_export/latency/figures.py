@@ -93,13 +93,13 @@ class Energy:
 
     Attributes:
         meter: what measured. `scope`: what it is of, such as `module` or `GPU`.
-        pruned, unpruned: joules of an answer in each turn.
+        pruned, unpruned: joules of an answer, mean over turns.
     """
 
     meter: str
     scope: str
-    pruned: tuple[float, ...]
-    unpruned: tuple[float, ...]
+    pruned: float
+    unpruned: float
 
 
 @dataclass(frozen=True)

@@ -153,7 +153,7 @@ def _facts(latency: Latency) -> list[tuple[str, object]]:
     facts.append(("peak memory", _change(peaks) if peaks else "not measured: this system does not tell"))
     facts += [("GPU memory", _change(gpu))] if gpu else []
     for energy in latency.energy:
-        joules = " -> ".join(f"{statistics.fmean(each):.3g} J" for each in (energy.unpruned, energy.pruned))
+        joules = f"{energy.unpruned:.3g} J -> {energy.pruned:.3g} J"
         facts.append(("energy", f"{joules} an answer, of the {energy.scope} ({energy.meter})"))
     return facts
 

@@ -148,8 +148,6 @@ def nvml(**different: Any) -> SimpleNamespace:
         "nvmlDeviceGetCount": 1,
         "nvmlDeviceGetHandleByIndex": "the card",
         "nvmlSystemGetDriverVersion": "535.154.05",
-        "nvmlSystemGetCudaDriverVersion": 12020,
-        "nvmlDeviceGetName": "NVIDIA GeForce RTX 3090",
         "nvmlDeviceGetCurrentClocksThrottleReasons": 1,  # idle is no throttling
         "nvmlDeviceGetEnforcedPowerLimit": 350_000,
         "nvmlDeviceGetClockInfo": 1695,

@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from iwp_export.bundle.schema import from_json, to_json
+from iwp_export.device.gpu import Gpu
 from iwp_export.device.meters import find_meters
 from iwp_export.device.state import Clock, DeviceState, facts, read_state, warnings
 from tests.device.recorded import AGX_ORIN, ORIN_NANO, THOR, Machine, devfreq, nvml
@@ -74,6 +75,7 @@ def test_a_desktop_with_a_card(tmp_path: Path, monkeypatch: Patch) -> None:
             f"{folder}/cpu1/thermal_throttle/core_throttle_count": "0\n",
         }
     )
+    monkeypatch.setattr("iwp_export.device.state.find_gpu", lambda: Gpu("NVIDIA GeForce RTX 3090", "86", 12, "12.2"))
     found = state(machine, tmp_path, monkeypatch)
     assert (found.gpu, found.driver, found.cuda) == ("NVIDIA GeForce RTX 3090", "535.154.05", "12.2")
     assert found.gpu_clock == Clock(now=1695, greatest=2100)

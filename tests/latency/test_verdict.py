@@ -68,7 +68,7 @@ def test_a_busy_machine_and_times_that_drift_are_warned_of():
 
 
 def test_the_whole_text():
-    text = terminal.render([view(latency(energy=(Energy("VDD_IN", "module", (2.0, 2.2), (4.0, 4.2)),)))])
+    text = terminal.render([view(latency(energy=(Energy("VDD_IN", "module", 2.1, 4.1),)))])
     assert "1.80 (1.75 to 1.85)" in text
     assert "500*" in text and "a p99 means nothing of fewer than 100 runs, and there are 3" in text
     assert "6.0 GiB -> 5.0 GiB" in text
@@ -115,5 +115,5 @@ def test_a_cache_of_too_few_layers_fails():
 
 
 def test_figures_are_json():
-    made = latency(energy=(Energy("VDD_IN", "module", (2.0,), (4.0,)),))
+    made = latency(energy=(Energy("VDD_IN", "module", 2.0, 4.0),))
     assert from_json(Latency, json.loads(json.dumps(to_json(made))), "") == made

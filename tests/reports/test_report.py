@@ -114,7 +114,7 @@ def test_a_page_begins_with_the_verdict_and_its_failures(whole: Report) -> None:
 
 def test_reports_need_no_torch() -> None:
     code = (
-        "import sys, iwp_export.reports.validation, iwp_export.reports.comparison; "
+        "import sys, iwp_export.reports.measure, iwp_export.reports.comparison; "
         "assert not {'torch', 'transformers', 'matplotlib'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

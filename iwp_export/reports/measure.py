@@ -1,4 +1,4 @@
-"""A validation: an artefact against its reference, its accuracy on questions, and where its model reads the image."""
+"""What `validate` and `bench` measure of an artefact, as a report: parity, accuracy, monitors; or latency."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from iwp_export.bundle.store import Bundle
 from iwp_export.device.state import read_state
 from iwp_export.engine.files import SUFFIX, read_engine
 from iwp_export.errors import BackendError, DataError, SettingsError
+from iwp_export.latency import verdict as latency_verdict
+from iwp_export.latency.bench import measure_latency, measure_repeatedly
+from iwp_export.latency.requests import choose_questions
 from iwp_export.monitors import verdict as monitors_verdict
 from iwp_export.monitors.figures import Monitors
 from iwp_export.parity import check as parity_check
@@ -24,8 +27,9 @@ from iwp_export.parity.observation import ParityReference
 from iwp_export.parity.recording import RECORDING, check_recording, record
 from iwp_export.questions import SHIPPED, DataSet, open_data
 from iwp_export.reports.report import Report, make_report
+from iwp_export.runtime.images import ImageSource
 from iwp_export.runtime.pipeline import Pipeline
-from iwp_export.settings import CHECKPOINT, NOTHING, ValidationSettings
+from iwp_export.settings import CHECKPOINT, NOTHING, BenchSettings, ValidationSettings
 
 
 def validate(path: Path, settings: ValidationSettings, command: str, force: bool = False) -> Report:
@@ -82,6 +86,27 @@ def validate_each(paths: Sequence[Path], settings: ValidationSettings, command: 
     for path in paths:
         read_engine(path) if path.suffix == SUFFIX else Bundle.open(path)
     return [validate(path, replace(settings, against=NOTHING), command) for path in paths]
+
+
+def benchmark(path: Path, settings: BenchSettings, images: Sequence[ImageSource], command: str) -> Report:
+    """Measure an artefact's latency and check it.
+
+    Args:
+        path: a bundle's folder, or NAME.plan.
+        settings: what to ask, how to measure, and what must hold.
+        images: what is asked about, with the settings' prompt.
+        command: the command line, for the report.
+
+    Raises:
+        SettingsError, DataError, RequestError, BundleError, BackendError: see `Pipeline.open`, `choose_questions` and
+            `measure_latency`.
+    """
+    pipeline = Pipeline.open(path, provider=settings.provider, threads=settings.threads)
+    asked = choose_questions(pipeline.manifest, images, settings.prompt, settings.data, settings.limit)
+    before, repeats = read_state(), settings.repeat > 1
+    latency = measure_repeatedly(path, asked, settings) if repeats else measure_latency(pipeline, asked, settings)
+    gates, doubts = latency_verdict.gates(latency, settings), latency_verdict.warnings(latency)
+    return make_report(command, path, pipeline, before, gates, doubts, settings.strict, latency=latency)
 
 
 def _questions(pipeline: Pipeline, settings: ValidationSettings) -> DataSet | None:
