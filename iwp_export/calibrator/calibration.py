@@ -14,8 +14,9 @@ from iwp_export.bundle.recipe import (
     Role,
     write_recipe,
 )
+from iwp_export.calibrator.journal import Journal
 from iwp_export.calibrator.measurements import Measurements
-from iwp_export.calibrator.plan import PAGE_SUFFIX, CalibrationPlan
+from iwp_export.calibrator.plan import PAGE_SUFFIX, CalibrationPlan, journal_of
 from iwp_export.calibrator.search import Found, Search, candidates, default_settings, rungs_for
 from iwp_export.calibrator.verdict import example, verdict, view
 from iwp_export.errors import RequestError
@@ -33,7 +34,6 @@ from iwp_export.view.view import Example
 
 TOOLS = ("torch", "transformers", "numpy")
 EXAMPLES = 3
-JOURNAL_SUFFIX = ".progress"
 ONE_TOKEN = 1e-9
 """A keep ratio that leaves one visual token, however many a sample's images have."""
 
@@ -44,14 +44,15 @@ class Calibration:
     Args:
         plan: what to do.
         journal: a file that keeps scores for a second start; None keeps none.
+        force: replace a journal of another calibration.
 
     Raises:
         CheckpointError, BackendError: the model cannot be loaded.
-        OutputError: the journal cannot be written.
+        OutputError: the journal cannot be written, or is another calibration's.
         RequestError: a sample cannot be asked.
     """
 
-    def __init__(self, plan: CalibrationPlan, journal: Path | None = None) -> None:
+    def __init__(self, plan: CalibrationPlan, journal: Path | None = None, force: bool = False) -> None:
         self.plan, asked = plan, plan.settings
         session, manifest, processor = open_live(plan.export, plan.dtype, asked.device)
         layers = (*plan.candidate_layers, plan.legal_layers[0])
@@ -72,7 +73,9 @@ class Calibration:
             "max_new_tokens": asked.max_new_tokens,
             "version": __version__,
         }
-        self.measured = Measurements(self._scorer, plan.samples.questions, plan.keeps, journal, header)
+        questions = plan.samples.questions
+        kept = None if journal is None else Journal(journal, header, len(questions), force)
+        self.measured = Measurements(self._scorer, questions, plan.keeps, kept)
         self.search = Search(
             measured=self.measured,
             budget=plan.budget,
@@ -173,7 +176,7 @@ def calibrate(
     Args:
         plan: what to do.
         output: the recipe's file.
-        force: replace a recipe that is there already.
+        force: replace a recipe that is there already, and what was measured for another one.
 
     Raises:
         CheckpointError, BackendError, RequestError, OutputError: see `Calibration` and `write_recipe`.
@@ -181,7 +184,7 @@ def calibrate(
     if plan.settings.threads is not None:
         limit_threads(plan.settings.threads)
     with enough_memory(plan.settings.device):
-        calibration = Calibration(plan, output.with_name(output.name + JOURNAL_SUFFIX))
+        calibration = Calibration(plan, journal_of(output), force)
         finished = False
         try:
             recipe = calibration.run()

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any, BinaryIO
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from iwp_export.bundle.recipe import Objective
-from iwp_export.errors import OutputError, os_reason
+from iwp_export.calibrator.journal import Entry, Journal
 from iwp_export.progress import progress
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.questions import Question
@@ -35,12 +31,10 @@ class Measurements:
         scorer: runs what is missing.
         samples: the questions, in the order in which they are met.
         keeps: a setting with the first of these keep ratios is run at all of them.
-        journal: a file that takes each score as it is made, a JSON object a line; None keeps none.
-        header: the file's first line: what scores depend on beside sample and setting. Scores of another header are
-            forgotten, and a line that cannot be read is measured again.
+        journal: takes each score as it is made, and has those of earlier starts; None keeps none.
 
     Raises:
-        OutputError: the file cannot be written.
+        OutputError: the journal cannot be written.
     """
 
     def __init__(
@@ -48,15 +42,17 @@ class Measurements:
         scorer: Scorer,
         samples: Sequence[Question],
         keeps: Sequence[float] = (),
-        journal: Path | None = None,
-        header: Mapping[str, Any] | None = None,
+        journal: Journal | None = None,
     ) -> None:
         self.samples = samples
         self._scorer, self._keeps = scorer, tuple(keeps)
         self._met: dict[PruningSettings, int] = {}
         self._scores: dict[tuple[int, PruningSettings], Score] = {}
         self._unpruned: dict[int, Unpruned] = {}
-        self._path, self._journal = journal, None if journal is None else self._open(journal, header or {})
+        self._journal = journal
+        for each in () if journal is None else journal.entries:
+            self._scores[each.sample, each.settings] = Score(each.kl, each.agrees, each.right)
+            self._unpruned[each.sample] = Unpruned(each.confidence, each.unpruned_right)
 
     @property
     def answers(self) -> bool:
@@ -120,45 +116,17 @@ class Measurements:
         return [self._unpruned[index] for index in range(count)]
 
     def close(self, finished: bool) -> None:
-        """Close the journal; a finished one is removed."""
-        if self._journal is not None and self._path is not None:
-            self._journal.close()
-            if finished:
-                self._path.unlink(missing_ok=True)
-
-    def _open(self, path: Path, header: Mapping[str, Any]) -> BinaryIO:
-        """Take over what earlier starts wrote under the same header, and open the file for more."""
-        head = json.dumps(dict(header), sort_keys=True).encode()
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = path.open("a+b")
-            file.seek(0)
-            content = file.read()
-            whole = content.rfind(b"\n") + 1  # a torn line has no end
-            first, *lines = content[:whole].split(b"\n")
-            file.truncate(whole if first == head else 0)
-            if first != head:
-                lines = []
-                file.write(head + b"\n")
-        except OSError as error:
-            raise OutputError(f"cannot keep scores in {path}: {os_reason(error)}", options=("output",)) from error
-        for line in lines:
-            with contextlib.suppress(ValueError, KeyError, TypeError):
-                entry = json.loads(line)
-                settings = PruningSettings.from_dict(entry["settings"])
-                score, unpruned = Score(**entry["score"]), Unpruned(**entry["unpruned"])
-                self._scores[entry["sample"], settings], self._unpruned[entry["sample"]] = score, unpruned
-        return file
+        """Close the journal; see `Journal.close`."""
+        if self._journal is not None:
+            self._journal.close(finished)
 
     def _keep(self, index: int, settings: PruningSettings, score: Score, prepared: Prepared) -> None:
         self._scores[index, settings] = score
         if index not in self._unpruned:
             self._unpruned[index] = Unpruned(prepared.confidence, prepared.right)
         if self._journal is not None:
-            unpruned = asdict(self._unpruned[index])
-            entry = {"sample": index, "settings": settings.to_dict(), "score": asdict(score), "unpruned": unpruned}
-            self._journal.write(json.dumps(entry).encode() + b"\n")
-            self._journal.flush()  # the program may be stopped at any time
+            confidence, right = astuple(self._unpruned[index])
+            self._journal.add(Entry(index, settings, score.kl, score.agrees, score.right, confidence, right))
 
     def _is_missing(self, index: int, settings: PruningSettings, with_answer: bool) -> bool:
         score = self._scores.get((index, settings))

@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
-from iwp_export.bundle.outputs import check_output, plain_name
+from iwp_export.bundle.outputs import check_outputs, plain_name
 from iwp_export.calibrator.search import Budget, candidate_layers
 from iwp_export.device.machine import available_bytes
 from iwp_export.errors import DataError, OutputError, SettingsError, os_reason
@@ -17,6 +17,7 @@ from iwp_export.questions import SHIPPED, Question, digest_of, read_questions
 from iwp_export.settings import CalibrationSettings
 from iwp_export.view.draw import check_installed
 
+JOURNAL_SUFFIX = ".progress"
 PAGE_SUFFIX = ".html"
 """Of the page beside a recipe."""
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -100,6 +101,11 @@ class CalibrationPlan:
         return self.budget.values if self.budget.kind == "keep" else ()
 
 
+def journal_of(output: Path) -> Path:
+    """The file that keeps scores for a second start, beside the recipe."""
+    return output.with_name(output.name + JOURNAL_SUFFIX)
+
+
 def plan_calibration(model: str, output: Path, settings: CalibrationSettings, force: bool = False) -> CalibrationPlan:
     """Check what `api.calibrate` is asked for; no weights are read.
 
@@ -110,16 +116,16 @@ def plan_calibration(model: str, output: Path, settings: CalibrationSettings, fo
         force: replace a recipe that is there already.
 
     Raises:
-        OutputError: the recipe or its page is there already or is a folder, or both would be the same file.
+        OutputError: the recipe, its page or its journal cannot or must not be written, see `check_outputs`.
         BackendError: matplotlib, which draws the page, is missing.
         CheckpointError, DataError, SettingsError: see `plan_export`, `read_samples`, `Budget`.
     """
     check_installed()
-    page = output.with_suffix(PAGE_SUFFIX)
-    check_output(output, force)
+    page, read = output.with_suffix(PAGE_SUFFIX), (Path(model).expanduser(), settings.data, settings.prompts)
     if page == output:
         raise OutputError(f"{output} would be the recipe and its page; name the recipe .json", options=("output",))
-    check_output(page, force)
+    check_outputs([output, page], force, read)
+    check_outputs([journal_of(output)], True, read)  # what is in it decides whether `force` is needed
     budget = _budget(settings)
     export = plan_export(model, recipe=PAPER, pruning={"layer": 0}, revision=settings.revision)
     data = settings.data or SHIPPED.get(export.model.name, {}).get("samples")

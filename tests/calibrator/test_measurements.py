@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from iwp_export.calibrator.journal import Journal
 from iwp_export.calibrator.measurements import Measurements
-from iwp_export.errors import OutputError
 from iwp_export.pruning.settings import PruningSettings
 from tests.calibrator.fake import FakeScores, questions
 
@@ -69,70 +68,25 @@ def test_a_stopped_run_goes_on(tmp_path, keeps, stop):
     expected = work(Measurements(FakeScores(loss), questions(4), keeps))
     file = tmp_path / "journal"
     first = FakeScores(loss, stop=stop)
-    measured = Measurements(first, questions(4), keeps, file, HEADER)
+    measured = Measurements(first, questions(4), keeps, Journal(file, HEADER, 4))
     with pytest.raises(KeyboardInterrupt):
         work(measured)
     measured.close(finished=False)
     second = FakeScores(loss)
-    measured = Measurements(second, questions(4), keeps, file, HEADER)
+    measured = Measurements(second, questions(4), keeps, Journal(file, HEADER, 4))
     assert work(measured) == expected
     assert not set(first.scored) & set(second.scored)
     measured.close(finished=True)
     assert not file.exists()
 
 
-def lines_of(file, count: int) -> list[bytes]:
-    """Begin a run and stop it; the lines of its journal."""
-    measured = Measurements(FakeScores(loss), questions(4), (), file, HEADER)
-    measured.run("some", SETTINGS[:count], 1)
-    measured.close(finished=False)
-    return file.read_bytes().splitlines(keepends=True)
-
-
-def damaged(lines: list[bytes]) -> dict[str, tuple[bytes, bool]]:
-    """What a journal of two scores may hold by name, and whether the second can still be read."""
-    whole = b"".join(lines)
-    entry = json.loads(lines[1])
-    return {
-        "whole": (whole, True),
-        "torn": (whole[:-9], False),
-        "torn header": (lines[0][:-3], False),
-        "empty": (b"", False),
-        "no UTF-8 in a score": (lines[0] + b"\xff\n" + lines[2], True),
-        "another model": (whole.replace(b'"ab"', b'"cd"'), False),
-        "no score": (lines[0] + b"{}\n" + lines[2], True),
-        "a field too many": (lines[0] + json.dumps({**entry, "score": {"kl": 1, "x": 2}}).encode() + b"\n", False),
-        "settings of another version": (lines[0] + json.dumps({**entry, "settings": {"x": 2}}).encode() + b"\n", False),
-        "a disk's zeros": (lines[0] + lines[1] + bytes(64), False),
-    }
-
-
-@pytest.mark.parametrize("name", list(damaged([b"{}\n"] * 3)))
-def test_a_journal_in_any_state_gives_the_same_result(tmp_path, name):
-    file = tmp_path / "folder" / "journal"
-    content, good = damaged(lines_of(file, 2))[name]
-    file.write_bytes(content)
-    expected = work(Measurements(FakeScores(loss), questions(4)))
-    for start in range(2):  # the second reads what the first repaired
-        scores = FakeScores(loss)
-        measured = Measurements(scores, questions(4), (), file, HEADER)
-        assert work(measured) == expected
-        assert len(set(scores.scored) - {(0, SETTINGS[0])}) == (0 if start else 9 - good)
-        measured.close(finished=False)
-
-
 def test_scores_that_nobody_asked_for_are_not_told(tmp_path):
     file = tmp_path / "journal"
-    lines_of(file, 3)
-    measured = Measurements(FakeScores(loss), questions(4), (), file, HEADER)
+    measured = Measurements(FakeScores(loss), questions(4), (), Journal(file, HEADER, 4))
+    measured.run("some", SETTINGS, 1)
+    measured.close(finished=False)
+    measured = Measurements(FakeScores(loss), questions(4), (), Journal(file, HEADER, 4))
     assert (measured.runs, measured.met(SETTINGS[0])) == (0, 0)
     measured.run("one", SETTINGS[:1], 1)
     assert (measured.runs, measured.met(SETTINGS[0]), measured.met(SETTINGS[2])) == (1, 1, 0)
     measured.close(finished=False)
-
-
-def test_a_journal_that_cannot_be_written_is_one_line(tmp_path):
-    (tmp_path / "file").write_text("")
-    for path in (tmp_path, tmp_path / "file" / "journal"):
-        with pytest.raises(OutputError, match="cannot keep scores in"):
-            Measurements(FakeScores(loss), questions(4), (), path, HEADER)
