@@ -105,7 +105,7 @@ def low_memory() -> Iterator[threading.Event]:
 
 
 def peak_bytes(folder: Path = PROC) -> int | None:
-    """The most that `resident_bytes` was since `reset_peak`; None where the system does not tell."""
+    """The most memory of this process in RAM since `reset_peak`; None where the system does not tell."""
     found = re.search(r"^VmHWM:\s+(\d+) kB", read_text(folder / "status") or "", re.M)
     return int(found[1]) * 1024 if found else None
 
