@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from iwp_export.backends.session import Floats
+from iwp_export.backends.session import Array, Floats
 from iwp_export.bundle.schema import Flaw
 from iwp_export.bundle.store import Bundle
 from iwp_export.engine.files import SUFFIX, read_engine
-from iwp_export.errors import BackendError, BundleError, DataError, RecordingError, RequestError
+from iwp_export.errors import BackendError, BundleError, DataError, RecordingError, RequestError, in_one_line
 from iwp_export.parity.figures import (
     LIMITS,
     Gap,
@@ -33,9 +33,7 @@ from iwp_export.parity.observation import (
     Choice,
     Observation,
     ParityReference,
-    Rows,
     Sample,
-    Tensor,
     observe,
     samples_of,
 )
@@ -117,7 +115,7 @@ def check_integrity(path: Path | str) -> Integrity:
     except BundleError as error:
         if not isinstance(error.__cause__, Flaw):
             raise
-        return Integrity(0, 0, " ".join(str(error).split()))
+        return Integrity(0, 0, in_one_line(error))
     return Integrity(len(files), sum(entry.bytes for entry in files.values()), "")
 
 
@@ -152,23 +150,23 @@ def check_parity(
     if reference.samples is not None and identity.other_model(reference.identity):
         raise RecordingError(f"the {reference.name} is of {reference.identity}, the artefact of {identity}")
     samples = reference.samples if questions is None else samples_of(questions)
-    keeps = tuple(reference.keeps or KEEPS) if keeps is None else tuple(keeps)
-    new_tokens = max_new_tokens or reference.new_tokens or NEW_TOKENS
     if not samples:
         raise DataError("there is nothing to compare: give questions, or a recording, which has its own")
-    notes, inside = [], hidden_states
-    for who, reason in (("the artefact", pipeline.session.no_look), ("the reference", reference.no_hidden_states)):
-        if hidden_states and reason:
-            notes.append(f"Hidden states were not compared: {who} has none to show ({reason}).")
-            inside = False
-    once: tuple[Stage, ...] = ("prompt", "pixels", "features")
-    always: tuple[Stage, ...] = ("caches", "logits", "hidden states") if inside else ("caches", "logits")
-    stages, pruning = ((*once, *always), *[always] * (len(keeps) - 1)), pipeline.manifest.pruning
-    comparisons = [Comparison(keep, pruning, each) for keep, each in zip(keeps, stages, strict=True)]
+    keeps = keeps or reference.keeps or KEEPS
+    new_tokens = max_new_tokens or reference.new_tokens or NEW_TOKENS
+    reasons = {"the artefact": pipeline.session.no_look, "the reference": reference.no_hidden_states}
+    notes = tuple(
+        f"Hidden states were not compared: {who} has none to show ({reason})."
+        for who, reason in reasons.items()
+        if hidden_states and reason
+    )
+    comparisons: list[Comparison] = []
     with progress(f"Comparing with {reference.name}", len(samples) * len(keeps)) as advance:
-        for sample in samples:
-            for comparison in comparisons:
-                _compare(pipeline, reference, sample, new_tokens, comparison)
+        for keep in keeps:
+            comparison = Comparison(keep, pipeline.manifest.pruning, not comparisons, hidden_states and not notes)
+            comparisons.append(comparison)
+            for sample in samples:
+                comparison.ask(pipeline, reference, sample, new_tokens)
                 advance(1)
     return Parity(
         reference=f"{reference.name}: {reference.identity}",
@@ -178,88 +176,86 @@ def check_parity(
         differences=tuple(identity.differences(reference.identity)),
         integrity=None if path is None else check_integrity(path),
         keeps=tuple(comparison.figures for comparison in comparisons),
-        notes=tuple(notes),
+        notes=notes,
     )
 
 
-def _compare(
-    pipeline: Pipeline, reference: ParityReference, sample: Sample, new_tokens: int, comparison: Comparison
-) -> None:
-    """Ask both sides one sample at the comparison's keep ratio."""
-    name, keep, stages = sample.name, comparison.figures.keep, comparison.stages
-    inside, first = "hidden states" in stages, "prompt" in stages
-    theirs = reference.observe(sample, keep, new_tokens, inside)
-    forced = theirs.forced.tolist()
-    try:
-        prompt = pipeline.processor.ask_once(sample.prompt, sample.images)
-        if first:
-            compare(stages["prompt"], prompt.token_ids, theirs.token_ids, name)
-        prompt = Prompt(theirs.token_ids, prompt.pictures)
-        ours = observe(pipeline, prompt, keep, new_tokens, forced)
-        if inside:  # from a run of its own: to look may take another decoder than the one that is compared
-            ours = replace(ours, hidden=observe(pipeline, prompt, keep, new_tokens, forced, "layers").hidden)
-    except RequestError as error:
-        _fail(stages["prompt" if first else "caches"], f"{name}: the artefact cannot be asked: {error}")
-        return
-
-    def choice() -> Choice | None:
-        return None if pipeline.session.no_look else observe(pipeline, prompt, keep, 1, forced[:1], "choice").choice
-
-    same = comparison.add_choice(name, ours, theirs, choice)
-    if not same and len(ours.kept) == len(theirs.kept):
-        followed = reference.observe_choosing(sample, keep, forced, ours.kept, inside)
-        if followed is not None:
-            comparison.figures.kept.followed += 1
-            theirs, same = followed, True
-    comparison.add_stages(name, ours, theirs, same)
-
-
 class Comparison:
-    """Runs of two sides at one keep ratio, gathered in figures."""
+    """Runs of two sides at one keep ratio, gathered in figures.
 
-    def __init__(self, keep: float, settings: PruningSettings, stages: Sequence[Stage]) -> None:
-        self._settings = settings
-        self.figures = KeepFigures(keep, tuple(map(StageFigures, stages)), KeptFigures(), TokenFigures())
+    Args:
+        keep: the ratio.
+        settings: the artefact's.
+        first: whether to compare what does not depend on the ratio: prompt, pixels and features.
+        inside: whether to compare the states between layers.
+    """
+
+    def __init__(self, keep: float, settings: PruningSettings, first: bool = True, inside: bool = False) -> None:
+        once: tuple[Stage, ...] = ("prompt", "pixels", "features") if first else ()
+        always: tuple[Stage, ...] = ("caches", "logits", "hidden states") if inside else ("caches", "logits")
+        self._settings, self._inside = settings, inside
+        self.figures = KeepFigures(keep, tuple(map(StageFigures, (*once, *always))), KeptFigures(), TokenFigures())
         self.stages = {stage.stage: stage for stage in self.figures.stages}
 
-    def add_choice(
-        self, sample: str, ours: Observation, theirs: Observation, look: Callable[[], Choice | None] = lambda: None
-    ) -> bool:
-        """Whether the same tokens of a prompt went on. `look`, asked where not, has what the artefact chose from."""
+    def ask(self, pipeline: Pipeline, reference: ParityReference, sample: Sample, new_tokens: int) -> None:
+        """Ask both sides one sample, the artefact along the reference's answer."""
+        name, keep, inside = sample.name, self.figures.keep, self._inside
+        theirs = reference.observe(sample, keep, new_tokens, inside)
+        forced = theirs.forced.tolist()
+        try:
+            prompt = pipeline.processor.ask_once(sample.prompt, sample.images)
+            if "prompt" in self.stages:
+                compare(self.stages["prompt"], prompt.token_ids, theirs.token_ids, name)
+            prompt = Prompt(theirs.token_ids, prompt.pictures)
+            ours = observe(pipeline, prompt, keep, new_tokens, forced)
+            if inside:  # from a run of its own: to look may take another decoder than the one that is compared
+                ours = replace(ours, hidden=observe(pipeline, prompt, keep, new_tokens, forced, "layers").hidden)
+        except RequestError as error:
+            _fail(self.figures.stages[0], f"{name}: the artefact cannot be asked: {error}")
+            return
+        if not np.array_equal(ours.kept, theirs.kept) and not pipeline.session.no_look:
+            ours = replace(ours, choice=observe(pipeline, prompt, keep, 1, forced[:1], "choice").choice)
+        same = self.add_choice(name, ours, theirs)
+        if not same and len(ours.kept) == len(theirs.kept):
+            followed = reference.observe_choosing(sample, keep, forced, ours.kept, inside)
+            if followed is not None:
+                self.figures.kept.followed += 1
+                theirs, same = followed, True
+        self.add_stages(name, ours, theirs, same)
+
+    def add_choice(self, sample: str, ours: Observation, theirs: Observation) -> bool:
+        """Whether the same tokens of a prompt went on."""
         figures, where = self.figures.kept, f"{sample}, keep {self.figures.keep:g}"
         kept, expected, visual = ours.kept, theirs.kept, theirs.visual
-        same = np.array_equal(kept, expected)
         figures.choices += 1
-        figures.differing += not same
+        if np.array_equal(kept, expected):
+            return True
+        figures.differing += 1
+        rises = len(kept) and np.all(np.diff(kept) > 0) and kept[0] >= 0 and kept[-1] < len(visual)
         if len(kept) != len(expected):
             _fail(figures, f"{where}: {len(kept)} tokens went on, not {len(expected)}")
-            return False
-        if np.any(np.diff(kept) <= 0) or len(kept) == 0 or kept[0] < 0 or kept[-1] >= len(visual):
+        elif not rises:
             _fail(figures, f"{where}: kept_index does not rise within the prompt")
-            return False
-        if same:
-            return True
-        mine, right = (each[visual[each]] for each in (kept, expected))
-        figures.agreement = min(figures.agreement, len(np.intersect1d(mine, right)) / max(len(right), 1))
-        if len(mine) != len(right):
+        elif visual[kept].sum() != visual[expected].sum():
             _fail(figures, f"{where}: tokens of the text were dropped")
         else:
-            self._add_gap(where, np.searchsorted(np.flatnonzero(visual), mine), theirs.choice, look())
+            self._add_gap(
+                where, np.searchsorted(np.flatnonzero(visual), kept[visual[kept]]), ours.choice, theirs.choice
+            )
         return False
 
-    def _add_gap(self, where: str, chosen: npt.NDArray[np.intp], theirs: Choice | None, ours: Choice | None) -> None:
+    def _add_gap(self, where: str, chosen: npt.NDArray[np.intp], ours: Choice | None, theirs: Choice | None) -> None:
         def gap_of(choice: Choice | None) -> float | None:
             if choice is None:
                 return None
             selection = self._settings.selection()
-            return float(np.maximum(selection_gap_of_pairs(chosen, choice.importance, choice.alike, **selection), 0))
+            return max(0.0, float(selection_gap_of_pairs(chosen, choice.importance, choice.alike, **selection)))
 
-        scores = None
+        gap, own_gap, scores = gap_of(theirs), gap_of(ours), None
         if theirs is not None and ours is not None:
             scores = float(np.abs(normalised(ours.importance) - normalised(theirs.importance)).max())
-        found = gap_of(theirs), gap_of(ours), scores
-        if all(number is None or np.isfinite(number) for number in found):
-            self.figures.kept.gaps += (Gap(*found, where),)
+        if all(number is None or math.isfinite(number) for number in (gap, own_gap, scores)):
+            self.figures.kept.gaps += (Gap(gap, own_gap, scores, where),)
         else:
             _fail(self.figures.kept, f"{where}: what tokens were chosen from is not finite")
 
@@ -273,8 +269,7 @@ class Comparison:
             if stage in self.stages and (same or not pruned):
                 place = (sample, f"keep {self.figures.keep:g}" if layer >= 0 else "", name)
                 names = ROWS[stage].format if stage in ROWS else _token_names(theirs, pruned)
-                where = ", ".join(filter(None, place))
-                compare(self.stages[stage], mine.get(key), other.get(key), where, names)
+                compare(self.stages[stage], mine.get(key), other.get(key), ", ".join(filter(None, place)), names)
         if same and ours.logits.shape == theirs.logits.shape:
             self._add_tokens(f"{sample}, keep {self.figures.keep:g}", ours, theirs)
 
@@ -306,50 +301,40 @@ def _fail(figures: StageFigures | KeptFigures, flaw: str) -> None:
     figures.flaw = figures.flaw or flaw
 
 
-def compare(stage: StageFigures, ours: Tensor | None, theirs: Tensor | None, where: str, names: Names = str) -> None:
-    """Compare a tensor: rows and logits by their distances, whole numbers, which must be equal, one by one.
+def compare(stage: StageFigures, ours: Array | None, theirs: Array | None, where: str, names: Names = str) -> None:
+    """Compare a tensor: sketches and logits by their rows' distances, whole numbers, which must be equal, one by one.
 
     What cannot be compared is a flaw.
     """
-    if isinstance(ours, Rows) and isinstance(theirs, Rows):
-        if len(ours.norm) != len(theirs.norm):
-            _fail(stage, f"{where}: {len(ours.norm)} rows, the reference has {len(theirs.norm)}")
-        elif _finite(stage, np.c_[ours.norm, ours.sketch], np.c_[theirs.norm, theirs.sketch], where, names):
-            _add(stage, *distances(ours, theirs), where, names)
-    elif not isinstance(ours, np.ndarray) or not isinstance(theirs, np.ndarray):
+    if ours is None or theirs is None or (ours.dtype.kind, ours.ndim) != (theirs.dtype.kind, theirs.ndim):
         _fail(stage, f"{where}: not there, or of another kind")
     elif ours.shape != theirs.shape:
-        _fail(stage, f"{where}: shape {list(ours.shape)}, the reference has {list(theirs.shape)}")
-    elif stage.stage != "logits":
+        size, other = (
+            f"{len(each)} rows" if each.ndim == 2 and stage.stage != "logits" else f"shape {list(each.shape)}"
+            for each in (ours, theirs)
+        )
+        _fail(stage, f"{where}: {size}, the reference has {other.removesuffix(' rows')}")
+    elif ours.dtype.kind != "f":
         stage.rows += 1
         if stage.relative is None:
             stage.absolute, stage.relative, stage.cosine = 0.0, 0.0, 1.0
         for place in np.flatnonzero(ours != theirs)[:1]:
-            _fail(stage, f"{where}: {ours.flat[place]} at {place}, the reference has {theirs.flat[place]}")
-    elif _finite(stage, ours, theirs, where, names):
-        a, b = ours.astype(np.float64), theirs.astype(np.float64)
-        norms, others, apart = (np.linalg.norm(each, axis=1) for each in (a, b, a - b))
-        relative = apart / np.maximum(others, np.finfo(np.float64).tiny)
-        _add(stage, np.abs(a - b).max(1), relative, _cosine(norms, others, apart), where, names)
-        kl = divergences(a, b)
-        if kl.max() >= (stage.kl or 0.0):
-            stage.kl, stage.kl_where = float(kl.max()), f"{where}, {names(int(kl.argmax()))}"
+            _fail(stage, f"{where}: {ours[place]} at {place}, the reference has {theirs[place]}")
+    elif bad := [
+        (row, whose)
+        for array, whose in ((ours, ""), (theirs, " of the reference"))
+        for row in np.flatnonzero(~np.isfinite(array).all(1))[:1]
+    ]:
+        _fail(stage, f"{where}, {names(int(bad[0][0]))}: a number{bad[0][1]} is not finite")
+    elif len(ours):
+        _add(stage, ours, theirs, where, names)
 
 
-def _finite(stage: StageFigures, ours: Floats, theirs: Floats, where: str, names: Names) -> bool:
-    """Whether all numbers [n, w] are finite; a flaw if not."""
-    for array, whose in ((ours, ""), (theirs, " of the reference")):
-        if (bad := np.flatnonzero(~np.isfinite(array).all(1))).size:
-            _fail(stage, f"{where}, {names(int(bad[0]))}: a number{whose} is not finite")
-            return False
-    return True
-
-
-def _add(stage: StageFigures, absolute: Any, relative: Any, cosine: float, where: str, names: Names) -> None:
-    """Distances [n] of the rows of one tensor."""
+def _add(stage: StageFigures, ours: Floats, theirs: Floats, where: str, names: Names) -> None:
+    """Distances of the rows [n, w] of one tensor, all finite."""
+    logits = stage.stage == "logits"
+    absolute, relative, cosine = distances(ours, theirs, sketches=not logits)
     stage.rows += len(relative)
-    if not len(relative):
-        return
     worst = int(np.argmax(relative))
     if not np.isfinite(relative[worst]):
         _fail(stage, f"{where}, {names(worst)}: the reference is nothing but zeros")
@@ -359,36 +344,38 @@ def _add(stage: StageFigures, absolute: Any, relative: Any, cosine: float, where
     stage.cosine = 1.0 if stage.cosine is None else stage.cosine
     if cosine < stage.cosine:
         stage.cosine, stage.cosine_where = cosine, where
+    if logits and (kl := divergences(ours, theirs)).max() >= (stage.kl or 0.0):
+        stage.kl, stage.kl_where = float(kl.max()), f"{where}, {names(int(kl.argmax()))}"
 
 
-def distances(ours: Rows, theirs: Rows) -> tuple[Any, Any, float]:
-    """Row by row; both have the same number n of rows, and finite numbers.
+def distances(ours: Floats, theirs: Floats, sketches: bool = True) -> tuple[Any, Any, float]:
+    """Row by row of [n, w], sketches or whole rows; both have the same shape, and finite numbers.
 
     Returns:
-        Lengths of the differences, float64 [n]; the same relative to the reference's length, or to its median row's
-        where that is longer, since a row of almost nothing is not measured by itself; and the cosine of the angle
-        between all rows, taken as one vector, and the reference's: 1 where both are nothing.
+        Lengths of the differences, float64 [n], of a whole row its largest number; the lengths relative to the
+        reference's, of sketches to its median row's where that is longer, since a row of almost nothing is not measured
+        by itself; and the cosine of the angle between all rows, taken as one vector, and the reference's: 1 where both
+        are nothing.
     """
-    a, b = ours.norm.astype(np.float64), theirs.norm.astype(np.float64)
-    apart = np.linalg.norm(ours.sketch.astype(np.float64) - theirs.sketch, axis=1)
-    # Rows of other lengths are at least so far apart, whatever their projections say.
-    apart = np.maximum(apart, np.abs(a - b))
-    base = np.maximum(b, np.median(b)) if len(b) else b
+    a, b = ours.astype(np.float64), theirs.astype(np.float64)
+    if sketches:
+        norms, base, apart = a[:, 0], b[:, 0], np.linalg.norm((a - b)[:, 1:], axis=1)
+        # Rows of other lengths are at least so far apart, whatever their projections say.
+        absolute = apart = np.maximum(apart, np.abs(norms - base))
+    else:
+        norms, base, apart = (np.linalg.norm(each, axis=1) for each in (a, b, a - b))
+        absolute = np.abs(a - b).max(1)
+    squares = [float(np.square(each).sum()) for each in (norms, base, apart)]
+    cosine = float(squares[0] == squares[1])
+    if squares[0] * squares[1] > 0:
+        cosine = (squares[0] + squares[1] - squares[2]) / (2 * math.sqrt(squares[0] * squares[1]))
+    base = np.maximum(base, np.median(base)) if sketches and len(base) else base
     relative = np.divide(apart, base, out=np.where(apart > 0, np.inf, 0.0), where=base > 0)
-    return apart, relative, _cosine(a, b, apart)
+    return absolute, relative, max(-1.0, min(1.0, cosine))
 
 
-def _cosine(ours: Any, theirs: Any, apart: Any) -> float:
-    """Of the angle between vectors, from the lengths [n] of their rows and of the rows' differences."""
-    a, b, d = (float(np.square(each).sum()) for each in (ours, theirs, apart))
-    if a * b == 0:
-        return float(a == b)
-    return max(-1.0, min(1.0, (a + b - d) / (2 * math.sqrt(a * b))))
-
-
-def divergences(ours: npt.NDArray[np.float64], theirs: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def divergences(ours: Array, theirs: Array) -> npt.NDArray[np.float64]:
     """KL of the distributions of logits [T, V], of ours from theirs, nats [T]."""
-    shifted = (logits - logits.max(1, keepdims=True) for logits in (ours, theirs))
+    shifted = (logits - logits.max(1, keepdims=True) for logits in (np.float64(ours), np.float64(theirs)))
     mine, right = (logits - np.log(np.exp(logits).sum(1, keepdims=True)) for logits in shifted)
-    found: npt.NDArray[np.float64] = (np.exp(right) * (right - mine)).sum(1)
-    return np.maximum(found, 0)
+    return np.maximum((np.exp(right) * (right - mine)).sum(1), 0.0)

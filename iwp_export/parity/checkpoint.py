@@ -14,7 +14,7 @@ from torch import Tensor
 from iwp_export.backends.session import Floats, Ints
 from iwp_export.backends.torch.session import TorchSession
 from iwp_export.bundle.manifest import Manifest
-from iwp_export.errors import RequestError
+from iwp_export.errors import RequestError, in_one_line
 from iwp_export.exporter.live import enough_memory, open_live
 from iwp_export.exporter.plan import plan_export
 from iwp_export.parity.figures import Identity
@@ -22,11 +22,11 @@ from iwp_export.parity.observation import (
     Look,
     Observation,
     ParityReference,
-    Rows,
     Sample,
     by_token,
     observe,
     picture_inputs,
+    sketch,
 )
 from iwp_export.runtime.images import load_image
 from iwp_export.runtime.pipeline import Pipeline
@@ -104,8 +104,8 @@ class CheckpointReference(ParityReference):
         try:
             text = template.apply_chat_template([message], add_generation_prompt=True, tokenize=False)
         except (ValueError, TemplateError) as error:
-            reason = " ".join(str(error).split())
-            raise RequestError(f"transformers cannot render {sample.name} for {self.name}: {reason}") from error
+            what = f"transformers cannot render {sample.name} for {self.name}"
+            raise RequestError(f"{what}: {in_one_line(error)}") from error
         if self._texts is None:
             inputs = dict(self._images(images=images, return_tensors="pt")) if images else {}
             inputs["input_ids"] = torch.from_numpy(self._processor.token_ids(text, pictures))[None]
@@ -139,17 +139,17 @@ class CheckpointReference(ParityReference):
             token_ids=prompt.token_ids,
             visual=visual,
             inputs=picture_inputs(prompt.pictures),
-            features=Rows.of(np.split(features, ends[:-1]) if len(ends) else []),
+            features=[sketch(each) for each in np.split(features, ends[:-1])] if len(ends) else [],
             kept=np.arange(len(prompt.token_ids)),
             tokens=tokens,
             forced=tokens,
             logits=np.stack([_host(logits[0]) for logits in output.logits]),
-            cache=Rows.of(
-                by_token(_host(part[0]))
+            cache=[
+                sketch(by_token(_host(part[0])))
                 for layer in output.past_key_values.layers
                 for part in (layer.keys, layer.values)
-            ),
-            hidden=Rows.of(_host(torch.cat([call[0] for call in layer])) for layer in hidden),
+            ],
+            hidden=[sketch(_host(torch.cat([call[0] for call in layer]))) for layer in hidden],
         )
 
 

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Annotated, Literal
 
 from iwp_export.bundle.manifest import DecoderInfo, GenerationInfo, Manifest, ModelInfo, VisionInfo
-from iwp_export.bundle.recipe import SHOWN_DIGITS, Name, Share
+from iwp_export.bundle.recipe import SHOWN_DIGITS, Name
 from iwp_export.bundle.schema import Count, FileSize, Number, one_of, to_json
 from iwp_export.pruning.settings import PruningSettings
 
@@ -169,7 +169,6 @@ class KeptFigures:
     Attributes:
         choices: how many were compared.
         differing: how many of them are other sets.
-        agreement: smallest share of the reference's visual tokens that the artefact kept too.
         gaps: of those that differ and have as many tokens.
         followed: how many of those that differ the reference could follow, to compare what comes after.
         flaw: see `StageFigures.flaw`: another number of tokens, say.
@@ -177,7 +176,6 @@ class KeptFigures:
 
     choices: Number = 0
     differing: Number = 0
-    agreement: Share = 1.0
     gaps: tuple[Gap, ...] = ()
     followed: Number = 0
     flaw: str = ""

@@ -1,16 +1,16 @@
 """What a run shows of a sample, stage by stage and small enough for a file, and the interface of what shows it.
 
 A stage is compared by its rows: what one token has somewhere, its feature, its state at a layer's input, its key or its
-value of all heads. A row is kept as eight projections on fixed random signs, so that the distance of two sketches is
-the distance of the rows, but for a factor whose square has mean 1 (Johnson and Lindenstrauss): between 0.4 and 1.6 for
-98 % of rows. A full cache of a 7B model has hundreds of MB, its sketch about one.
+value of all heads. A row is kept as its length and eight projections on fixed random signs, so that the distance of two
+sketches is the distance of the rows, but for a factor whose square has mean 1 (Johnson and Lindenstrauss): between 0.4
+and 1.6 for 98 % of rows. A full cache of a 7B model has hundreds of MB, its sketch about one.
 """
 
 from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
@@ -38,38 +38,12 @@ Look = Literal["nothing", "choice", "layers"]
 """Whether to look inside of calls: at what visual tokens are chosen by, or also at the states between layers."""
 
 
-@dataclass(frozen=True, eq=False)
-class Rows:
-    """Sketches of the n rows of one tensor, or of several one after the other.
-
-    Attributes:
-        sketch: float32 [n, 8].
-        norm: float32 [n], the rows' lengths.
-        lengths: int64, how many rows each tensor has.
-    """
-
-    sketch: Floats
-    norm: Floats
-    lengths: Ints
-
-    @classmethod
-    def of(cls, tensors: Iterable[Array]) -> Rows:
-        """Sketch the last dimension of arrays [..., w]."""
-        flat = [each.reshape(-1, each.shape[-1]).astype(np.float64) for each in tensors]
-        with np.errstate(all="ignore"):  # numbers that are not finite stay so, and are found later
-            sketch = [np.zeros((0, PROJECTIONS)), *(rows @ _signs(rows.shape[1]) for rows in flat)]
-            norm = [np.zeros(0), *(np.sqrt(np.square(rows).sum(1)) for rows in flat)]
-            lengths = np.array([len(rows) for rows in flat], np.int64)
-            return cls(np.concatenate(sketch).astype(np.float32), np.concatenate(norm).astype(np.float32), lengths)
-
-    def split(self) -> list[Rows]:
-        """The rows of each tensor."""
-        ends = np.cumsum(self.lengths)[:-1]
-        parts = zip(np.split(self.sketch, ends), np.split(self.norm, ends), strict=True)
-        return [Rows(sketch, norm, np.array([len(norm)])) for sketch, norm in parts] if len(self.lengths) else []
-
-
-Tensor = Rows | Array
+def sketch(tensor: Array) -> Floats:
+    """Sketch the last dimension of [..., w]: float32 [n, 9], each row's length and its projections."""
+    rows = tensor.reshape(-1, tensor.shape[-1]).astype(np.float64)
+    with np.errstate(all="ignore"):  # numbers that are not finite stay so, and are found later
+        found: Floats = np.c_[np.sqrt(np.square(rows).sum(1)), rows @ _signs(rows.shape[1])].astype(np.float32)
+    return found
 
 
 @cache
@@ -89,45 +63,45 @@ class Choice:
 
 @dataclass(frozen=True, eq=False)
 class Observation:
-    """One prompt at one keep ratio, with the T tokens of an answer; the last of them is not run.
+    """One prompt at one keep ratio, with the T tokens of an answer; the last of them is not run. Live or recorded.
 
     Attributes:
         token_ids: int64 [S], the prompt.
         visual: bool [S], true at its visual tokens.
-        inputs: the vision graph's inputs, rows of numbers or whole numbers, by `IMAGE.NAME`; images count from 0.
-        features: of each image, its visual tokens.
+        inputs: the vision graph's inputs by `IMAGE.NAME`, sketches or whole numbers; images count from 0.
+        features: of each image a sketch of its visual tokens.
         kept: int64 [K], the tokens of the prompt that went on past the pruning layer.
         tokens: int64 [T], the likeliest token at each place, after `forced`, the ones before.
         forced: int64 [T], the answer along which it ran.
         logits: float32 [T, V].
-        cache: of each layer, keys, then values: of the prompt's tokens that are left, then of the answer's.
-        hidden: of each layer, its input, with rows as above but that the pruning layer still has the whole prompt;
-            empty where it was not looked at.
+        cache: of each layer sketches of keys, then values: of the prompt's tokens that are left, then of the answer's.
+        hidden: of each layer a sketch of its input, with rows as above but that the pruning layer still has the whole
+            prompt; empty where it was not looked at.
         choice: what was chosen from; None where it was not looked at, or nothing was to be chosen.
     """
 
     token_ids: Ints
     visual: npt.NDArray[np.bool_]
-    inputs: Mapping[str, Rows | Ints]
-    features: Rows
+    inputs: Mapping[str, Array]
+    features: Sequence[Floats]
     kept: Ints
     tokens: Ints
     forced: Ints
     logits: Floats
-    cache: Rows
-    hidden: Rows
+    cache: Sequence[Floats]
+    hidden: Sequence[Floats]
     choice: Choice | None = None
 
-    def tensors(self) -> dict[tuple[Stage, int, str], Tensor]:
+    def tensors(self) -> dict[tuple[Stage, int, str], Array]:
         """What is compared one by one: by stage, layer and name. Inputs are of layer -1, logits of `LAST`."""
-        found: dict[tuple[Stage, int, str], Tensor] = {}
-        for key, value in self.inputs.items():
+        found: dict[tuple[Stage, int, str], Array] = {}
+        for key, array in self.inputs.items():
             number, _, name = key.partition(".")
-            found["pixels", -1, f"image {int(number) + 1}, {name}"] = value
-        found |= {("features", -1, f"image {n}"): rows for n, rows in enumerate(self.features.split(), 1)}
-        for n, rows in enumerate(self.cache.split()):
+            found["pixels", -1, f"image {int(number) + 1}, {name}"] = array
+        found |= {("features", -1, f"image {n}"): rows for n, rows in enumerate(self.features, 1)}
+        for n, rows in enumerate(self.cache):
             found["caches", n // 2, f"layer {n // 2}, {('key', 'value')[n % 2]}"] = rows
-        found |= {("hidden states", n, f"input of layer {n}"): rows for n, rows in enumerate(self.hidden.split())}
+        found |= {("hidden states", n, f"input of layer {n}"): rows for n, rows in enumerate(self.hidden)}
         found["logits", LAST, ""] = self.logits
         return found
 
@@ -180,13 +154,13 @@ def observe(
         token_ids=prompt.token_ids,
         visual=visual,
         inputs=picture_inputs(prompt.pictures),
-        features=Rows.of(map(pipeline.session.read_features, watched.features)),
+        features=[sketch(pipeline.session.read_features(each)) for each in watched.features],
         kept=watched.kept,
         tokens=np.array(best, np.int64),
         forced=np.array(result.token_ids, np.int64),
         logits=np.stack(result.logits or []),
-        cache=Rows.of(by_token(part) for layer in caches for part in layer),
-        hidden=Rows.of(map(np.concatenate, layers)),
+        cache=[sketch(by_token(part)) for layer in caches for part in layer],
+        hidden=[sketch(np.concatenate(calls)) for calls in layers],
         choice=choice,
     )
 
@@ -218,10 +192,10 @@ class _Watched:
         return output
 
 
-def picture_inputs(pictures: Sequence[Picture]) -> dict[str, Rows | Ints]:
+def picture_inputs(pictures: Sequence[Picture]) -> dict[str, Array]:
     """See `Observation.inputs`."""
     return {
-        f"{number}.{name}": Rows.of([array]) if np.issubdtype(array.dtype, np.floating) else array.astype(np.int64)
+        f"{number}.{name}": sketch(array) if np.issubdtype(array.dtype, np.floating) else array.astype(np.int64)
         for number, picture in enumerate(pictures)
         for name, array in picture.inputs.items()
     }
@@ -272,8 +246,7 @@ class ParityReference(ABC):
         identity: of which checkpoint it is, and how it prunes.
         dtype: element type in which it computes.
         no_hidden_states: why it has no states between layers; empty if it has.
-        samples, keeps, new_tokens: the only samples and keep ratios and the longest answers that it knows; None if it
-            can be asked any.
+        samples, keeps, new_tokens: what a recording has; None where any may be asked.
     """
 
     name: str

@@ -22,13 +22,13 @@ import numpy as np
 
 from iwp_export.backends.session import Array
 from iwp_export.bundle.document import Document
-from iwp_export.bundle.outputs import check_output, plain_name
+from iwp_export.bundle.outputs import check_outputs, plain_name
 from iwp_export.bundle.recipe import Digest, Name
 from iwp_export.bundle.schema import Count, Flaw, Number, above_zero, one_of
-from iwp_export.errors import DataError, OutputError, RecordingError, os_reason
+from iwp_export.errors import DataError, OutputError, RecordingError, in_one_line, os_reason
 from iwp_export.files import whole_file
 from iwp_export.parity.figures import LIMITS, Identity
-from iwp_export.parity.observation import PROJECTIONS, Choice, Observation, ParityReference, Rows, Sample, samples_of
+from iwp_export.parity.observation import PROJECTIONS, Choice, Observation, ParityReference, Sample, samples_of
 from iwp_export.progress import progress
 from iwp_export.questions import Question
 from iwp_export.version import __version__
@@ -38,7 +38,17 @@ RECORDING = ".npz"
 DOCUMENT = "recording"
 SIZE_LIMIT = 4 << 30
 """Bytes that a recording may hold unpacked: a file that claims more is not read."""
-DAMAGE = (zipfile.BadZipFile, zlib.error, ValueError, EOFError, KeyError, RuntimeError, MemoryError)
+DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    ValueError,
+    EOFError,
+    KeyError,
+    AttributeError,
+    TypeError,
+    RuntimeError,
+    MemoryError,
+)
 """What reading a damaged archive may raise; an array's head may claim any size."""
 REMEDY = "copy it again, or record again"
 
@@ -104,8 +114,7 @@ class Recording(ParityReference):
         ]
         name, limits = f"recording of {info.reference}", (samples, info.keeps, info.new_tokens)
         super().__init__(name, info.identity, info.dtype, info.hidden_states, *limits)
-        self._info, self._arrays = info, arrays
-        self._numbers = {(sample.prompt, sample.images): number for number, sample in enumerate(samples)}
+        self._info, self._arrays, self._known = info, arrays, samples
 
     def observe(self, sample: Sample, keep: float, max_new_tokens: int, hidden_states: bool = False) -> Observation:
         keeps, tokens = self._info.keeps, self._info.new_tokens
@@ -115,37 +124,41 @@ class Recording(ParityReference):
         if max_new_tokens > tokens:
             text = f"the recording has answers of {tokens} tokens, not {max_new_tokens}"
             raise RecordingError(text, options=("parity_tokens",))
-        number = self._numbers.get((sample.prompt, sample.images))
-        if number is None:
+        if sample not in self._known:
             raise RecordingError(f"the recording has no sample {sample.name}")
-        return unpack(self._arrays, number, keeps.index(keep), max_new_tokens)
+        return unpack(self._arrays, self._known.index(sample), keeps.index(keep), max_new_tokens)
+
+
+def check_recording(path: Path, force: bool = False) -> None:
+    """Refuse, before minutes of work, a file that cannot be written or would not be found again.
+
+    Raises:
+        OutputError: its name does not end in .npz, or see `check_outputs`.
+    """
+    check_outputs([path], force, kinds=(RECORDING,), noun="recording", option="record")
 
 
 def record(
     reference: ParityReference,
     questions: Sequence[Question],
     keeps: Sequence[float],
-    path: Path | str,
+    path: Path,
     max_new_tokens: int,
     hidden_states: bool = False,
-    force: bool = False,
 ) -> Path:
     """Record what a reference makes of questions.
 
     Args:
         reference: the checkpoint.
         questions, keeps, max_new_tokens: see `check_parity`.
-        path: NAME.npz; missing folders are made.
+        path: NAME.npz, replaced if it is there: see `check_recording`; missing folders are made.
         hidden_states: also the states between layers, with which the file is about twice as large.
-        force: replace a file that is there already.
 
     Raises:
-        OutputError: the file is there already, or cannot be written.
+        OutputError: the file cannot be written.
         DataError: there are no questions, or an image cannot be read.
         RequestError, BackendError: see `ParityReference.observe`.
     """
-    path = Path(path)
-    where = check_recording(path, force)
     samples = samples_of(questions)
     if not samples:
         raise DataError("there is nothing to record: give questions")
@@ -174,25 +187,10 @@ def record(
         with whole_file(path) as file, file.open("wb") as stream:
             np.savez_compressed(stream, allow_pickle=False, **{DOCUMENT: np.frombuffer(text, np.uint8), **arrays})
     except Flaw as flaw:
-        raise OutputError(f"Cannot write {where}: {flaw}") from flaw
+        raise OutputError(f"Cannot write {path}: {flaw}") from flaw
     except OSError as error:
-        raise OutputError(f"Cannot write {where}: {os_reason(error)}", options=("record",)) from error
+        raise OutputError(f"Cannot write {path}: {os_reason(error)}", options=("record",)) from error
     return path
-
-
-def check_recording(path: Path, force: bool = False) -> str:
-    """Refuse, before minutes of work, a file that cannot be written or would not be found again; returns its name.
-
-    Raises:
-        OutputError: its name does not end in .npz, or see `check_output`.
-    """
-    if path.suffix != RECORDING:
-        raise OutputError(f"a recording's name ends in {RECORDING}, got {path}", options=("record",))
-    try:
-        return check_output(path, force)
-    except OutputError as error:
-        error.options = tuple("record" if name == "output" else name for name in error.options)
-        raise
 
 
 def read_recording(path: Path | str) -> Recording:
@@ -201,36 +199,28 @@ def read_recording(path: Path | str) -> Recording:
     Raises:
         RecordingError: it is missing, damaged, no recording, or of another version.
     """
-    path = Path(path)
-    where = plain_name(path, RecordingError)
-    if not path.is_file():
+    where = plain_name(Path(path), RecordingError)
+    if not Path(path).is_file():
         raise RecordingError(f"there is no recording {where}")
     try:
-        with zipfile.ZipFile(path) as archive:
-            size = sum(entry.file_size for entry in archive.infolist())
-        if size > SIZE_LIMIT:
-            raise RecordingError(f"{where} is no recording: it claims to hold {size:,} bytes")
         with np.load(path, allow_pickle=False) as archive:
+            size = sum(entry.file_size for entry in archive.zip.infolist())
+            if size > SIZE_LIMIT:
+                raise RecordingError(f"{where} is no recording: it claims to hold {size:,} bytes")
             if DOCUMENT not in archive.files:
                 raise RecordingError(f"{where} is not a recording: it has no entry {DOCUMENT!r}")
             arrays = {name: archive[name] for name in archive.files}
-        if not all(isinstance(array, np.ndarray) for array in arrays.values()):
-            raise ValueError("an entry is no array")
         info = RECORDING_JSON.from_dict(json.loads(arrays.pop(DOCUMENT).tobytes()), where)
+        for name in info.arrays.keys() ^ arrays.keys():
+            raise ValueError(f"its entries are not those that it lists: {name}")
+        for name, array in arrays.items():
+            if _digest(array) != info.arrays[name]:
+                raise ValueError(f"the content of {name} changed")
+        return Recording(info, arrays)
     except DAMAGE as error:
-        reason = " ".join(str(error).split())[:80] or type(error).__name__
-        raise RecordingError(f"{where} is damaged or is no recording ({reason}): {REMEDY}") from error
+        raise RecordingError(f"{where} is damaged or is no recording ({in_one_line(error)[:80]}): {REMEDY}") from error
     except OSError as error:
         raise RecordingError(f"cannot read the recording {where}: {os_reason(error)}") from error
-    for name in info.arrays.keys() ^ arrays.keys():
-        raise RecordingError(f"{where} is damaged: its entries are not those that it lists ({name}): {REMEDY}")
-    for name, array in arrays.items():
-        if _digest(array) != info.arrays[name]:
-            raise RecordingError(f"{where} is damaged: the content of {name} changed: {REMEDY}")
-    try:
-        return Recording(info, arrays)
-    except (KeyError, UnicodeDecodeError) as error:
-        raise RecordingError(f"{where} is damaged: an entry is missing or no text ({error}): {REMEDY}") from error
 
 
 def _digest(array: Array) -> str:
@@ -239,29 +229,36 @@ def _digest(array: Array) -> str:
     return digest.hexdigest()
 
 
-ONCE = ("token_ids", "visual", "features")
-"""What does not depend on the keep ratio, beside inputs and choice."""
-STEPS = ("tokens", "forced", "logits")
-"""What each token of an answer has."""
-KINDS = {"token_ids": "i", "visual": "b", "kept": "i", "tokens": "i", "forced": "i", "logits": "f"}
-"""The numpy kind of arrays of an observation."""
+DIMENSIONS = {
+    "token_ids": ("i", "S"),
+    "visual": ("b", "S"),
+    "kept": ("i", "K"),
+    "tokens": ("i", "T"),
+    "forced": ("i", "T"),
+    "logits": ("f", "TV"),
+}
+"""The plain arrays of an observation: numpy's kind, and a letter for each length, which is the same in all of them."""
+ONCE = ("token_ids", "visual")
 
 
 def pack(found: Observation, sample: int, ratio: int) -> dict[str, Array]:
     """An observation as arrays by name."""
-    once: dict[str, Any] = {name: getattr(found, name) for name in ONCE}
-    once["images"] = np.array(len(found.features.lengths), np.int64)
-    once |= {f"input.{name}": value for name, value in found.inputs.items()}
+    once, here = f"{sample}.", f"{sample}.{ratio}."
+    arrays = {(once if name in ONCE else here) + name: getattr(found, name) for name in DIMENSIONS}
+    arrays[f"{once}images"] = np.array(len(found.features), np.int64)
+    lists = {f"{once}features": found.features, f"{here}cache": found.cache, f"{here}hidden": found.hidden}
+    for name, array in found.inputs.items():
+        if array.dtype.kind == "f":
+            lists[f"{once}input.{name}"] = [array]
+        else:
+            arrays[f"{once}input.{name}"] = array
+    for name, sketches in lists.items():
+        rows = np.concatenate([np.zeros((0, 1 + PROJECTIONS), np.float32), *sketches])
+        arrays |= {f"{name}.sketch": rows[:, 1:], f"{name}.norm": rows[:, 0]}
+        arrays[f"{name}.lengths"] = np.array([len(each) for each in sketches], np.int64)
     if found.choice is not None:
         alike = found.choice.alike  # symmetric: half of it will do
-        once |= {"importance": found.choice.importance, "alike": alike[np.triu_indices(len(alike))]}
-    here = {name: getattr(found, name) for name in ("kept", *STEPS, "cache", "hidden")}
-    named = {f"{sample}.{name}": value for name, value in once.items()}
-    named |= {f"{sample}.{ratio}.{name}": value for name, value in here.items()}
-    arrays: dict[str, Array] = {}
-    for name, value in named.items():
-        parts = {f".{part}": each for part, each in vars(value).items()} if isinstance(value, Rows) else {"": value}
-        arrays |= {f"{name}{part}": each for part, each in parts.items()}
+        arrays |= {f"{once}importance": found.choice.importance, f"{once}alike": alike[np.triu_indices(len(alike))]}
     return arrays
 
 
@@ -274,29 +271,26 @@ def unpack(arrays: Mapping[str, Array], sample: int, ratio: int, new_tokens: int
     once, here = f"{sample}.", f"{sample}.{ratio}."
     try:
         found: dict[str, Any] = {}
-        for name, kind in KINDS.items():
+        sizes: dict[str, int] = {}
+        for name, (kind, letters) in DIMENSIONS.items():
             found[name] = array = arrays[(once if name in ONCE else here) + name]
-            if array.dtype.kind != kind or array.ndim != (2 if kind == "f" else 1) or 0 in array.shape:
+            lengths = dict(zip(letters, array.shape, strict=True))
+            if array.dtype.kind != kind or 0 in array.shape or {**lengths, **sizes} != {**sizes, **lengths}:
                 raise ValueError(f"{name} is {array.dtype} {list(array.shape)}")
-        kept, size, total = found["kept"], len(found["token_ids"]), len(found["tokens"])
-        if size != len(found["visual"]) or any(len(found[name]) != total for name in STEPS):
-            raise ValueError("arrays of tokens differ in length")
-        if np.any(np.diff(kept) <= 0) or kept[0] < 0 or kept[-1] >= size:
+            sizes |= lengths
+        kept = found["kept"]
+        if np.any(np.diff(kept) <= 0) or kept[0] < 0 or kept[-1] >= sizes["S"]:
             raise ValueError("kept does not rise within the prompt")
-        found |= {name: found[name][:new_tokens] for name in STEPS}
-        found |= {name: _rows(arrays, here + name, max(0, total - new_tokens)) for name in ("cache", "hidden")}
-        found["features"] = _rows(arrays, f"{once}features")
-        if int(arrays[f"{once}images"]) != len(found["features"].lengths) or len(found["cache"].lengths) % 2:
-            raise ValueError("it has not the features of each image, or keys without values")
-        begin = f"{once}input."
-        inputs = dict.fromkeys(
-            ".".join(name.removeprefix(begin).split(".")[:2]) for name in arrays if begin in name[: len(begin)]
-        )
-        found["inputs"] = {
-            name: arrays[begin + name] if begin + name in arrays else _rows(arrays, begin + name)
-            for name in inputs
-            if name.split(".")[0].isdecimal()
+        unused = max(0, sizes["T"] - new_tokens)
+        found |= {name: found[name][:new_tokens] for name in ("tokens", "forced", "logits")}
+        found["features"] = _sketches(arrays, f"{once}features")
+        found |= {
+            name: [rows[: len(rows) - unused] for rows in _sketches(arrays, here + name, unused)]
+            for name in ("cache", "hidden")
         }
+        if int(arrays[f"{once}images"]) != len(found["features"]) or len(found["cache"]) % 2:
+            raise ValueError("it has not the features of each image, or keys without values")
+        found["inputs"] = _inputs(arrays, f"{once}input.")
         if f"{once}importance" in arrays:
             importance, half = arrays[f"{once}importance"], arrays[f"{once}alike"]
             upper = np.zeros((len(importance), len(importance)), np.float32)
@@ -307,17 +301,27 @@ def unpack(arrays: Mapping[str, Array], sample: int, ratio: int, new_tokens: int
         raise RecordingError(f"the recording is damaged: sample {sample}, {error}: record again") from error
 
 
-def _rows(arrays: Mapping[str, Array], name: str, without_last: int = 0) -> Rows:
-    """Rows, but for so many at each tensor's end.
+def _inputs(arrays: Mapping[str, Array], begin: str) -> dict[str, Array]:
+    """The arrays and the sketches whose names begin so; an input of an image is called IMAGE.NAME."""
+    found: dict[str, Array] = {}
+    for name in (name.removeprefix(begin) for name in arrays if name.startswith(begin)):
+        number, key, *part = name.split(".")
+        if int(number) >= 0 and not part:
+            found[name] = arrays[begin + name]
+        elif part == ["norm"]:
+            [found[f"{number}.{key}"]] = _sketches(arrays, f"{begin}{number}.{key}")
+    return found
+
+
+def _sketches(arrays: Mapping[str, Array], name: str, least: int = 0) -> list[Array]:
+    """Sketches of several tensors, which have so many rows each at least.
 
     Raises:
         ValueError: they are none.
     """
-    sketch, norm, lengths = (arrays[f"{name}.{part}"] for part in ("sketch", "norm", "lengths"))
-    shapes = sketch.shape[1:] == (PROJECTIONS,) or not len(sketch)
-    if (sketch.dtype.kind, norm.dtype.kind, lengths.dtype.kind) != ("f", "f", "i") or not shapes or norm.ndim != 1:
+    rows, norm, lengths = (arrays[f"{name}.{part}"] for part in ("sketch", "norm", "lengths"))
+    if (rows.dtype.kind, norm.dtype.kind, lengths.dtype.kind) != ("f", "f", "i") or rows.shape[1:] != (PROJECTIONS,):
         raise ValueError(f"{name} is no sketch")
-    if np.any(lengths < without_last) or {len(sketch), len(norm)} != {int(lengths.sum())}:
+    if np.any(lengths < least) or {rows.shape[:1], norm.shape} != {(int(lengths.sum()),)}:
         raise ValueError(f"{name} has other rows than it says")
-    left = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(norm)) > without_last
-    return Rows(sketch[left], norm[left], lengths - without_last)
+    return np.split(np.c_[norm, rows], np.cumsum(lengths)[:-1]) if len(lengths) else []

@@ -58,7 +58,7 @@ def validate(path: Path, settings: ValidationSettings, command: str, force: bool
     figures: dict[str, Any] = {}
     if settings.against != NOTHING:
         reference = _reference(pipeline, settings)
-        parity = figures["parity"] = _parity(pipeline, path, reference, data, settings, force)
+        parity = figures["parity"] = _parity(pipeline, path, reference, data, settings)
         gates += parity_verdict.gates(parity)
         doubts += parity_verdict.warnings(parity)
     if data is not None:
@@ -139,12 +139,11 @@ def _parity(
     reference: ParityReference,
     data: DataSet | None,
     settings: ValidationSettings,
-    force: bool,
 ) -> Parity:
     asked = None if data is None or reference.samples is not None else data.questions[: settings.parity_samples]
     if settings.record is not None and asked is not None:
         tokens = settings.parity_tokens or parity_check.NEW_TOKENS
-        record(reference, asked, parity_check.KEEPS, settings.record, tokens, settings.hidden_states, force)
+        record(reference, asked, parity_check.KEEPS, settings.record, tokens, settings.hidden_states)
     return parity_check.check_parity(
         pipeline,
         reference,

@@ -65,7 +65,7 @@ class Workshop:
     def recording(self) -> Path:
         """Of the checkpoint."""
         path, keeps = self.folder / "golden.npz", self.keeps
-        return record(self.reference(self.right), self.questions, keeps, path, self.new_tokens, force=True)
+        return record(self.reference(self.right), self.questions, keeps, path, self.new_tokens)
 
     def reference(self, pipeline: Pipeline) -> ParityReference:
         """The checkpoint, as the artefact's element type and settings ask."""

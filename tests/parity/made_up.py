@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from iwp_export.parity.observation import Choice, Observation, Rows
+from iwp_export.parity.observation import Choice, Observation, sketch
 
 RNG = np.random.default_rng(0)
 S, N, K, T = 9, 5, 6, 4
 
 
-def stacked(*counts: int) -> Rows:
-    return Rows.of(RNG.standard_normal((count, 16)) for count in counts)
+def rows(count: int) -> Any:
+    return sketch(RNG.standard_normal((count, 16)))
 
 
-def rows(count: int) -> Rows:
-    return stacked(count)
+def stacked(*counts: int) -> list[Any]:
+    return [rows(count) for count in counts]
 
 
 def observation(hidden: bool = True) -> Observation:

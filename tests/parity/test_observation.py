@@ -10,18 +10,14 @@ import pytest
 
 from iwp_export.parity.check import compare, distances
 from iwp_export.parity.figures import StageFigures
-from iwp_export.parity.observation import Rows, _signs
+from iwp_export.parity.observation import _signs, sketch
 
 RNG = np.random.default_rng(0)
 
 
-def sketched(rows: Any) -> Rows:
-    return Rows.of([rows])
-
-
 def flaw(rows: Any) -> str:
     stage = StageFigures("features")
-    compare(stage, sketched(rows), sketched(np.ones_like(rows)), "here", "row {}".format)
+    compare(stage, sketch(rows), sketch(np.ones_like(rows)), "here", "row {}".format)
     return stage.flaw
 
 
@@ -30,7 +26,7 @@ def test_distances_are_those_of_the_rows(width: int) -> None:
     theirs = RNG.standard_normal((400, width)) * RNG.uniform(0.1, 10, (400, 1))
     ours = theirs + 0.01 * RNG.standard_normal((400, width))
     apart = np.linalg.norm(ours - theirs, axis=1)
-    absolute, relative, cosine = distances(sketched(ours), sketched(theirs))
+    absolute, relative, cosine = distances(sketch(ours), sketch(theirs))
     factor = absolute / apart
     assert 0.97 < np.sqrt(np.mean(np.square(factor))) < 1.05
     assert np.mean((factor > 0.4) & (factor < 1.6)) > 0.97
@@ -39,24 +35,24 @@ def test_distances_are_those_of_the_rows(width: int) -> None:
     np.testing.assert_allclose(relative, absolute / base, rtol=1e-3)
     angle = np.square(ours - theirs).sum() / np.square(theirs).sum() / 2  # 1 - cosine, of almost parallel vectors
     assert 1 - cosine == pytest.approx(angle, rel=0.1)
-    absolute, relative, cosine = distances(sketched(theirs), sketched(theirs))
+    absolute, relative, cosine = distances(sketch(theirs), sketch(theirs))
     assert absolute.max() == relative.max() == 0 and cosine == 1
 
 
 def test_rows_of_nothing() -> None:
-    nothing, one = sketched(np.zeros((2, 5))), sketched(np.array([[0.0] * 5, [1.0] * 5]))
+    nothing, one = sketch(np.zeros((2, 5))), sketch(np.array([[0.0] * 5, [1.0] * 5]))
     assert distances(nothing, nothing)[1].tolist() == [0, 0]
     assert distances(nothing, nothing)[2] == 1
     assert distances(one, nothing)[1].tolist() == [0, np.inf]
     assert distances(nothing, one)[2] == 0
     many = RNG.standard_normal((500, 64))
-    assert distances(sketched(-many), sketched(many))[2] == pytest.approx(-1, abs=0.1)
-    assert len(distances(sketched(np.zeros((0, 5))), sketched(np.zeros((0, 5))))[1]) == 0
+    assert distances(sketch(-many), sketch(many))[2] == pytest.approx(-1, abs=0.1)
+    assert len(distances(sketch(np.zeros((0, 5))), sketch(np.zeros((0, 5))))[1]) == 0
 
 
 def test_other_order_of_a_row_shows() -> None:
     row = RNG.standard_normal((1, 64))
-    assert distances(sketched(row[:, ::-1]), sketched(row))[1][0] > 0.3
+    assert distances(sketch(row[:, ::-1]), sketch(row))[1][0] > 0.3
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 3e38])  # a length that is no float32, at last
@@ -67,14 +63,10 @@ def test_numbers_that_are_not_finite_are_found(bad: float) -> None:
     assert flaw(rows) == "here, row 2: a number is not finite"
 
 
-def test_tensors_come_back_from_their_rows() -> None:
-    tensors = [RNG.standard_normal((3, 5)), RNG.standard_normal((0, 5)), RNG.standard_normal((2, 2, 7))]
-    rows = Rows.of(tensors)
-    assert rows.lengths.tolist() == [3, 0, 4]
-    for each, tensor in zip(rows.split(), tensors, strict=True):
-        np.testing.assert_array_equal(each.sketch, sketched(tensor).sketch)
-        np.testing.assert_array_equal(each.norm, sketched(tensor).norm)
-    assert Rows.of([]).split() == []
+def test_a_sketch_has_a_row_for_each_of_the_last_dimension() -> None:
+    tensor = RNG.standard_normal((2, 2, 7))
+    assert sketch(tensor).shape == (4, 9) and sketch(tensor[:0]).shape == (0, 9)
+    np.testing.assert_array_equal(sketch(tensor)[:, 0], np.linalg.norm(tensor.reshape(4, 7), axis=1).astype(np.float32))
 
 
 def test_the_projections_never_change() -> None:

@@ -38,7 +38,7 @@ def stage(name: Stage, relative: float | None = 0.0, flaw: str = "", rows: int =
 
 
 def figures(dtype: str = "float32", gaps: tuple[Gap, ...] = (), **changes: Any) -> Parity:
-    kept = KeptFigures(9, len(gaps), 1.0, gaps, 0, "")
+    kept = KeptFigures(9, len(gaps), gaps, 0, "")
     keep = KeepFigures(0.3, tuple(stage(name) for name in STAGES), kept, TokenFigures(9, 0, 0, ""))
     parity = Parity("a checkpoint", dtype, 9, 8, (), Integrity(10, 1024, ""), (keep,), ())
     own = {name: value for name, value in changes.items() if name in Parity.__dataclass_fields__}
@@ -169,7 +169,7 @@ def test_a_greedy_token_that_is_as_likely_is_a_tie() -> None:
             self.logits = np.array(logits, np.float32)
             self.tokens = self.logits.argmax(1)
 
-    comparison = Comparison(1.0, PruningSettings(), ())
+    comparison = Comparison(1.0, PruningSettings())
     found = comparison.figures.tokens
     theirs = Seen([[2.0, 1.9999, 0], [5, 1, 0], [1, 2, 3]])
     comparison._add_tokens("here", Seen([[1.9999, 2.0, 0], [5, 1, 0], [1, 2, 3]]), theirs)  # type: ignore[arg-type]

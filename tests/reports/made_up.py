@@ -28,7 +28,7 @@ def parity() -> Parity:
     stage = StageFigures(
         "logits", 64, 2e-5, 1e-6, 0.999999, 1e-9, "question 3, token 2", "question 3", "question 3", ""
     )
-    keep = KeepFigures(1.0, (stage,), KeptFigures(8, 0, 1.0, (), 0, ""), TokenFigures(64, 0, 0, ""))
+    keep = KeepFigures(1.0, (stage,), KeptFigures(8, 0, (), 0, ""), TokenFigures(64, 0, 0, ""))
     return Parity("the checkpoint", "float32", 8, 8, (), Integrity(12, 9 << 20, ""), (keep,), ())
 
 
