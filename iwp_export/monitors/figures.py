@@ -56,16 +56,13 @@ class Monitors:
     Attributes:
         data: what the set of questions is called.
         questions: how many.
-        layers: of the language model.
-        pruning_layer, keep: the artefact's settings.
+        pruning_layer: the artefact's.
         attention: by layer.
         depth: the read-depth curve, by layer; the last point is with every token.
     """
 
     data: str
     questions: int
-    layers: int
     pruning_layer: int
-    keep: float
     attention: tuple[LayerFigures, ...]
     depth: tuple[DepthPoint, ...]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from iwp_export.backends.session import Array
 from iwp_export.backends.torch.decoder import Projected, Stream
 from iwp_export.backends.torch.session import TorchSession
 from iwp_export.monitors.figures import DepthPoint, LayerFigures, Monitors
@@ -92,20 +93,17 @@ def measure_monitors(
     return Monitors(
         data=data.name,
         questions=len(data.questions),
-        layers=layers,
         pruning_layer=settings.layer,
-        keep=settings.keep,
-        attention=tuple(
-            _layer(layer, [(before[layer], after[layer]) for before, after in looks]) for layer in range(layers)
-        ),
+        attention=tuple(_layer(layer, np.array(looks)[:, :, layer]) for layer in range(layers)),
         depth=tuple(_point(layer, scores) for layer, scores in depth.items()),
     )
 
 
-def _layer(layer: int, looks: Sequence[tuple[Look, Look]]) -> LayerFigures:
-    retention = float(np.mean([after[1] / before[1] for before, after in looks]))
-    before, after = (bootstrap_mean([look[side][0] for look in looks]) for side in (0, 1))
-    return LayerFigures(layer, retention, before, after)
+def _layer(layer: int, looks: Array) -> LayerFigures:
+    """Of looks [questions, 2, 2]: without and with pruning, entropy and count."""
+    entropy, count = looks[..., 0], looks[..., 1]
+    retention = float(np.mean(count[:, 1] / count[:, 0]))
+    return LayerFigures(layer, retention, bootstrap_mean(entropy[:, 0]), bootstrap_mean(entropy[:, 1]))
 
 
 def _point(layer: int, scores: Sequence[Score]) -> DepthPoint:

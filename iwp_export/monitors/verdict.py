@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from iwp_export.monitors.figures import Monitors
-from iwp_export.view.figures import Interval, percent, spread
+from iwp_export.view.figures import percent, spread
 from iwp_export.view.view import Axis, Chart, Column, Series, Table, View
 
 READ = 0.95
@@ -43,27 +41,23 @@ def warnings(monitors: Monitors) -> list[str]:
 
 def view(monitors: Monitors) -> View:
     """What was found."""
-    which = _measure(monitors)
-    depth = _line(which, [(point.layer, point.score) for point in monitors.depth])
-    here = Series("pruned here", (float(monitors.pruning_layer),) * 2, (0.0, 1.0))
-    alt = f"Read-depth curve: {which} of {monitors.questions} questions by the layer that ends the image"
-    y = Axis(which, "percent", low=0.0)
-    caption = "The rightmost point has every token, the leftmost none."
-    title, layer = "Where the model reads the image", Axis("no visual token from layer", "whole")
-    sides = {"every token": "entropy", "pruned": "entropy_pruned"}
-    entropies = [_line(side, [(a.layer, getattr(a, name)) for a in monitors.attention]) for side, name in sides.items()]
-    about = "Entropy of the text's attention by layer, with every visual token and pruned"
-    nats = Axis("entropy of attention, nats", low=0.0)
-    return View(
-        title,
-        sentences=_sentences(monitors),
-        facts=[("asked", f"{monitors.questions:,} questions of {monitors.data}")],
-        charts=[
-            Chart("lines", title, alt, [depth, here], layer, y, caption=caption),
-            Chart("lines", "How widely text attends", about, entropies, Axis("layer", "whole"), nats),
-        ],
-        tables=[_layers(monitors)],
+    which, title = _measure(monitors), "Where the model reads the image"
+    places = tuple(float(point.layer) for point in monitors.depth)
+    means, lows, highs = (
+        tuple(getattr(point.score, end) for point in monitors.depth) for end in ("mean", "low", "high")
     )
+    here = Series("pruned here", (float(monitors.pruning_layer),) * 2, (0.0, 1.0))
+    chart = Chart(
+        "lines",
+        title,
+        f"Read-depth curve: {which} of {monitors.questions} questions by the layer that ends the image",
+        [Series(which, places, means, lows, highs), here],
+        Axis("no visual token from layer", "whole"),
+        Axis(which, "percent", low=0.0),
+        caption="The rightmost point has every token, the leftmost none.",
+    )
+    asked = [("asked", f"{monitors.questions:,} questions of {monitors.data}")]
+    return View(title, _sentences(monitors), asked, charts=[chart], tables=[_layers(monitors)])
 
 
 def _measure(monitors: Monitors) -> str:
@@ -95,10 +89,3 @@ def _layers(monitors: Monitors) -> Table:
     columns: list[Column | str] = ["layer", *(Column(title, number=True) for title in titles)]
     caption = "Answers if no visual token goes on from a layer on, with 95 % intervals, and the text's attention there"
     return Table(columns, rows, caption)
-
-
-def _line(name: str, points: Sequence[tuple[int, Interval]]) -> Series:
-    """Means over layers with their intervals."""
-    places, values = tuple(float(layer) for layer, _ in points), [value for _, value in points]
-    means, lows, highs = (tuple(getattr(value, end) for value in values) for end in ("mean", "low", "high"))
-    return Series(name, places, means, lows, highs)

@@ -133,8 +133,8 @@ def check_parity(
     Args:
         pipeline: the artefact.
         reference: what is right; see `open_reference`.
-        questions: what is asked; None takes the samples of a recording.
-        keeps: fractions of the visual tokens that stay; None takes a recording's, else `KEEPS`.
+        questions, keeps: what is asked, and fractions of the visual tokens that stay, `KEEPS` if None; a recording has
+            its own.
         max_new_tokens: tokens of each answer; None takes a recording's, else `NEW_TOKENS`.
         hidden_states: also compare the states between layers, where both sides can show them.
         path: the artefact's, whose files are then all compared with their hashes. Where they are
@@ -149,10 +149,10 @@ def check_parity(
     identity = Identity.of(pipeline.manifest)
     if reference.samples is not None and identity.other_model(reference.identity):
         raise RecordingError(f"the {reference.name} is of {reference.identity}, the artefact of {identity}")
-    samples = reference.samples if questions is None else samples_of(questions)
+    samples = samples_of(questions or ()) if reference.samples is None else reference.samples
     if not samples:
         raise DataError("there is nothing to compare: give questions, or a recording, which has its own")
-    keeps = keeps or reference.keeps or KEEPS
+    keeps = reference.keeps or keeps or KEEPS
     new_tokens = max_new_tokens or reference.new_tokens or NEW_TOKENS
     reasons = {"the artefact": pipeline.session.no_look, "the reference": reference.no_hidden_states}
     notes = tuple(
@@ -308,18 +308,16 @@ def compare(stage: StageFigures, ours: Array | None, theirs: Array | None, where
     """
     if ours is None or theirs is None or (ours.dtype.kind, ours.ndim) != (theirs.dtype.kind, theirs.ndim):
         _fail(stage, f"{where}: not there, or of another kind")
+    elif ours.dtype.kind == "f" and len(ours) != len(theirs):
+        _fail(stage, f"{where}: {len(ours)} rows, the reference has {len(theirs)}")
     elif ours.shape != theirs.shape:
-        size, other = (
-            f"{len(each)} rows" if each.ndim == 2 and stage.stage != "logits" else f"shape {list(each.shape)}"
-            for each in (ours, theirs)
-        )
-        _fail(stage, f"{where}: {size}, the reference has {other.removesuffix(' rows')}")
+        _fail(stage, f"{where}: shape {list(ours.shape)}, the reference has {list(theirs.shape)}")
     elif ours.dtype.kind != "f":
         stage.rows += 1
         if stage.relative is None:
             stage.absolute, stage.relative, stage.cosine = 0.0, 0.0, 1.0
         for place in np.flatnonzero(ours != theirs)[:1]:
-            _fail(stage, f"{where}: {ours[place]} at {place}, the reference has {theirs[place]}")
+            _fail(stage, f"{where}: {ours.flat[place]} at {place}, the reference has {theirs.flat[place]}")
     elif bad := [
         (row, whose)
         for array, whose in ((ours, ""), (theirs, " of the reference"))

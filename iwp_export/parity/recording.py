@@ -117,16 +117,11 @@ class Recording(ParityReference):
         self._info, self._arrays, self._known = info, arrays, samples
 
     def observe(self, sample: Sample, keep: float, max_new_tokens: int, hidden_states: bool = False) -> Observation:
-        keeps, tokens = self._info.keeps, self._info.new_tokens
-        if keep not in keeps:
-            known = ", ".join(f"{each:g}" for each in keeps)
-            raise RecordingError(f"the recording has keep {known}, not {keep:g}")
+        tokens = self._info.new_tokens
         if max_new_tokens > tokens:
             text = f"the recording has answers of {tokens} tokens, not {max_new_tokens}"
             raise RecordingError(text, options=("parity_tokens",))
-        if sample not in self._known:
-            raise RecordingError(f"the recording has no sample {sample.name}")
-        return unpack(self._arrays, self._known.index(sample), keeps.index(keep), max_new_tokens)
+        return unpack(self._arrays, self._known.index(sample), self._info.keeps.index(keep), max_new_tokens)
 
 
 def check_recording(path: Path, force: bool = False) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 from iwp_export.parity.figures import LIMITS, OWN_GAP, PIXELS_LIMIT, Gap, Limits, Parity, StageFigures
@@ -29,47 +30,39 @@ HOW_TO_READ = (
 
 def gates(parity: Parity) -> list[Gate]:
     """One for each stage, over all keep ratios, by the limits of the figures' element type."""
-    return list(_gates(parity, LIMITS[parity.dtype]))
-
-
-def _gates(parity: Parity, limits: Limits) -> Iterator[Gate]:
+    limits, differences, found = LIMITS[parity.dtype], parity.differences, []
     if files := parity.integrity:
         measured = "damaged" if files.flaw else f"{files.files} files, {human_bytes(files.bytes)}"
         remedy = "copy it again, or export it again"
-        yield _gate("integrity", not files.flaw, measured, "every SHA-256", files.flaw, remedy)
-    differences = parity.differences
+        found.append(_gate("integrity", not files.flaw, measured, "every SHA-256", files.flaw, remedy))
     measured = f"{len(differences)} differences" if differences else "the reference's"
     remedy = "compare with what it was exported from, or export and build again"
-    yield _gate("same checkpoint", not differences, measured, "the reference's", "; ".join(differences), remedy)
+    found.append(_gate("same checkpoint", not differences, measured, "the reference's", "; ".join(differences), remedy))
     every = [figures for keep in parity.keeps for figures in keep.stages]
     allowed = {"prompt": (0.0, 1.0), "pixels": (PIXELS_LIMIT, -1.0)}
     allowed |= dict.fromkeys(("features", "hidden states", "caches"), (limits.rows, limits.cosine))
     allowed["logits"] = limits.logits, limits.cosine
     for stage, (relative, cosine) in allowed.items():
         if stages := [figures for figures in every if figures.stage == stage]:
-            yield _stage_gate(stage, stages, relative, cosine)
-    worst = max((figures for figures in every if figures.kl is not None), key=lambda each: each.kl or 0.0, default=None)
-    kl, limit = 0.0 if worst is None else worst.kl or 0.0, f"{limits.kl:g} nats"
-    measured, where = (NOTHING, "") if worst is None else (f"KL {kl:.1e} nats", worst.kl_where)
-    yield _gate("next token", worst is not None and kl <= limits.kl, measured, limit, where, PRECISION)
-    yield _kept_gate(parity, limits)
-    yield _token_gate(parity)
+            found.append(_stage_gate(stage, stages, relative, cosine))
+    kl, where = max(((each.kl, each.kl_where) for each in every if each.kl is not None), default=(math.inf, ""))
+    measured = f"KL {kl:.1e} nats" if kl < math.inf else NOTHING
+    found.append(_gate("next token", kl <= limits.kl, measured, f"{limits.kl:g} nats", where, PRECISION))
+    return [*found, _kept_gate(parity, limits), _token_gate(parity)]
 
 
 def _stage_gate(name: str, stages: Sequence[StageFigures], relative: float, cosine: float) -> Gate:
     limit = "the same tokens" if name == "prompt" else f"{relative:g} of its length"
     limit += f", cosine {_cosine_text(cosine)}" if -1 < cosine < 1 else ""
     flaw = next((figures.flaw for figures in stages if figures.flaw), "")
-    found = [figures for figures in stages if figures.relative is not None]
-    if flaw or not found:
+    far = max(((each.relative, each.where) for each in stages if each.relative is not None), default=None)
+    if flaw or far is None:
         return _gate(name, False, "not comparable" if flaw else NOTHING, limit, flaw, REMEDIES[name])
     if name == "prompt":
-        return Gate(name, True, f"the same in {found[0].rows}", limit)
-    far = max(found, key=lambda figures: figures.relative or 0.0)
-    turned = min(found, key=lambda figures: 1.0 if figures.cosine is None else figures.cosine)
-    distance, least = far.relative or 0.0, 1.0 if turned.cosine is None else turned.cosine
+        return Gate(name, True, f"the same in {stages[0].rows}", limit)
+    (distance, where), (least, turned) = far, min((each.cosine or 0.0, each.cosine_where) for each in stages)
     measured = f"{distance:.1e}" + (f", cosine {_cosine_text(least)}" if cosine > -1 else "")
-    where = turned.cosine_where if distance <= relative and least < cosine else far.where
+    where = turned if distance <= relative and least < cosine else where
     return _gate(name, distance <= relative and least >= cosine, measured, limit, where, REMEDIES[name])
 
 
@@ -133,11 +126,6 @@ def _gate(name: str, passed: bool, measured: str, limit: str, where: str, remedy
     return Gate(name, passed, measured, limit, where, "" if passed else remedy)
 
 
-def warnings(parity: Parity) -> list[str]:
-    """What was not compared."""
-    return list(parity.notes)
-
-
 def view(parity: Parity) -> View:
     """The verdict, and every stage at every keep ratio."""
     failed = [gate for gate in gates(parity) if not gate.passed]
@@ -152,14 +140,9 @@ def view(parity: Parity) -> View:
             f"The first stage that fails is {first.name}: {first.measured}, allowed is {first.limit}{where}.",
         ]
     differing, followed = (sum(getattr(keep.kept, name) for keep in parity.keeps) for name in ("differing", "followed"))
-    if differing:
-        rest = f"; what comes after {differing - followed} of them was not compared" if followed < differing else ""
-        sentences.append(f"{differing} choices of tokens are not the reference's{rest}.")
-    if ties := sum(keep.tokens.ties for keep in parity.keeps):
-        sentences.append(f"{ties} greedy tokens differ where two were as likely.")
-    files = parity.integrity
-    shown = "not read" if files is None else files.flaw or f"{files.files}, {human_bytes(files.bytes)}"
-    facts = (("reference", parity.reference), ("limits for", parity.dtype), ("files", shown))
+    if followed < differing:
+        sentences.append(f"What comes after {differing - followed} other choices of tokens was not compared.")
+    facts = (("reference", parity.reference), ("limits for", parity.dtype))
     numbers = (Column(name, number=True) for name in ("rows", "relative", "cosine", "absolute", "KL, nats"))
     table = Table(("keep", "stage", *numbers, "worst place"), list(_rows(parity)), "Largest distances at each stage")
     return View("Parity", sentences, facts, tables=(table,), notes=(*parity.notes, HOW_TO_READ))

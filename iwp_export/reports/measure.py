@@ -54,13 +54,14 @@ def validate(path: Path, settings: ValidationSettings, command: str, force: bool
     data = _questions(pipeline, settings)
     if settings.record is not None:
         check_recording(settings.record, force)
-    before, reference, gates, doubts = read_state(), None, [], []
+    before, reference, gates = read_state(), None, []
+    doubts: list[str] = []
     figures: dict[str, Any] = {}
     if settings.against != NOTHING:
         reference = _reference(pipeline, settings)
         parity = figures["parity"] = _parity(pipeline, path, reference, data, settings)
         gates += parity_verdict.gates(parity)
-        doubts += parity_verdict.warnings(parity)
+        doubts += parity.notes
     if data is not None:
         accuracy = measure_accuracy(pipeline, data, settings.keep, settings.score, settings.max_new_tokens)
         found = accuracy_verdict.gates(accuracy, settings.max_drop, settings.min_agreement)

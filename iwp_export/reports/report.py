@@ -235,6 +235,6 @@ REPORT_JSON = Document(
     foreign="is not a report: it",
     remedy="copy it again, or measure again",
     command=lambda data, where: "measure again",
-    version=2,
+    version=3,
     error=ReportError,
 )

@@ -22,9 +22,7 @@ def monitors(
     return Monitors(
         data="some questions",
         questions=40,
-        layers=layers,
         pruning_layer=pruning_layer,
-        keep=keep,
         attention=tuple(LayerFigures(i, 1.0 if i < pruning_layer else keep, whole, pruned) for i in range(layers)),
         depth=tuple(points),
     )

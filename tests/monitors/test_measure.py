@@ -19,6 +19,7 @@ from iwp_export.exporter.plan import plan_export
 from iwp_export.exporter.settings_source import PAPER
 from iwp_export.monitors.figures import Monitors
 from iwp_export.monitors.measure import look_at, measure_monitors
+from iwp_export.pruning.settings import PruningSettings
 from iwp_export.questions import DataSet, Question, read_questions
 from iwp_export.runtime.pipeline import Pipeline
 
@@ -69,7 +70,7 @@ def test_pruning_changes_attention_from_its_layer_on(found: Monitors) -> None:
         if each.layer < layer:
             assert (each.retention, each.entropy_pruned) == (1, each.entropy)
         else:
-            assert each.retention == math.ceil(found.keep * 64) / 64
+            assert each.retention == math.ceil(PruningSettings().keep * 64) / 64
             assert each.entropy_pruned.mean < each.entropy.mean
 
 

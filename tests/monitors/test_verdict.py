@@ -60,7 +60,7 @@ def test_questions_that_need_no_image_are_warned_of() -> None:
 @pytest.mark.parametrize("answers", [True, False])
 def test_the_view(answers: bool) -> None:
     shown = view(monitors(answers=answers))
-    assert [len(chart.series) for chart in shown.charts] == [2, 2]
+    assert [len(chart.series) for chart in shown.charts] == [2]
     (table,) = shown.tables
     assert [row[4] for row in table.rows] == ["100.0 %", "50.0 %", "50.0 %", "50.0 %", ""]
     text = terminal.render([shown])

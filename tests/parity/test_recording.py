@@ -42,7 +42,7 @@ def test_an_artefact_is_what_was_recorded(pipeline: Pipeline, golden: Path) -> N
     assert all(gate.passed for gate in gates(parity))
     assert parity.keeps[1].stages[-1].stage == "hidden states" and parity.notes == ()
     assert (parity.samples, [keep.keep for keep in parity.keeps]) == (2, list(KEEPS))
-    shorter = check_parity(pipeline, read_recording(golden), max_new_tokens=2, keeps=(0.3,))
+    shorter = check_parity(pipeline, read_recording(golden), max_new_tokens=2)
     assert all(gate.passed for gate in gates(shorter))
     assert golden.stat().st_size < 1 << 20
 
@@ -81,14 +81,10 @@ print(all(gate.passed for gate in verdict.gates(parity)), len(verdict.view(parit
     assert result.stdout.split() == ["True", "1"], result.stderr
 
 
-def test_what_a_recording_does_not_have(pipeline: Pipeline, golden: Path, questions: list[Question]) -> None:
+def test_a_recording_has_no_longer_answers(pipeline: Pipeline, golden: Path) -> None:
     recording = read_recording(golden)
-    with pytest.raises(RecordingError, match=r"the recording has keep 1, 0\.3, not 0\.5"):
-        check_parity(pipeline, recording, keeps=(0.5,), max_new_tokens=4)
     with pytest.raises(RecordingError, match="the recording has answers of 4 tokens, not 5"):
         check_parity(pipeline, recording, max_new_tokens=5)
-    with pytest.raises(RecordingError, match="the recording has no sample 1"):
-        check_parity(pipeline, recording, questions[1:2], max_new_tokens=4)
 
 
 def test_what_is_no_recording_is_refused(golden: Path, tmp_path: Path) -> None:

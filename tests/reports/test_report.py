@@ -53,7 +53,7 @@ def test_what_is_written_is_read(whole: Report, tmp_path: Path) -> None:
     [
         ("{}", "is not a report"),
         ('{"format": "iwp-report", "schema_version": 9}', "upgrade iwp-export"),
-        ('{"format": "iwp-report", "schema_version": 1}', "schema version 1, this version reads 2: measure again"),
+        ('{"format": "iwp-report", "schema_version": 2}', "schema version 2, this version reads 3: measure again"),
         ("no", "is not JSON"),
     ],
 )
