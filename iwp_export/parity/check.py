@@ -239,9 +239,8 @@ class Comparison:
         elif visual[kept].sum() != visual[expected].sum():
             _fail(figures, f"{where}: tokens of the text were dropped")
         else:
-            self._add_gap(
-                where, np.searchsorted(np.flatnonzero(visual), kept[visual[kept]]), ours.choice, theirs.choice
-            )
+            chosen = np.searchsorted(np.flatnonzero(visual), kept[visual[kept]])
+            self._add_gap(where, chosen, ours.choice, theirs.choice)
         return False
 
     def _add_gap(self, where: str, chosen: npt.NDArray[np.intp], ours: Choice | None, theirs: Choice | None) -> None:
@@ -249,7 +248,7 @@ class Comparison:
             if choice is None:
                 return None
             selection = self._settings.selection()
-            return max(0.0, float(selection_gap_of_pairs(chosen, choice.importance, choice.alike, **selection)))
+            return float(np.maximum(selection_gap_of_pairs(chosen, choice.importance, choice.alike, **selection), 0))
 
         gap, own_gap, scores = gap_of(theirs), gap_of(ours), None
         if theirs is not None and ours is not None:

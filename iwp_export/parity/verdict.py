@@ -55,12 +55,13 @@ def _stage_gate(name: str, stages: Sequence[StageFigures], relative: float, cosi
     limit = "the same tokens" if name == "prompt" else f"{relative:g} of its length"
     limit += f", cosine {_cosine_text(cosine)}" if -1 < cosine < 1 else ""
     flaw = next((figures.flaw for figures in stages if figures.flaw), "")
-    far = max(((each.relative, each.where) for each in stages if each.relative is not None), default=None)
-    if flaw or far is None:
+    found = [(each.relative, each.where) for each in stages if each.relative is not None]
+    if flaw or not found:
         return _gate(name, False, "not comparable" if flaw else NOTHING, limit, flaw, REMEDIES[name])
     if name == "prompt":
         return Gate(name, True, f"the same in {stages[0].rows}", limit)
-    (distance, where), (least, turned) = far, min((each.cosine or 0.0, each.cosine_where) for each in stages)
+    distance, where = max(found)
+    least, turned = min((each.cosine, each.cosine_where) for each in stages if each.cosine is not None)
     measured = f"{distance:.1e}" + (f", cosine {_cosine_text(least)}" if cosine > -1 else "")
     where = turned if distance <= relative and least < cosine else where
     return _gate(name, distance <= relative and least >= cosine, measured, limit, where, REMEDIES[name])

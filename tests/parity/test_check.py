@@ -20,14 +20,14 @@ from iwp_export.parity import check
 from iwp_export.parity.check import Comparison, check_parity, open_reference
 from iwp_export.parity.checkpoint import CheckpointReference
 from iwp_export.parity.figures import Parity, Stage
-from iwp_export.parity.observation import ArtefactReference, Observation, samples_of
+from iwp_export.parity.observation import ArtefactReference, Choice, Observation, samples_of
 from iwp_export.parity.verdict import gates, view
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.questions import Question
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.view import terminal
 from tests.backends.trt.fake_trt import make_session
-from tests.parity.made_up import K, S, T, observation, rows, stacked
+from tests.parity.made_up import K, N, S, T, observation, rows, stacked
 from tests.parity.tampered import tampered
 
 SETTINGS = PruningSettings(layer=1)
@@ -240,6 +240,17 @@ def test_the_worst_row_is_named_by_its_token_in_the_unpruned_prompt() -> None:
         caches = comparison.stages["caches"]
         assert caches.where == f"one, keep 0.5, layer 1, key, {name}"
         assert caches.cosine_where == "one, keep 0.5, layer 1, key"
+
+
+@pytest.mark.parametrize("whose", ["ours", "theirs"])
+def test_a_choice_by_numbers_that_are_not_finite_is_a_flaw(whose: str) -> None:
+    right = observation()
+    assert right.choice is not None
+    poisoned = replace(right, choice=Choice(np.full(N, np.nan, np.float32), right.choice.alike))
+    ours, theirs = (poisoned, right) if whose == "ours" else (right, poisoned)
+    comparison = Comparison(0.5, SETTINGS)
+    assert not comparison.add_choice("one", replace(ours, kept=np.array([0, 1, 2, 5, 7, 8])), theirs)
+    assert comparison.figures.kept.flaw == "one, keep 0.5: what tokens were chosen from is not finite"
 
 
 def test_tokens_of_the_text_must_stay() -> None:

@@ -83,6 +83,15 @@ def test_what_was_not_compared_does_not_pass() -> None:
     assert {gate.measured for gate in found} == {"nothing was compared"}
 
 
+def test_a_ratio_whose_answers_could_not_be_followed_does_not_hide_another() -> None:
+    """Nothing was compared at 0.1, of which `kept tokens` tells."""
+    keep = figures().keeps[0]
+    empty = replace(keep, keep=0.1, stages=(StageFigures("caches"), StageFigures("logits")))
+    assert failed(replace(figures(), keeps=(keep, empty))) == []
+    far = replace(keep, stages=tuple(stage(each, 0.5) for each in STAGES))
+    assert [gate.name for gate in failed(replace(figures(), keeps=(far, empty)))] == list(STAGES[1:])
+
+
 @pytest.mark.parametrize(
     ("dtype", "gap", "holds"),
     [
