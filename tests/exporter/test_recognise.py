@@ -64,7 +64,13 @@ def renamed(rename: Callable[[str], str]) -> Change:
 
 def only(*names: str) -> Change:
     """Leave no other files than these."""
-    return lambda folder: [file.unlink() for file in folder.iterdir() if file.name not in names]
+
+    def change(folder: Path) -> None:
+        for file in folder.iterdir():
+            if file.name not in names:
+                file.unlink()
+
+    return change
 
 
 def all_of(*changes: Change) -> Change:
@@ -229,7 +235,7 @@ def test_canvases_of_the_processor_are_the_models(
 def test_a_window_as_long_as_the_context_is_none(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], family: str
 ) -> None:
-    window = {"sliding_window": 256, "use_sliding_window": True, "max_window_layers": 0}
+    window: dict[str, Any] = {"sliding_window": 256, "use_sliding_window": True, "max_window_layers": 0}
     write_llava(tmp_path / "model", family, **window)
     arguments = [str(tmp_path / "model"), "--dry-run", "--layer", "1"]
     assert main(arguments) == 0, capsys.readouterr()
