@@ -71,8 +71,8 @@ class Processor:
         others = (None, tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token, tokenizer.unk_token)
         if found in others or own not in (None, wanted):
             raise BundleError(
-                f"image_token_index is {wanted}, which is {found or 'beyond all'} in the tokenizer of {folder}; "
-                f"{named} has {'no id there' if own is None else f'id {own}'}"
+                f"image_token_index is {wanted}, which is {f'{found} in' if found else 'beyond'} the tokenizer of "
+                f"{folder}; {named} has {'no id there' if own is None else f'id {own}'}"
             )
         return str(found)
 
