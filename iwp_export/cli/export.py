@@ -143,6 +143,7 @@ def describe(plan: ExportPlan) -> str:
         ("tokens", f"keep {settings.keep:.2f} -> {plan.num_visual_kept} of {plan.num_visual} visual tokens"),
         ("cache", f"{full} -> {pruned} for one image and {TEXT_TOKENS} text tokens"),
         ("weights", human_bytes(plan.weight_bytes)),
+        *(("note", note) for note in plan.notes),
     ]
     return table(facts)
 
@@ -161,4 +162,5 @@ def summarise(plan: ExportPlan) -> dict[str, Any]:
         "cache_bytes_unpruned": plan.cache_bytes(TEXT_TOKENS, pruned=False),
         "cache_bytes": plan.cache_bytes(TEXT_TOKENS),
         "weight_bytes": plan.weight_bytes,
+        "notes": plan.notes,
     }

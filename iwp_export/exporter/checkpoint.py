@@ -11,7 +11,16 @@ from typing import Any
 
 from iwp_export.errors import CheckpointError, in_one_line
 from iwp_export.exporter.config_schema import BEFORE_READING, DECODER, ELEMENT_TYPES, check_rows, shortened
-from iwp_export.exporter.weights import FLOATS, SINGLE, StoredTensor, checkpoint_digest, stored_tensors, weight_index
+from iwp_export.exporter.recognise import refuse_config, refuse_folder
+from iwp_export.exporter.weights import (
+    FLOATS,
+    SINGLE,
+    StoredTensor,
+    checkpoint_digest,
+    refuse_additions,
+    stored_tensors,
+    weight_index,
+)
 from iwp_export.models import ALIASES, find_family
 from iwp_export.models.common.family import Family
 
@@ -37,13 +46,6 @@ PROCESSOR_FILES = (
     "generation_config.json",
 )
 """What the runtime needs to turn prompts and images into tensors and tokens into text."""
-
-UNSUPPORTED_KEYS = {
-    "auto_map": "needs code from its own repository (trust_remote_code), which is never run",
-    "quantization_config": "is quantised (its config.json has a quantization_config); export what it was made from",
-    "per_layer_config": "has layers of different kinds (its config.json has a per_layer_config); not supported",
-}
-"""Keys of config.json, also of its parts, that change what the weights mean."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,10 @@ class Checkpoint:
     @property
     def model_type(self) -> str:
         return str(self.config.model_type)
+
+    def written(self) -> dict[str, Any]:
+        """What config.json itself says, without transformers' defaults."""
+        return dict(json.loads((self.folder / "config.json").read_bytes()))
 
     def weights(self) -> dict[str, StoredTensor]:
         """Every tensor that transformers would load, by its name in the files.
@@ -112,6 +118,12 @@ class Checkpoint:
 
         with empty_model(self.config, self.folder) as model:
             return sum(parameter.numel() for parameter in model.parameters())
+
+    def check_weights(self) -> str:
+        """See `iwp_export.exporter.loading.check_weights`; the weights must be on this machine."""
+        from iwp_export.exporter.loading import check_weights
+
+        return check_weights(self.config, self.folder, self.weights())
 
     def digest(self) -> str:
         """SHA-256 that tells this model from another; its weights must be on this machine.
@@ -198,18 +210,15 @@ def _no_bars() -> Iterator[None]:
 
 
 def _read_config(folder: Path, model: str) -> Any:
+    refuse_folder(folder, model)
+    refuse_additions(folder)
     path = folder / "config.json"
-    if not path.is_file():
-        raise CheckpointError(f"{model}: {folder} has no config.json; it is not a Hugging Face checkpoint")
     try:
         raw = json.loads(path.read_bytes())
+        refuse_config(raw, model)
         model_type = raw["model_type"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path} is not a model's configuration ({error!r})") from error
-    for part in (raw, raw.get("text_config"), raw.get("vision_config")):
-        for key, problem in UNSUPPORTED_KEYS.items():
-            if isinstance(part, dict) and part.get(key) is not None:
-                raise CheckpointError(f"{model} {problem}")
     check_rows(raw, path, BEFORE_READING)
     family = find_family(model_type)  # refuses an unsupported family before transformers reads the rest
     from transformers import AutoConfig
@@ -220,7 +229,7 @@ def _read_config(folder: Path, model: str) -> Any:
         raise CheckpointError(
             f"{path} is not a valid {model_type} configuration: {shortened(in_one_line(error))}"
         ) from error
-    check_rows(config, path, {**DECODER, **family.config_rows})
+    check_rows(config, path, {**DECODER, **family.config_rows}, written=raw)
     return config
 
 

@@ -110,13 +110,31 @@ BEFORE_READING: Mapping[str, Row] = {
 """Values that transformers divides by, makes lists of or looks up while it reads a configuration."""
 
 
-def check_rows(config: Any, path: Path, rows: Mapping[str, tuple[Any, ...]]) -> None:
+OTHER_NAMES = (
+    ("image_token_index", "image_token_id"),
+    ("dtype", "torch_dtype"),
+    ("rope_parameters", "rope_scaling"),
+    ("text_config.rope_parameters.rope_theta", "text_config.rope_theta"),
+)
+"""Names of one value, of which a config.json may have either."""
+
+
+def is_written(name: str, written: Any) -> bool:
+    """Whether the JSON of a configuration holds a value of this name; else transformers has made it up."""
+    names = {name, *(name.replace(*pair) for pair in OTHER_NAMES), *(name.replace(*pair[::-1]) for pair in OTHER_NAMES)}
+    return any(_look_up(written, each) is not ABSENT for each in names)
+
+
+def check_rows(
+    config: Any, path: Path, rows: Mapping[str, tuple[Any, ...]], written: Mapping[str, Any] | None = None
+) -> None:
     """Check a configuration's values.
 
     Args:
         config: the transformers configuration, or its JSON.
         path: its file.
         rows: names, with dots, and the fields of a `Row`; names that the configuration lacks are left out.
+        written: its JSON, if `config` is not that: a default of transformers is not blamed on the file.
 
     Raises:
         CheckpointError: the first value that is not what its row says.
@@ -138,6 +156,11 @@ def check_rows(config: Any, path: Path, rows: Mapping[str, tuple[Any, ...]]) -> 
             if step > 1:
                 name_of_step = f" ({row.multiple_of.split('.')[-1]})" if isinstance(row.multiple_of, str) else ""
                 words += f" and a multiple of {step}{name_of_step}"
+        if not right and written is not None and not is_written(name, written):
+            raise CheckpointError(
+                f"{path} lacks {name}, and transformers' default, {shortened(repr(value))}, does not fit the rest: "
+                f"it must be {words}; write it into the file"
+            )
         if not right:
             raise CheckpointError(f"{path}: {name} must be {words}, got {shortened(repr(value))}")
 

@@ -13,7 +13,7 @@ from iwp_export.bundle.manifest import GraphSpec, Manifest, TensorSpec
 from iwp_export.bundle.store import BundleWriter
 from iwp_export.errors import BackendError
 from iwp_export.exporter.plan import ExportPlan
-from iwp_export.exporter.proof import prove_graphs, prove_processor, prove_rope
+from iwp_export.exporter.proof import prove_graphs, prove_processor, prove_rope, write_tokenizer
 from iwp_export.exporter.streaming import Losses
 from iwp_export.progress import progress
 from iwp_export.version import __version__
@@ -61,7 +61,8 @@ def export_bundle(plan: ExportPlan, output: Path | str, force: bool = False) -> 
             (processor / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(checkpoint.folder / name, processor / name)
         prove_rope(checkpoint.config.text_config)  # before the work of minutes
-        picture, no_template = prove_processor(processor, plan.decoder, plan.vision, checkpoint.family)
+        write_tokenizer(processor)
+        picture, _ = prove_processor(processor, plan.decoder, plan.vision, checkpoint.family)
         graphs = {}
         with progress("Tracing the vision tower"):
             vision = trace_vision(checkpoint, weights, torch_dtype, losses)
@@ -82,9 +83,8 @@ def export_bundle(plan: ExportPlan, output: Path | str, force: bool = False) -> 
         )
         prove_graphs(manifest, picture)
         writer.commit(manifest)
-    if no_template:
-        no_template += ": the bundle answers token ids alone (Pipeline.generate_ids)"
-    for line in filter(None, (no_template, plan.generation.note)):
+    left_out = () if plan.checkpoint.is_local else (checkpoint.check_weights(),)
+    for line in filter(None, (*left_out, *plan.notes)):
         print(f"iwp-export: warning: {line}", file=sys.stderr)
     return Path(output)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from iwp_export.errors import CheckpointError, in_one_line
 from iwp_export.exporter.config_schema import shortened
+from iwp_export.exporter.recognise import name_leftovers
 from iwp_export.exporter.weights import FLOATS, StoredTensor
 
 
@@ -49,9 +51,10 @@ def loaded_tensors(model: Any, stored: Mapping[str, StoredTensor]) -> dict[str, 
     then transformers does not tie them, and here they become two parameters of `model`.
 
     Raises:
-        CheckpointError: two tensors are for one parameter, or one is more than renamed on its way.
+        CheckpointError: two tensors are for one parameter, one is more than renamed on its way, or one without a place
+            in the model changes the answers.
     """
-    loaded = _renamed(model, stored)
+    loaded, _ = _renamed(model, stored)
     ties: Mapping[str, str] = model.all_tied_weights_keys
     for target, source in ties.items():
         if target in loaded and source in loaded:
@@ -64,8 +67,44 @@ def loaded_tensors(model: Any, stored: Mapping[str, StoredTensor]) -> dict[str, 
     return loaded
 
 
-def _renamed(model: Any, stored: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
-    """The tensors under the names of the model's parameters; those that have no place in it are left out."""
+def check_weights(config: Any, folder: Path, stored: Mapping[str, StoredTensor]) -> str:
+    """Check, by their headers alone, that a checkpoint's tensors are those of a model.
+
+    Returns:
+        A line that names the tensors without a place in it; empty if there are none.
+
+    Raises:
+        CheckpointError: as `loaded_tensors`; or a parameter is missing or in another shape or element type.
+    """
+    with empty_model(config, folder) as model:
+        left = _renamed(model, stored)[1]
+        loaded = loaded_tensors(model, stored)
+        for name, parameter in model.named_parameters():
+            check_tensor(name, parameter.shape, loaded.get(name))
+    return left
+
+
+def check_tensor(name: str, shape: Sequence[int], stored: StoredTensor | None) -> None:
+    """Refuse a tensor that cannot be a parameter's value; None stands for none.
+
+    Raises:
+        CheckpointError: it is missing, has another shape, or holds no floating numbers.
+    """
+    if stored is None:
+        raise CheckpointError(f"the checkpoint lacks {name}; its config.json asks for it")
+    if stored.shape != tuple(shape):
+        raise CheckpointError(
+            f"{name} has shape {list(stored.shape)} in the checkpoint, but its config.json asks for {list(shape)}"
+        )
+    if stored.dtype not in FLOATS:
+        raise CheckpointError(
+            f"{name} is stored as {stored.dtype}, but weights must be one of {', '.join(FLOATS)}; "
+            "export the checkpoint that this one was quantised from"
+        )
+
+
+def _renamed(model: Any, stored: Mapping[str, StoredTensor]) -> tuple[dict[str, StoredTensor], str]:
+    """The tensors under the names of the model's parameters; and a line about those that have no place in it."""
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightRenaming, dot_natural_key, rename_source_key
 
@@ -74,6 +113,7 @@ def _renamed(model: Any, stored: Mapping[str, StoredTensor]) -> dict[str, Stored
     converters = [each for each in conversions if not isinstance(each, WeightRenaming)]
     places = dict.fromkeys(model.state_dict(), True)
     loaded: dict[str, StoredTensor] = {}
+    left = []
     for name in sorted(stored, key=dot_natural_key):  # some renamings depend on those before
         place, converter = rename_source_key(name, renamings, converters, model.base_model_prefix, places)
         if place not in places and name in places:
@@ -90,7 +130,14 @@ def _renamed(model: Any, stored: Mapping[str, StoredTensor]) -> dict[str, Stored
             )
         if place in places:
             loaded.setdefault(place, stored[name])
-    return loaded
+        else:
+            left.append(name)
+    if not left:
+        return loaded, ""
+    ignored = [re.compile(pattern) for pattern in model._keys_to_ignore_on_load_unexpected or ()]
+    left = [name for name in left if not any(pattern.search(name) for pattern in ignored)]
+    file = stored[left[0]].file if left else None
+    return loaded, name_leftovers(left, list(stored), f"{file}")
 
 
 def _untie(model: Any, name: str) -> None:

@@ -11,9 +11,9 @@ from iwp_export.bundle.manifest import DecoderInfo, GenerationInfo, ModelInfo, V
 from iwp_export.bundle.schema import from_json, to_json
 from iwp_export.errors import CheckpointError
 from iwp_export.exporter.checkpoint import Checkpoint, open_checkpoint
-from iwp_export.exporter.config_schema import shortened
+from iwp_export.exporter.config_schema import is_written, shortened
+from iwp_export.exporter.proof import prove_processor
 from iwp_export.exporter.settings_source import Choice, check_request, resolve
-from iwp_export.models.common.family import Family
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.settings import Dtype
 
@@ -36,6 +36,8 @@ class ExportPlan:
     weight_bytes: int
     dtype_reason: str
     """Why the decoder has its element type."""
+    notes: tuple[str, ...] = ()
+    """What the export would leave out, or the bundle not do."""
 
     @property
     def settings(self) -> PruningSettings:
@@ -85,7 +87,7 @@ def plan_export(
     checkpoint = open_checkpoint(model, revision=revision, weights=False)
     choice = resolve(checkpoint, pruning, recipe, any_model)
     config, text = checkpoint.config, checkpoint.config.text_config
-    _check_decoder(text, checkpoint.family)
+    _check_decoder(checkpoint)
     of_recipe = "" if choice.source.recipe is None or "layer" in choice.source.overridden else "the recipe's "
     checkpoint.family.require_layer(config, choice.settings.layer, checkpoint.name, of_recipe)
     special, generation = read_generation(checkpoint, text.vocab_size)
@@ -107,7 +109,10 @@ def plan_export(
     architecture = (config.architectures or ["unknown"])[0]
     info = ModelInfo(checkpoint.name, checkpoint.source, checkpoint.model_type, architecture, checkpoint.revision)
     vision = checkpoint.family.vision_info(config)
-    return ExportPlan(checkpoint, info, choice, decoder, vision, generation, size, reason)
+    left_out = checkpoint.check_weights() if checkpoint.is_local else ""
+    _, no_template = prove_processor(checkpoint.folder, decoder, vision, checkpoint.family)
+    notes = tuple(filter(None, (left_out, no_template, generation.note)))
+    return ExportPlan(checkpoint, info, choice, decoder, vision, generation, size, reason, notes)
 
 
 def _choose_dtype(checkpoint: Checkpoint, wanted: Dtype) -> tuple[str, str]:
@@ -119,16 +124,25 @@ def _choose_dtype(checkpoint: Checkpoint, wanted: Dtype) -> tuple[str, str]:
     return "float16" if ITEM_BYTES.get(own) == 2 else "float32", f"auto: {reason}"
 
 
-def _check_decoder(text: Any, family: Family) -> None:
-    known = family.decoders
+def _check_decoder(checkpoint: Checkpoint) -> None:
+    text, known = checkpoint.config.text_config, checkpoint.family.decoders
     if text.model_type not in known:
         raise CheckpointError(f"language model {text.model_type!r} is not supported; supported: {', '.join(known)}")
     rope = (getattr(text, "rope_parameters", None) or {}).get("rope_type", "default")
     if rope not in ROPE_TYPES:
         raise CheckpointError(f"rope_type {rope!r} is not supported; supported: {', '.join(ROPE_TYPES)}")
-    windows = [kind for kind in getattr(text, "layer_types", None) or [] if kind != "full_attention"]
-    if windows or (text.model_type == "mistral" and text.sliding_window is not None):
-        raise CheckpointError(f"sliding-window attention is not supported ({text.model_type} with a window)")
+    kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
+    if other := sorted(kinds - {"full_attention", "sliding_attention"}):
+        raise CheckpointError(f"layers of {other[0]} are not supported ({text.model_type})")
+    window = getattr(text, "sliding_window", None)
+    if window is None or window >= text.max_position_embeddings:  # every token sees all before it
+        return
+    if "sliding_attention" in kinds or text.model_type == "mistral":
+        unwritten = ", transformers' default; where the model has none, set text_config.sliding_window to null"
+        whose = "" if is_written("text_config.sliding_window", checkpoint.written()) else unwritten
+        raise CheckpointError(
+            f"sliding-window attention is not supported ({text.model_type} with a window of {window}{whose})"
+        )
 
 
 GENERATION_FILE = "generation_config.json"

@@ -14,7 +14,14 @@ import numpy as np
 from iwp_export.bundle.manifest import DecoderInfo, GraphSpec, Manifest, VisionInfo
 from iwp_export.errors import CheckpointError, IwpError, RequestError, in_one_line
 from iwp_export.models.common.family import Family, Picture
-from iwp_export.runtime.processor import Processor, assistant_message, user_message
+from iwp_export.runtime.processor import (
+    TOKENIZER,
+    Processor,
+    assistant_message,
+    load_tokenizer,
+    template_file,
+    user_message,
+)
 
 QUESTION, ANSWER, FURTHER = "What is in the picture?", "A cup.", "Where is it?"
 IMAGE_SIZE = (96, 64)
@@ -53,7 +60,8 @@ def prove_processor(folder: Path, decoder: DecoderInfo, vision: VisionInfo, fami
         processor = Processor(folder, vision, family)
         picture = processor.image(_image())
         _prove_picture(picture, vision)
-        if not processor.no_template:
+        no_template = processor.no_template or _not_for_images(processor)
+        if not no_template:
             _prove_conversations(processor, picture, decoder, vision, family)
     except CheckpointError:
         raise
@@ -62,7 +70,47 @@ def prove_processor(folder: Path, decoder: DecoderInfo, vision: VisionInfo, fami
         text = text if isinstance(error, IwpError) else f"its processor fails: {type(error).__name__}: {text}"
         text = text.replace(str(folder), "the checkpoint")  # the folder is gone when this is read
         raise CheckpointError(f"the bundle would not run: {text}") from error
-    return picture, processor.no_template
+    if no_template:
+        no_template += (
+            ": the bundle answers token ids alone (Pipeline.generate_ids); "
+            f"a template in {template_file(folder)} that places one {processor.image_token} an image mends it"
+        )
+    return picture, no_template
+
+
+def _not_for_images(processor: Processor) -> str:
+    """What a chat template does with an image in place of placing it; empty if it does, or renders no text either."""
+
+    def says(text: str) -> bool:
+        return QUESTION.lower() in text.lower()
+
+    try:
+        text = processor.render([user_message(QUESTION, 1)])
+    except RequestError:  # templates of language models take the content as text, not as a list
+        try:
+            text = processor.render([{"role": "user", "content": QUESTION}])
+        except RequestError:
+            return ""
+        return "its chat template takes no images, only text" if says(text) else ""
+    found = processor.count_images(text)
+    return (
+        f"its chat template writes {found} {processor.image_token} for one image" if found != 1 and says(text) else ""
+    )
+
+
+def write_tokenizer(folder: Path) -> None:
+    """Write tokenizer.json where only the files that it is made of lie: reading those may need further packages.
+
+    Raises:
+        CheckpointError: it cannot be made.
+    """
+    if (folder / TOKENIZER).exists():
+        return
+    try:
+        load_tokenizer(folder).backend_tokenizer.save(str(folder / TOKENIZER))
+    except Exception as error:
+        text = in_one_line(error).replace(str(folder), "the checkpoint")
+        raise CheckpointError(f"the bundle would not run: cannot make its {TOKENIZER}: {text}") from error
 
 
 def _prove_picture(picture: Picture, vision: VisionInfo) -> None:

@@ -17,9 +17,9 @@ from torch.export import Dim
 from iwp_export.backends.torch.decoder import PrunedDecoder, select_as_symbol
 from iwp_export.errors import CheckpointError
 from iwp_export.exporter.checkpoint import Checkpoint
-from iwp_export.exporter.loading import empty_model, loaded_tensors
+from iwp_export.exporter.loading import check_tensor, empty_model, loaded_tensors
 from iwp_export.exporter.streaming import Losses, rename_dimension, stream_weights
-from iwp_export.exporter.weights import FLOATS, StoredTensor
+from iwp_export.exporter.weights import StoredTensor
 from iwp_export.pruning.onnx_function import DOMAIN, OP_TYPE, VERSION, select_tokens_function
 from iwp_export.pruning.settings import PruningSettings
 
@@ -140,20 +140,10 @@ def _sources(module: nn.Module, model: nn.Module, loaded: Mapping[str, StoredTen
     for own_name, tensor in module.state_dict(keep_vars=True).items():
         name = names.get(id(tensor), own_name)
         stored = loaded.get(name)
-        if stored is None:
-            if not isinstance(tensor, nn.Parameter):
-                continue  # a buffer that no checkpoint stores is computed
-            raise CheckpointError(f"the checkpoint lacks {name}; its config.json asks for it")
-        if stored.shape != tuple(tensor.shape):
-            raise CheckpointError(
-                f"{name} has shape {list(stored.shape)} in the checkpoint, "
-                f"but its config.json asks for {list(tensor.shape)}"
-            )
-        if stored.dtype not in FLOATS:
-            raise CheckpointError(
-                f"{name} is stored as {stored.dtype}, but weights must be one of {', '.join(FLOATS)}; "
-                "export the checkpoint that this one was quantised from"
-            )
+        if stored is None and not isinstance(tensor, nn.Parameter):
+            continue  # a buffer that no checkpoint stores is computed
+        check_tensor(name, tensor.shape, stored)
+        assert stored is not None
         sources[own_name] = stored
     return sources
 

@@ -152,7 +152,7 @@ def weight_index(folder: Path, named: str | None = None) -> Index | None:
     Raises:
         CheckpointError: there are no weights, more than one set of them, an adapter, or a kind that is not loaded.
     """
-    _refuse_additions(folder)
+    refuse_additions(folder)
     if named is not None:
         check_name(named, f"{folder / 'config.json'} names", (".safetensors", ".safetensors.index.json"))
         return Index.read(folder / named) if named.endswith(".json") else None
@@ -211,8 +211,12 @@ def check_name(name: str, subject: str, endings: Iterable[str] = (".safetensors"
         raise CheckpointError(f"{subject} {name!r}, which is no safetensors file of its folder; download it again")
 
 
-def _refuse_additions(folder: Path) -> None:
-    """Refuse a folder whose weights are not all of the model's: an adapter's are missing, or each rank's are apart."""
+def refuse_additions(folder: Path) -> None:
+    """Refuse a folder whose weights are not all of the model's: an adapter's are missing, or each rank's are apart.
+
+    Raises:
+        CheckpointError: such a folder.
+    """
     adapters = [name for name in ADAPTERS if (folder / name).is_file()]
     if adapters:
         raise CheckpointError(

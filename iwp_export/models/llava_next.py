@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from iwp_export.bundle.manifest import Bounds, VisionInfo
-from iwp_export.errors import CheckpointError, RequestError
+from iwp_export.errors import BundleError, CheckpointError, RequestError
 from iwp_export.models.common.family import Array, Colours, Family, Picture, View, VisionGraph
 from iwp_export.models.common.tiles import (
     TOWER_ROWS,
@@ -63,6 +63,14 @@ class LlavaNext(Family):
         size = model.config.vision_config.image_size
         inputs = {"pixel_values": torch.zeros(3, 3, size, size), "pack_index": torch.zeros(7, dtype=torch.int64)}
         return VisionGraph(Encoder(), inputs, {"pixel_values": {0: "tiles"}, "pack_index": {0: "visual_tokens"}})
+
+    def check_processor(self, images: Any, vision: VisionInfo) -> None:
+        own = [list(canvas) for canvas in getattr(images, "image_grid_pinpoints", None) or ()]
+        if own != (canvases := vision.geometry["canvases"]):  # of two that fit equally well the first counts
+            raise BundleError(
+                f"its image processor's image_grid_pinpoints are {own}, its model's {canvases}: make them the same, in "
+                "the same order"
+            )
 
     def picture(self, outputs: Mapping[str, Array], vision: VisionInfo, colours: Colours) -> Picture:
         from transformers.image_processing_utils import select_best_resolution

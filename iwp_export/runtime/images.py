@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import io
+import re
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -100,6 +102,9 @@ def _numbers(value: Any, name: str = "settings") -> Iterator[tuple[str, float]]:
         yield name, value
 
 
+HEIC = re.compile(rb"....ftyp(hei[cfmsx]|hev[cx]|mif1|msf1)", re.DOTALL)
+"""How such a file begins (ISO/IEC 23008-12)."""
+
 ImageSource: TypeAlias = str | Path | bytes | Image.Image | npt.NDArray[np.uint8]
 """A file's path or its content, a PIL image, or an array uint8 [H, W, 3] in RGB."""
 
@@ -108,17 +113,18 @@ def load_image(source: ImageSource) -> Image.Image:
     """An RGB image, turned upright as its EXIF data says.
 
     Raises:
-        RequestError: the file cannot be read as an image, or the array is not uint8 [H, W, 3].
+        RequestError: the file cannot be read as an image, its pixels have more than 8 bits, or the array is not uint8
+            [H, W, 3].
     """
     if isinstance(source, np.ndarray):
         if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or 0 in source.shape:
             raise RequestError(f"an image array must be uint8 [H, W, 3] in RGB, got {source.dtype} {source.shape}")
         return Image.fromarray(np.ascontiguousarray(source))
     if isinstance(source, str | Path):
-        with _readable(str(source)), Image.open(source) as image:
+        with _readable(str(source)), _open(source) as image:
             return _upright(image)
     if isinstance(source, bytes):
-        with _readable(f"of {len(source):,} bytes"), Image.open(io.BytesIO(source)) as image:
+        with _readable(f"of {len(source):,} bytes"), _open(io.BytesIO(source)) as image:
             return _upright(image)
     if isinstance(source, Image.Image):
         with _readable(f"{source.mode} {source.width} x {source.height}"):
@@ -126,9 +132,29 @@ def load_image(source: ImageSource) -> Image.Image:
     raise RequestError(f"an image is a path, a PIL image or a uint8 array, got {type(source).__name__}")
 
 
+def _open(file: str | Path | io.BytesIO) -> Image.Image:
+    try:
+        return Image.open(file)
+    except UnidentifiedImageError:
+        start = file.getvalue() if isinstance(file, io.BytesIO) else Path(file).read_bytes()
+        if not HEIC.match(start):
+            raise
+    try:
+        importlib.import_module("pillow_heif").register_heif_opener()
+    except ImportError as error:
+        raise ValueError("HEIC needs pip install pillow-heif; or save it as PNG or JPEG") from error
+    return Image.open(file)
+
+
 def _upright(image: Image.Image) -> Image.Image:
     if 0 in image.size:
         raise ValueError("it has no pixels")
+    if image.mode.startswith(("I", "F")):  # converting clips them: most become white or black
+        low, high = (image.convert("I") if ";" in image.mode else image).getextrema()
+        raise ValueError(
+            f"its pixels have more than 8 bits (mode {image.mode}, {low:g} to {high:g}); scale the range that you "
+            "mean to 0 to 255: Image.fromarray(((a - low) * (255 / (high - low))).clip(0, 255).astype('uint8'))"
+        )
     return ImageOps.exif_transpose(image).convert("RGB")
 
 

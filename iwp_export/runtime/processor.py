@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -45,16 +47,39 @@ class Processor:
     """
 
     def __init__(self, folder: Path, vision: VisionInfo, family: Family) -> None:
-        from transformers import AutoTokenizer
-
         # Not AutoProcessor: for some families it needs torchvision, and only its two parts are of use here.
-        self.tokenizer = _load(AutoTokenizer, folder)
+        self.tokenizer = load_tokenizer(folder)
         self._images = load_image_processor(folder, most_pixels(vision))
         source, self.no_template = find_template(folder, self.tokenizer)
         self._template = None if source is None else ChatTemplate(source)
         self._vision, self._family = vision, family
-        if not 0 <= vision.image_token_id < len(self.tokenizer):
-            raise BundleError(f"image token {vision.image_token_id} is beyond the tokenizer of {folder}")
+        family.check_processor(self._images, vision)
+        self.image_token = self._find_image_token(folder)
+
+    def _find_image_token(self, folder: Path) -> str:
+        """The word whose id is the model's image token.
+
+        Raises:
+            BundleError: it is beyond the tokenizer, or another than the processor's files name.
+        """
+        wanted, tokenizer = self._vision.image_token_id, self.tokenizer
+        config = folder / "processor_config.json"
+        named = getattr(tokenizer, "image_token", None)
+        named = (_read_json(config).get("image_token") if config.is_file() else None) or named or "<image>"
+        own = tokenizer.get_vocab().get(str(named))
+        found = tokenizer.convert_ids_to_tokens(wanted) if 0 <= wanted < len(tokenizer) else None
+        others = (None, tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token, tokenizer.unk_token)
+        if found in others or own not in (None, wanted):
+            raise BundleError(
+                f"image_token_index is {wanted}, which is {f'{found} in' if found else 'beyond'} the tokenizer of "
+                f"{folder}; {named} has {'no id there' if own is None else f'id {own}'}"
+            )
+        return str(found)
+
+    def count_images(self, text: str) -> int:
+        """Number of image placeholders in a text."""
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return list(ids).count(self._vision.image_token_id)
 
     def ask(self, messages: Sequence[Message], media: Sequence[ImageSource | Picture]) -> Prompt:
         """A conversation and its images, or pictures that were made of them earlier, as a prompt.
@@ -114,7 +139,7 @@ class Processor:
         ids = np.asarray(self.tokenizer(text, add_special_tokens=not has_bos)["input_ids"], np.int64)
         image = ids == self._vision.image_token_id
         if image.sum() != len(pictures):
-            name, found = self.tokenizer.convert_ids_to_tokens(self._vision.image_token_id), int(image.sum())
+            name, found = self.image_token, int(image.sum())
             raise RequestError(
                 f"{len(pictures)} image(s) were given, but the rendered conversation has {found} placeholder(s) "
                 f"{name}: a prompt must not contain {name} itself, and the chat template must place every image"
@@ -150,6 +175,7 @@ def assistant_message(text: str) -> Message:
     return {"role": "assistant", "content": [{"type": "text", "text": text}]}
 
 
+TOKENIZER = "tokenizer.json"
 TEMPLATE = "chat_template.jinja"
 OLD_TEMPLATE = "chat_template.json"
 NAMED_TEMPLATES = "additional_chat_templates"
@@ -157,6 +183,40 @@ NAMED_TEMPLATES = "additional_chat_templates"
 
 ERROR_CHARACTERS = 300
 """Of a library's own message that an error repeats."""
+
+
+SENTENCEPIECE_FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "tiktoken.model")
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer, by transformers' own code alone.
+
+    Raises:
+        BundleError: it cannot be loaded; the error names packages that its files need.
+    """
+    from transformers import AutoTokenizer
+
+    whole = (folder / TOKENIZER).is_file()
+    files = [] if whole else [name for name in SENTENCEPIECE_FILES if (folder / name).is_file()]
+    if files:
+        with (folder / files[0]).open("rb") as file:  # lines of base64 and a number, else protobuf
+            lines = re.match(rb"[A-Za-z0-9+/]+=* \d+\n", file.read(200))
+        modules = {"sentencepiece": "sentencepiece", "google.protobuf": "protobuf"}
+        modules = {"tiktoken": "tiktoken"} if lines else modules
+        missing = [package for module, package in modules.items() if not _is_installed(module)]
+        if missing:
+            raise BundleError(
+                f"the tokenizer in {folder} is {files[0]} without {TOKENIZER}, and reading that needs a package: "
+                f"pip install {' '.join(missing)}"
+            )
+    return _load(AutoTokenizer, folder)
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # of the package that holds it
+        return False
 
 
 def load_image_processor(folder: Path, most_pixels: int) -> Any:
@@ -237,6 +297,14 @@ def find_template(folder: Path, tokenizer: Any) -> tuple[str | None, str]:
     if not isinstance(found, str):
         raise BundleError(f"the chat template in {folder} is not a text but {type(found).__name__}")
     return found, ""
+
+
+def template_file(folder: Path) -> str:
+    """The file in which a new chat template would count."""
+    config = folder / "processor_config.json"
+    if config.is_file() and _read_json(config).get("chat_template") is not None:
+        return config.name
+    return OLD_TEMPLATE if (folder / OLD_TEMPLATE).is_file() else TEMPLATE
 
 
 def _processor_template(folder: Path) -> Any:

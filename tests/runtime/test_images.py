@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,33 @@ def test_images_that_fail_when_their_pixels_are_read(tmp_path: Path) -> None:
 def test_other_things_are_no_images(array: Any) -> None:
     with pytest.raises(RequestError, match="image"):
         load_image(array)
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "int32", "float32", ">u2"])
+@pytest.mark.parametrize("ending", ["", ".tif"])
+def test_pixels_of_more_than_8_bits_are_not_clipped(tmp_path: Path, dtype: str, ending: str) -> None:
+    """PIL's convert would make 300 and 60,000 white; the error tells the range and how to scale it."""
+    image: Any = Image.fromarray(np.array([[300, 60_000], [300, 20]], dtype))
+    if ending:
+        image.save(tmp_path / f"depth{ending}")
+        image = tmp_path / f"depth{ending}"
+    with pytest.raises(RequestError, match=r"more than 8 bits \(mode (I|I;16|I;16B|F), 20 to 60000\); scale the range"):
+        load_image(image)
+
+
+def test_16_bits_in_png(tmp_path: Path) -> None:
+    Image.fromarray(np.full((4, 4), 40_000, np.uint16)).save(tmp_path / "depth.png")
+    with pytest.raises(RequestError, match="more than 8 bits"):
+        load_image((tmp_path / "depth.png").read_bytes())
+
+
+def test_heic_names_the_package_that_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    start = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
+    (tmp_path / "photo.jpg").write_bytes(start)  # phones call them so
+    for source in (tmp_path / "photo.jpg", start):
+        with pytest.raises(RequestError, match=r"HEIC needs pip install pillow-heif; or save it as PNG or JPEG"):
+            load_image(source)
 
 
 def test_seen_is_what_was_normalised() -> None:

@@ -56,10 +56,12 @@ def tower_side(config: Any, model_type: str) -> int:
     if tower.model_type not in TOWERS:
         known = ", ".join(TOWERS)
         raise CheckpointError(f"vision tower {tower.model_type!r} is not supported in {model_type}; supported: {known}")
-    strategy = config.vision_feature_select_strategy
-    wanted = "default" if tower.model_type == "clip_vision_model" else "full"  # SigLIP has no class token to drop
-    if strategy != wanted:
-        raise CheckpointError(f"vision_feature_select_strategy {strategy!r} is not supported; use {wanted!r}")
+    strategy, is_clip = config.vision_feature_select_strategy, tower.model_type == "clip_vision_model"
+    if strategy != ("default" if is_clip else "full"):
+        effect = "keeps CLIP's class token" if is_clip else "drops SigLIP's first patch, as there is no class token"
+        raise CheckpointError(
+            f"vision_feature_select_strategy {strategy!r} {effect}: not supported (another value makes another model)"
+        )
     return tower.image_size // tower.patch_size
 
 
