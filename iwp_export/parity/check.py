@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from iwp_export.backends.session import Array, Floats
+from iwp_export.backends.session import Array, Floats, Ints
 from iwp_export.bundle.schema import Flaw
 from iwp_export.bundle.store import Bundle
 from iwp_export.engine.files import SUFFIX, read_engine
@@ -31,12 +31,16 @@ from iwp_export.parity.figures import (
 from iwp_export.parity.observation import (
     ArtefactReference,
     Choice,
+    Look,
     Observation,
     ParityReference,
     Sample,
     observe,
-    samples_of,
+    picture_inputs,
+    picture_name,
+    vocabulary_of,
 )
+from iwp_export.parity.probes import PROBE, with_probes
 from iwp_export.parity.recording import RECORDING, read_recording
 from iwp_export.progress import progress
 from iwp_export.pruning.reference import normalised, selection_gap_of_pairs
@@ -149,11 +153,14 @@ def check_parity(
     identity = Identity.of(pipeline.manifest)
     if reference.samples is not None and identity.other_model(reference.identity):
         raise RecordingError(f"the {reference.name} is of {reference.identity}, the artefact of {identity}")
-    samples = samples_of(questions or ()) if reference.samples is None else reference.samples
+    keeps, new_tokens = reference.keeps or keeps or KEEPS, max_new_tokens or reference.new_tokens or NEW_TOKENS
+    samples: Sequence[Sample] = reference.samples or ()
+    missed: tuple[str, ...] = ()
+    if reference.samples is None:
+        samples, missed = with_probes(questions or (), reference, new_tokens)
     if not samples:
         raise DataError("there is nothing to compare: give questions, or a recording, which has its own")
-    keeps = reference.keeps or keeps or KEEPS
-    new_tokens = max_new_tokens or reference.new_tokens or NEW_TOKENS
+    bounded = pipeline.session.call_limits is not None or isinstance(reference, ArtefactReference)
     reasons = {"the artefact": pipeline.session.no_look, "the reference": reference.no_hidden_states}
     notes = tuple(
         f"Hidden states were not compared: {who} has none to show ({reason})."
@@ -161,22 +168,27 @@ def check_parity(
         if hidden_states and reason
     )
     comparisons: list[Comparison] = []
-    with progress(f"Comparing with {reference.name}", len(samples) * len(keeps)) as advance:
+    added = sum(sample.name.startswith(PROBE) for sample in samples)
+    runs = [(keep, sample) for keep in keeps for sample in samples if sample.is_run(keep, keeps)]
+    with progress(f"Comparing with {reference.name}", len(runs)) as advance:
         for keep in keeps:
             comparison = Comparison(keep, pipeline.manifest.pruning, not comparisons, hidden_states and not notes)
+            if not comparisons:
+                comparison.see(pipeline, reference, [sample for sample in samples if sample.kind == "seen"])
             comparisons.append(comparison)
-            for sample in samples:
+            for sample in (sample for ratio, sample in runs if ratio == keep):
                 comparison.ask(pipeline, reference, sample, new_tokens)
                 advance(1)
     return Parity(
         reference=f"{reference.name}: {reference.identity}",
         dtype=max(pipeline.manifest.decoder.dtype, reference.dtype, key=list(LIMITS).index),
-        samples=len(samples),
+        samples=len(samples) - added,
+        probes=added,
         new_tokens=new_tokens,
-        differences=tuple(identity.differences(reference.identity)),
+        differences=tuple(identity.differences(reference.identity, bounded)),
         integrity=None if path is None else check_integrity(path),
         keeps=tuple(comparison.figures for comparison in comparisons),
-        notes=notes,
+        notes=(*notes, *missed, *comparisons[0].notes),
     )
 
 
@@ -192,29 +204,66 @@ class Comparison:
 
     def __init__(self, keep: float, settings: PruningSettings, first: bool = True, inside: bool = False) -> None:
         once: tuple[Stage, ...] = ("prompt", "pixels", "features") if first else ()
-        always: tuple[Stage, ...] = ("caches", "logits", "hidden states") if inside else ("caches", "logits")
+        always: tuple[Stage, ...] = ("caches", "logits", "text")
+        always = (*always, "hidden states") if inside else always
         self._settings, self._inside = settings, inside
         self.figures = KeepFigures(keep, tuple(map(StageFigures, (*once, *always))), KeptFigures(), TokenFigures())
         self.stages = {stage.stage: stage for stage in self.figures.stages}
+        self.notes: list[str] = []
+
+    def see(self, pipeline: Pipeline, reference: ParityReference, samples: Sequence[Sample]) -> None:
+        """Compare what samples are made to, without a run; and the text of each token."""
+        for sample in samples:
+            ids, inputs = reference.see(sample)
+            prompt = self._prompt(pipeline, sample, ids)
+            if prompt is not None:
+                mine = picture_inputs(prompt.pictures)
+                for name in dict.fromkeys((*inputs, *mine)):
+                    place = ", ".join((sample.name, picture_name(name)))
+                    compare(self.stages["pixels"], mine.get(name), inputs.get(name), place, ROWS["pixels"].format)
+        ours, theirs = vocabulary_of(pipeline.processor.tokenizer), reference.vocabulary()
+        differing = np.flatnonzero(ours[: len(theirs)] != theirs[: len(ours)])
+        if len(ours) != len(theirs) or len(differing):
+            first = differing[0] if len(differing) else min(len(ours), len(theirs))
+            _fail(self.stages["text"], f"token {first}: another text than the reference's")
+
+    def _prompt(self, pipeline: Pipeline, sample: Sample, expected: Ints) -> Prompt | None:
+        """The artefact's prompt, compared where this comparison has that stage; None if it cannot be asked."""
+        try:
+            prompt = pipeline.processor.ask_once(sample.prompt, sample.images)
+        except RequestError as error:
+            _fail(self.figures.stages[0], f"{sample.name}: the artefact cannot be asked: {error}")
+            return None
+        if "prompt" in self.stages:
+            compare(self.stages["prompt"], prompt.token_ids, expected, sample.name)
+        return prompt
 
     def ask(self, pipeline: Pipeline, reference: ParityReference, sample: Sample, new_tokens: int) -> None:
         """Ask both sides one sample, the artefact along the reference's answer."""
-        name, keep, inside = sample.name, self.figures.keep, self._inside
+        name, keep, inside, two_calls = sample.name, self.figures.keep, self._inside, sample.kind == "two calls"
         theirs = reference.observe(sample, keep, new_tokens, inside)
-        forced = theirs.forced.tolist()
+        forced, seen = theirs.forced.tolist(), self._prompt(pipeline, sample, theirs.token_ids)
+        if seen is None:
+            return
+        prompt = Prompt(theirs.token_ids, seen.pictures)
+        limits, most = pipeline.session.call_limits, pipeline.manifest.decoder.max_positions
+        fits = limits is None or (limits.allow(theirs.visual) and theirs.visual.size + len(forced) <= most)
+        if name.startswith(PROBE) and not fits:
+            self.notes.append(f"Not compared, since the engine was not built for as many tokens: {name}.")
+            return
+
+        def run(look: Look = "nothing") -> Observation:
+            return observe(pipeline, prompt, keep, new_tokens, forced, look, two_calls)
+
         try:
-            prompt = pipeline.processor.ask_once(sample.prompt, sample.images)
-            if "prompt" in self.stages:
-                compare(self.stages["prompt"], prompt.token_ids, theirs.token_ids, name)
-            prompt = Prompt(theirs.token_ids, prompt.pictures)
-            ours = observe(pipeline, prompt, keep, new_tokens, forced)
+            ours = run()
             if inside:  # from a run of its own: to look may take another decoder than the one that is compared
-                ours = replace(ours, hidden=observe(pipeline, prompt, keep, new_tokens, forced, "layers").hidden)
+                ours = replace(ours, hidden=run("layers").hidden)
         except RequestError as error:
             _fail(self.figures.stages[0], f"{name}: the artefact cannot be asked: {error}")
             return
         if not np.array_equal(ours.kept, theirs.kept) and not pipeline.session.no_look:
-            ours = replace(ours, choice=observe(pipeline, prompt, keep, 1, forced[:1], "choice").choice)
+            ours = replace(ours, choice=run("choice").choice)
         same = self.add_choice(name, ours, theirs)
         if not same and len(ours.kept) == len(theirs.kept):
             followed = reference.observe_choosing(sample, keep, forced, ours.kept, inside)
@@ -222,6 +271,10 @@ class Comparison:
                 self.figures.kept.followed += 1
                 theirs, same = followed, True
         self.add_stages(name, ours, theirs, same)
+        text = self.stages["text"]
+        text.rows += 1
+        if ours.text != theirs.text:
+            _fail(text, f"{name}, keep {keep:g}: {ours.text[:40]!r}, not {theirs.text[:40]!r}")
 
     def add_choice(self, sample: str, ours: Observation, theirs: Observation) -> bool:
         """Whether the same tokens of a prompt went on."""

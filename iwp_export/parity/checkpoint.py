@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from jinja2 import TemplateError
+from PIL import Image
 from torch import Tensor
+from transformers.image_utils import load_image
 
 from iwp_export.backends.session import Floats, Ints
 from iwp_export.backends.torch.session import TorchSession
@@ -27,8 +31,8 @@ from iwp_export.parity.observation import (
     observe,
     picture_inputs,
     sketch,
+    vocabulary_of,
 )
-from iwp_export.runtime.images import load_image
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.runtime.processor import Prompt, user_message
 from iwp_export.settings import Device, Dtype
@@ -66,8 +70,22 @@ class CheckpointReference(ParityReference):
         name = f"checkpoint {plan.model.name}, torch, {plan.decoder.dtype}"
         name += ", placeholders counted by this package" if self._texts is None else ""
         super().__init__(name, Identity.of(self._manifest, local.digest()), plan.decoder.dtype)
-        # An answer goes on past its end: every sample then has as many tokens to compare.
-        self.session.model.generation_config.eos_token_id = None
+        # What is compared goes on past an answer's end: every sample then has as many tokens.
+        generation = self.session.model.generation_config
+        self._ends, generation.eos_token_id = generation.eos_token_id, None
+
+    def see(self, sample: Sample) -> tuple[Ints, Mapping[str, Any]]:
+        prompt, _ = self._ask(sample)
+        return prompt.token_ids, picture_inputs(prompt.pictures)
+
+    def vocabulary(self) -> npt.NDArray[np.uint32]:
+        return vocabulary_of(self._processor.tokenizer)
+
+    def answer(self, prompt: str, images: Sequence[bytes], max_new_tokens: int) -> str:
+        """The unpruned model's answer to a question: transformers' own from the image files to the text."""
+        asked, inputs = self._ask(Sample("the question", prompt, tuple(images)))
+        output = self._run(inputs, max_new_tokens, eos_token_id=self._ends)
+        return self._text(output.sequences[0, len(asked.token_ids) :])
 
     def observe(self, sample: Sample, keep: float, max_new_tokens: int, hidden_states: bool = False) -> Observation:
         """See `ParityReference.observe`; `generate` at keep 1, the torch reference of pruning below."""
@@ -75,18 +93,21 @@ class CheckpointReference(ParityReference):
         if keep == 1:
             return self._generate(prompt, inputs, max_new_tokens, hidden_states)
         look: Look = "layers" if hidden_states else "choice"
-        return observe(self._pipeline(self.session), prompt, keep, max_new_tokens, look=look)
+        two_calls = sample.kind == "two calls"
+        return observe(self._pipeline(self.session), prompt, keep, max_new_tokens, look=look, two_calls=two_calls)
 
     def observe_choosing(
         self, sample: Sample, keep: float, forced: Sequence[int], kept: Ints, hidden_states: bool = False
     ) -> Observation:
         def select(importance: Tensor, key: Tensor, value: Tensor, visual: Tensor, num_kept: Tensor) -> Tensor:
-            chosen = kept if visual.any() else np.arange(visual.shape[1])
+            # Of a prompt's second call, and of a generated token, everything goes on.
+            chosen = kept[kept < visual.shape[1]] if visual.any() else np.arange(visual.shape[1])
             return torch.from_numpy(chosen).to(importance.device)[None]
 
         session = self.session.choosing(self._manifest.pruning, select)
         look: Look = "layers" if hidden_states else "nothing"
-        return observe(self._pipeline(session), self._ask(sample)[0], keep, len(forced), forced, look)
+        two_calls = sample.kind == "two calls"
+        return observe(self._pipeline(session), self._ask(sample)[0], keep, len(forced), forced, look, two_calls)
 
     def _pipeline(self, session: TorchSession) -> Pipeline:
         return Pipeline(self._manifest, self._processor, session)
@@ -97,8 +118,12 @@ class CheckpointReference(ParityReference):
         Raises:
             RequestError: it cannot be asked.
         """
-        images = [load_image(content) for content in sample.images]
-        pictures = tuple(self._processor.picture(self._images(images=[image], return_tensors="np")) for image in images)
+        images = [load_image(Image.open(BytesIO(content))) for content in sample.images]
+        try:
+            outputs = [self._images(images=[image], return_tensors="np") for image in images]
+        except ValueError as error:  # of another aspect ratio than it takes, for example
+            raise RequestError(f"transformers cannot preprocess {sample.name}: {in_one_line(error)}") from error
+        pictures = tuple(map(self._processor.picture, outputs))
         template = self._processor.tokenizer if self._texts is None else self._texts
         message = user_message(sample.prompt, len(images))
         try:
@@ -117,19 +142,12 @@ class CheckpointReference(ParityReference):
         self, prompt: Prompt, inputs: Mapping[str, Tensor], max_new_tokens: int, hidden_states: bool
     ) -> Observation:
         """transformers' `generate`, which shares nothing with the artefact but the checkpoint."""
-        model = self.session.model
-        known = {"input_ids", *inspect.signature(model.forward).parameters} - {"attention_mask"}
-        taken = {name: tensor.to(self.session.device) for name, tensor in inputs.items() if name in known}
-        with torch.no_grad(), enough_memory("cuda"):
-            output: Any = model.generate(
-                **{name: each.to(model.dtype) if each.is_floating_point() else each for name, each in taken.items()},
-                attention_mask=torch.ones_like(taken["input_ids"]),
-                max_new_tokens=max_new_tokens,
-                do_sample=False,
-                output_logits=True,
-                output_hidden_states=True,
-                return_dict_in_generate=True,
-            )
+        output = self._run(
+            inputs,
+            max_new_tokens,
+            output_logits=True,
+            output_hidden_states=True,
+        )
         tokens = output.sequences[0, len(prompt.token_ids) :].cpu().numpy()
         visual = prompt.token_ids == self._manifest.vision.image_token_id
         features = _host(output.hidden_states[0][0][0])[visual]  # what layer 0 gets in the place of visual tokens
@@ -143,6 +161,7 @@ class CheckpointReference(ParityReference):
             kept=np.arange(len(prompt.token_ids)),
             tokens=tokens,
             forced=tokens,
+            text=self._text(output.sequences[0, len(prompt.token_ids) :]),
             logits=np.stack([_host(logits[0]) for logits in output.logits]),
             cache=[
                 sketch(by_token(_host(part[0])))
@@ -151,6 +170,25 @@ class CheckpointReference(ParityReference):
             ],
             hidden=[sketch(_host(torch.cat([call[0] for call in layer]))) for layer in hidden],
         )
+
+    def _run(self, inputs: Mapping[str, Tensor], max_new_tokens: int, **options: Any) -> Any:
+        """transformers' `generate`, greedy."""
+        model = self.session.model
+        known = {"input_ids", *inspect.signature(model.forward).parameters} - {"attention_mask"}
+        taken = {name: tensor.to(self.session.device) for name, tensor in inputs.items() if name in known}
+        with torch.no_grad(), enough_memory("cuda"):
+            return model.generate(
+                **{name: each.to(model.dtype) if each.is_floating_point() else each for name, each in taken.items()},
+                attention_mask=torch.ones_like(taken["input_ids"]),
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                return_dict_in_generate=True,
+                **options,
+            )
+
+    def _text(self, tokens: Tensor) -> str:
+        """Tokens as an answer's text, which has no space around it."""
+        return str(self._processor.tokenizer.decode(tokens.tolist(), skip_special_tokens=True)).strip()
 
 
 def _processors(folder: Any) -> tuple[Any, Any]:

@@ -12,7 +12,7 @@ from iwp_export.bundle.recipe import SHOWN_DIGITS, Name
 from iwp_export.bundle.schema import Count, FileSize, Number, one_of, to_json
 from iwp_export.pruning.settings import PruningSettings
 
-Stage = Literal["prompt", "pixels", "features", "hidden states", "caches", "logits"]
+Stage = Literal["prompt", "pixels", "features", "hidden states", "caches", "logits", "text"]
 PIXELS_LIMIT = 1e-5
 """Relative, of a row of pixels. Both sides resize by the same code and differ, if at all, in the last bit of a float32
 normalisation (6e-8); leaving it out, or another mean, changes percents."""
@@ -93,15 +93,16 @@ class Identity:
             found.append(f"model_type: {ours.model_type}, not {theirs.model_type}")
         return found
 
-    def differences(self, other: Identity) -> list[str]:
-        """All that differs. The keep ratio of the settings is only a default, an engine bounds the positions, and
-        element types are compared by their rounding."""
+    def differences(self, other: Identity, bounded: bool = False) -> list[str]:
+        """All that differs. The keep ratio of the settings is only a default, and element types are compared by their
+        rounding; an engine's positions are `bounded`, as it was built."""
+        left_out = ("keep", "dtype", "max_positions") if bounded else ("keep", "dtype")
         found = self.other_model(other)
         for part in ("pruning", "decoder", "vision", "generation"):
             ours, theirs = getattr(self, part), getattr(other, part)
             for name in (field.name for field in fields(ours)):
                 a, b = getattr(ours, name), getattr(theirs, name)
-                if name not in ("keep", "max_positions", "dtype") and to_json(a) != to_json(b):
+                if name not in left_out and to_json(a) != to_json(b):
                     found.append(f"{part}.{name}: {a!s:.40}, not {b!s:.40}")
         return found
 
@@ -215,7 +216,7 @@ class Parity:
     Attributes:
         reference: what it was compared with.
         dtype: the coarsest element type that took part; limits are of this one.
-        samples: how many.
+        samples, probes: how many were asked, and how many beside them (`parity.probes`).
         new_tokens: tokens of each answer.
         differences: what of the artefact's manifest is not the reference's: another checkpoint, other settings.
         integrity: its files; None if they were not read.
@@ -231,3 +232,4 @@ class Parity:
     integrity: Integrity | None
     keeps: tuple[KeepFigures, ...]
     notes: tuple[str, ...]
+    probes: Number = 0

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import numpy.typing as npt
 
-from iwp_export.backends.session import Array
+from iwp_export.backends.session import Array, Ints
 from iwp_export.bundle.document import Document
 from iwp_export.bundle.outputs import check_outputs, plain_name
 from iwp_export.bundle.recipe import Digest, Name
@@ -28,7 +29,8 @@ from iwp_export.bundle.schema import Count, Flaw, Number, above_zero, one_of
 from iwp_export.errors import DataError, OutputError, RecordingError, in_one_line, os_reason
 from iwp_export.files import whole_file
 from iwp_export.parity.figures import LIMITS, Identity
-from iwp_export.parity.observation import PROJECTIONS, Choice, Observation, ParityReference, Sample, samples_of
+from iwp_export.parity.observation import PROJECTIONS, Choice, Kind, Observation, ParityReference, Sample
+from iwp_export.parity.probes import with_probes
 from iwp_export.progress import progress
 from iwp_export.questions import Question
 from iwp_export.version import __version__
@@ -38,6 +40,10 @@ RECORDING = ".npz"
 DOCUMENT = "recording"
 SIZE_LIMIT = 4 << 30
 """Bytes that a recording may hold unpacked: a file that claims more is not read."""
+SMALL, LARGEST_RATIO = 16 << 20, 20
+"""A file that claims to become larger than the first, and by more than the second, is not read: right ones, whose
+numbers are as good as random, shrink to a half."""
+VOCABULARY = "vocabulary"
 DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
@@ -59,6 +65,7 @@ class RecordedSample:
 
     name: Name
     images: Number
+    kind: Kind
 
 
 @dataclass(frozen=True)
@@ -95,7 +102,7 @@ RECORDING_JSON = Document(
     foreign="is not a recording: it",
     remedy=REMEDY,
     command=lambda data, where: "record again",
-    version=1,
+    version=2,
     error=RecordingError,
 )
 
@@ -109,6 +116,7 @@ class Recording(ParityReference):
                 entry.name,
                 arrays[f"{i}.prompt"].tobytes().decode(),
                 tuple(arrays[f"{i}.image.{j}"].tobytes() for j in range(entry.images)),
+                entry.kind,
             )
             for i, entry in enumerate(info.samples)
         ]
@@ -116,12 +124,29 @@ class Recording(ParityReference):
         super().__init__(name, info.identity, info.dtype, info.hidden_states, *limits)
         self._info, self._arrays, self._known = info, arrays, samples
 
+    def check(self) -> None:
+        """Raise ValueError or KeyError where what is compared first is not there, or is of another kind."""
+        if self.vocabulary().dtype != np.uint32 or self.vocabulary().ndim != 1:
+            raise ValueError("its vocabulary is no list of checksums")
+        for sample in self._known:
+            if sample.kind == "seen" and (self.see(sample)[0].dtype.kind, self.see(sample)[0].ndim) != ("i", 1):
+                raise ValueError(f"the prompt of {sample.name} is no list of tokens")
+
+    def see(self, sample: Sample) -> tuple[Ints, Mapping[str, Array]]:
+        number = self._known.index(sample)
+        return self._arrays[f"{number}.token_ids"], _inputs(self._arrays, f"{number}.input.")
+
+    def vocabulary(self) -> npt.NDArray[np.uint32]:
+        found: npt.NDArray[np.uint32] = self._arrays[VOCABULARY]
+        return found
+
     def observe(self, sample: Sample, keep: float, max_new_tokens: int, hidden_states: bool = False) -> Observation:
         tokens = self._info.new_tokens
-        if max_new_tokens > tokens:
+        if max_new_tokens != tokens:
             text = f"the recording has answers of {tokens} tokens, not {max_new_tokens}"
             raise RecordingError(text, options=("parity_tokens",))
-        return unpack(self._arrays, self._known.index(sample), self._info.keeps.index(keep), max_new_tokens)
+        number, ratio = self._known.index(sample), self._info.keeps.index(keep)
+        return unpack(self._arrays, number, ratio, self.dtype, self.identity.decoder.vocab_size)
 
 
 def check_recording(path: Path, force: bool = False) -> None:
@@ -154,18 +179,23 @@ def record(
         DataError: there are no questions, or an image cannot be read.
         RequestError, BackendError: see `ParityReference.observe`.
     """
-    samples = samples_of(questions)
+    samples, _ = with_probes(questions, reference, max_new_tokens)
     if not samples:
         raise DataError("there is nothing to record: give questions")
-    arrays: dict[str, Array] = {}
-    with progress(f"Recording {reference.name}", len(samples) * len(keeps)) as advance:
-        for number, sample in enumerate(samples):
-            for place, content in enumerate(sample.images):
-                arrays[f"{number}.image.{place}"] = np.frombuffer(content, np.uint8)
-            for index, keep in enumerate(keeps):
-                arrays |= pack(reference.observe(sample, keep, max_new_tokens, hidden_states), number, index)
-                advance(1)
-            arrays[f"{number}.prompt"] = np.frombuffer(sample.prompt.encode(), np.uint8)  # observed, so it is a text
+    arrays: dict[str, Array] = {VOCABULARY: reference.vocabulary()}
+    runs = [(n, i) for n, each in enumerate(samples) for i, keep in enumerate(keeps) if each.is_run(keep, keeps)]
+    with progress(f"Recording {reference.name}", len(runs)) as advance:
+        for number, index in runs:
+            found = reference.observe(samples[number], keeps[index], max_new_tokens, hidden_states)
+            arrays |= pack(found, number, index)
+            advance(1)
+    for number, sample in enumerate(samples):
+        if sample.kind == "seen":
+            ids, inputs = reference.see(sample)
+            arrays |= {f"{number}.token_ids": ids, **_packed(f"{number}.input.", inputs)}
+        for place, content in enumerate(sample.images):
+            arrays[f"{number}.image.{place}"] = np.frombuffer(content, np.uint8)
+        arrays[f"{number}.prompt"] = np.frombuffer(sample.prompt.encode(), np.uint8)  # observed, so it is a text
     info = RecordingInfo(
         reference=reference.name,
         identity=reference.identity,
@@ -173,7 +203,7 @@ def record(
         keeps=tuple(map(float, keeps)),
         new_tokens=max_new_tokens,
         hidden_states="" if hidden_states else "the recording was made without them",
-        samples=tuple(RecordedSample(sample.name, len(sample.images)) for sample in samples),
+        samples=tuple(RecordedSample(each.name, len(each.images), each.kind) for each in samples),
         tools={"iwp-export": __version__, "numpy": np.__version__},
         arrays={name: _digest(array) for name, array in arrays.items()},
     )
@@ -200,18 +230,20 @@ def read_recording(path: Path | str) -> Recording:
     try:
         with np.load(path, allow_pickle=False) as archive:
             size = sum(entry.file_size for entry in archive.zip.infolist())
-            if size > SIZE_LIMIT:
+            if size > min(SIZE_LIMIT, max(SMALL, LARGEST_RATIO * Path(path).stat().st_size)):
                 raise RecordingError(f"{where} is no recording: it claims to hold {size:,} bytes")
             if DOCUMENT not in archive.files:
                 raise RecordingError(f"{where} is not a recording: it has no entry {DOCUMENT!r}")
-            arrays = {name: archive[name] for name in archive.files}
-        info = RECORDING_JSON.from_dict(json.loads(arrays.pop(DOCUMENT).tobytes()), where)
-        for name in info.arrays.keys() ^ arrays.keys():
-            raise ValueError(f"its entries are not those that it lists: {name}")
+            info = RECORDING_JSON.from_dict(json.loads(archive[DOCUMENT].tobytes()), where)
+            for name in info.arrays.keys() ^ set(archive.files) ^ {DOCUMENT}:
+                raise ValueError(f"its entries are not those that it lists: {name}")
+            arrays = {name: archive[name] for name in info.arrays}
         for name, array in arrays.items():
             if _digest(array) != info.arrays[name]:
                 raise ValueError(f"the content of {name} changed")
-        return Recording(info, arrays)
+        recording = Recording(info, arrays)
+        recording.check()
+        return recording
     except DAMAGE as error:
         raise RecordingError(f"{where} is damaged or is no recording ({in_one_line(error)[:80]}): {REMEDY}") from error
     except OSError as error:
@@ -242,26 +274,41 @@ def pack(found: Observation, sample: int, ratio: int) -> dict[str, Array]:
     arrays = {(once if name in ONCE else here) + name: getattr(found, name) for name in DIMENSIONS}
     arrays[f"{once}images"] = np.array(len(found.features), np.int64)
     lists = {f"{once}features": found.features, f"{here}cache": found.cache, f"{here}hidden": found.hidden}
-    for name, array in found.inputs.items():
-        if array.dtype.kind == "f":
-            lists[f"{once}input.{name}"] = [array]
-        else:
-            arrays[f"{once}input.{name}"] = array
+    arrays |= _packed(f"{once}input.", found.inputs) | {f"{here}text": np.frombuffer(found.text.encode(), np.uint8)}
     for name, sketches in lists.items():
-        rows = np.concatenate([np.zeros((0, 1 + PROJECTIONS), np.float32), *sketches])
-        arrays |= {f"{name}.sketch": rows[:, 1:], f"{name}.norm": rows[:, 0]}
-        arrays[f"{name}.lengths"] = np.array([len(each) for each in sketches], np.int64)
+        arrays |= _flat(name, sketches)
     if found.choice is not None:
         alike = found.choice.alike  # symmetric: half of it will do
         arrays |= {f"{once}importance": found.choice.importance, f"{once}alike": alike[np.triu_indices(len(alike))]}
     return arrays
 
 
-def unpack(arrays: Mapping[str, Array], sample: int, ratio: int, new_tokens: int) -> Observation:
-    """The observation, cut to `new_tokens` tokens of the answer.
+def _packed(begin: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """See `_inputs`."""
+    arrays: dict[str, Array] = {}
+    for name, array in inputs.items():
+        arrays |= _flat(begin + name, [array]) if array.dtype.kind == "f" else {begin + name: array}
+    return arrays
+
+
+def _flat(name: str, sketches: Sequence[Array]) -> dict[str, Array]:
+    """See `_sketches`."""
+    rows = np.concatenate([np.zeros((0, 1 + PROJECTIONS), np.float32), *sketches])
+    lengths = np.array([len(each) for each in sketches], np.int64)
+    return {f"{name}.sketch": rows[:, 1:], f"{name}.norm": rows[:, 0], f"{name}.lengths": lengths}
+
+
+def unpack(arrays: Mapping[str, Array], sample: int, ratio: int, dtype: str, vocabulary: int) -> Observation:
+    """The observation.
+
+    Args:
+        arrays: by name.
+        sample, ratio: its numbers.
+        dtype: in which the reference says that it computed.
+        vocabulary: of the model.
 
     Raises:
-        RecordingError: an array is missing, or does not fit the others.
+        RecordingError: an array is missing, does not fit the others, or has values that it cannot have.
     """
     once, here = f"{sample}.", f"{sample}.{ratio}."
     try:
@@ -276,13 +323,17 @@ def unpack(arrays: Mapping[str, Array], sample: int, ratio: int, new_tokens: int
         kept = found["kept"]
         if np.any(np.diff(kept) <= 0) or kept[0] < 0 or kept[-1] >= sizes["S"]:
             raise ValueError("kept does not rise within the prompt")
-        unused = max(0, sizes["T"] - new_tokens)
-        found |= {name: found[name][:new_tokens] for name in ("tokens", "forced", "logits")}
+        for name, ids in (
+            ("token_ids", found["token_ids"][~found["visual"]]),
+            *((n, found[n]) for n in ("tokens", "forced")),
+        ):
+            if ids.min(initial=0) < 0 or ids.max(initial=0) >= vocabulary:
+                raise ValueError(f"{name} has a token beyond the vocabulary of {vocabulary:,}")
+        if not _is_of(found["logits"], dtype):
+            raise ValueError(f"its logits are finer than {dtype}, in which it says that it computed")
+        found["text"] = arrays[f"{here}text"].tobytes().decode()
         found["features"] = _sketches(arrays, f"{once}features")
-        found |= {
-            name: [rows[: len(rows) - unused] for rows in _sketches(arrays, here + name, unused)]
-            for name in ("cache", "hidden")
-        }
+        found |= {name: _sketches(arrays, here + name) for name in ("cache", "hidden")}
         if int(arrays[f"{once}images"]) != len(found["features"]) or len(found["cache"]) % 2:
             raise ValueError("it has not the features of each image, or keys without values")
         found["inputs"] = _inputs(arrays, f"{once}input.")
@@ -308,8 +359,16 @@ def _inputs(arrays: Mapping[str, Array], begin: str) -> dict[str, Array]:
     return found
 
 
-def _sketches(arrays: Mapping[str, Array], name: str, least: int = 0) -> list[Array]:
-    """Sketches of several tensors, which have so many rows each at least.
+def _is_of(logits: Array, dtype: str) -> bool:
+    """Whether numbers float32 may come from a coarser element type, whose limits are wider."""
+    if dtype == "bfloat16":
+        return not np.any(np.ascontiguousarray(logits, np.float32).view(np.uint32) & 0xFFFF)
+    with np.errstate(over="ignore"):
+        return dtype == "float32" or np.array_equal(logits.astype(dtype).astype(np.float32), logits, equal_nan=True)
+
+
+def _sketches(arrays: Mapping[str, Array], name: str) -> list[Array]:
+    """Sketches of several tensors.
 
     Raises:
         ValueError: they are none.
@@ -317,6 +376,6 @@ def _sketches(arrays: Mapping[str, Array], name: str, least: int = 0) -> list[Ar
     rows, norm, lengths = (arrays[f"{name}.{part}"] for part in ("sketch", "norm", "lengths"))
     if (rows.dtype.kind, norm.dtype.kind, lengths.dtype.kind) != ("f", "f", "i") or rows.shape[1:] != (PROJECTIONS,):
         raise ValueError(f"{name} is no sketch")
-    if np.any(lengths < least) or {rows.shape[:1], norm.shape} != {(int(lengths.sum()),)}:
+    if np.any(lengths < 0) or {rows.shape[:1], norm.shape} != {(int(lengths.sum()),)}:
         raise ValueError(f"{name} has other rows than it says")
     return np.split(np.c_[norm, rows], np.cumsum(lengths)[:-1]) if len(lengths) else []

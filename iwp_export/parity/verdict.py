@@ -19,6 +19,7 @@ REMEDIES = {
     "hidden states": FIRST_LAYER,
     "caches": FIRST_LAYER,
     "logits": PRECISION,
+    "text": "export again: the tokenizer's files are not the checkpoint's",
 }
 NOTHING = "nothing was compared"
 HOW_TO_READ = (
@@ -41,7 +42,7 @@ def gates(parity: Parity) -> list[Gate]:
     every = [figures for keep in parity.keeps for figures in keep.stages]
     allowed = {"prompt": (0.0, 1.0), "pixels": (PIXELS_LIMIT, -1.0)}
     allowed |= dict.fromkeys(("features", "hidden states", "caches"), (limits.rows, limits.cosine))
-    allowed["logits"] = limits.logits, limits.cosine
+    allowed |= {"logits": (limits.logits, limits.cosine), "text": (0.0, 1.0)}
     for stage, (relative, cosine) in allowed.items():
         if stages := [figures for figures in every if figures.stage == stage]:
             found.append(_stage_gate(stage, stages, relative, cosine))
@@ -52,14 +53,16 @@ def gates(parity: Parity) -> list[Gate]:
 
 
 def _stage_gate(name: str, stages: Sequence[StageFigures], relative: float, cosine: float) -> Gate:
-    limit = "the same tokens" if name == "prompt" else f"{relative:g} of its length"
+    exact = {"prompt": "the same tokens", "text": "the same text"}.get(name)
+    limit = exact or f"{relative:g} of its length"
     limit += f", cosine {_cosine_text(cosine)}" if -1 < cosine < 1 else ""
     flaw = next((figures.flaw for figures in stages if figures.flaw), "")
     found = [(each.relative, each.where) for each in stages if each.relative is not None]
-    if flaw or not found:
+    rows = sum(figures.rows for figures in stages)
+    if flaw or not rows:
         return _gate(name, False, "not comparable" if flaw else NOTHING, limit, flaw, REMEDIES[name])
-    if name == "prompt":
-        return Gate(name, True, f"the same in {stages[0].rows}", limit)
+    if exact:
+        return Gate(name, True, f"the same in {rows}", limit)
     distance, where = max(found)
     least, turned = min((each.cosine, each.cosine_where) for each in stages if each.cosine is not None)
     measured = f"{distance:.1e}" + (f", cosine {_cosine_text(least)}" if cosine > -1 else "")
@@ -80,8 +83,9 @@ def _kept_gate(parity: Parity, limits: Limits) -> Gate:
     gaps = [gap for each in kept for gap in each.gaps]
     wrong = _wrong(gaps, limits, pruned)
     shown = max(wrong or gaps, key=lambda gap: max(gap.gap or 0.0, gap.own_gap or 0.0), default=None)
-    measured, limit = f"{differing} of {choices} differ" if choices else NOTHING, "the same"
+    measured, limit = f"{differing} of {choices} differ" if pruned else f"{NOTHING} below keep 1", "the same"
     remedy = "check the version of the pruning op, and export again"
+    remedy = remedy if pruned else "compare at a keep ratio at which tokens are dropped; record again at one"
     if shown is None:
         pass
     elif shown.gap is None:
@@ -94,7 +98,7 @@ def _kept_gate(parity: Parity, limits: Limits) -> Gate:
     else:
         measured += f", by {shown.own_gap:.1e} of its own scores, which are off by {shown.scores:.1e}"
         limit += f", or right within {OWN_GAP:g} by scores that are off by {limits.scores:g}"
-    passed = choices > 0 and not flaw and not wrong
+    passed = pruned > 0 and not flaw and not wrong
     return _gate("kept tokens", passed, measured, limit, flaw or ("" if shown is None else shown.where), remedy)
 
 
@@ -131,7 +135,7 @@ def view(parity: Parity) -> View:
     """The verdict, and every stage at every keep ratio."""
     failed = [gate for gate in gates(parity) if not gate.passed]
     keeps = ", ".join(f"{keep.keep:g}" for keep in parity.keeps)
-    asked = f"({parity.samples} samples at keep {keeps}, {parity.new_tokens} tokens each)"
+    asked = f"({parity.samples} samples and {parity.probes} probes at keep {keeps}, {parity.new_tokens} tokens each)"
     sentences = [f"The artefact matches its reference within {parity.dtype} rounding {asked}."]
     if failed:
         first = failed[0]

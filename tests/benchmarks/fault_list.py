@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -10,11 +11,13 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+from PIL import Image, ImageOps
 
 from iwp_export import api
 from iwp_export.bundle.store import Bundle
 from iwp_export.models import ALIASES
 from iwp_export.models.common.family import Picture
+from iwp_export.parity.recording import RECORDING_JSON, record
 from iwp_export.runtime.images import ImageSource
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.runtime.processor import Prompt
@@ -199,6 +202,92 @@ def _swapped_engine_file(shop: Workshop) -> Outcome:
     return shop.judge(path)
 
 
+# What no question of one data set exercises: other pixels, other texts, a second call, the context's end, defaults.
+
+
+def _tokenizer(edit: Callable[[dict[str, Any]], None]) -> Callable[[Workshop], Outcome]:
+    return processor(lambda folder: faulty.edit_json(folder / "tokenizer.json", edit))
+
+
+def _swap_texts(data: dict[str, Any]) -> None:
+    """Answers print 7 for 1; prompts are made by the same ids, since no question has either digit."""
+    data["decoder"] = {"type": "Replace", "pattern": {"String": "1"}, "content": "7"}
+
+
+def _rare_text(data: dict[str, Any]) -> None:
+    """A word prints another one, in no answer of the questions."""
+    data["decoder"] = {"type": "Replace", "pattern": {"String": "magenta"}, "content": "mauve"}
+
+
+def _capitals(data: dict[str, Any]) -> None:
+    data["normalizer"] = None
+
+
+def _accents(data: dict[str, Any]) -> None:
+    data["pre_tokenizer"] = {"type": "WhitespaceSplit"}
+
+
+def _first_image_only(folder: Path) -> None:
+    file = folder / "chat_template.jinja"
+    text = file.read_text()
+    loop = "{% for part in message['content'] if part['type'] == 'image' %}<image> {% endfor %}"
+    assert loop in text
+    file.write_text(text.replace(loop, "{% if message['content'][0]['type'] == 'image' %}<image> {% endif %}"))
+
+
+def _whitespace(folder: Path) -> None:
+    file = folder / "chat_template.jinja"
+    file.write_text(file.read_text().replace("{{ part['text'] }}", "{{ part['text'] | trim | replace('\n', ' | ') }}"))
+
+
+def manifest(part: str, **changes: Any) -> Callable[[Workshop], Outcome]:
+    """A bundle whose manifest says something else, in one of its parts."""
+
+    def judge(shop: Workshop) -> Outcome:
+        path = shop.copy()
+        found = getattr(Bundle.open(path).manifest, part)
+        return shop.judge(faulty.manifest_changed(path, **{part: replace(found, **changes)}))
+
+    return judge
+
+
+def _image_loading(**changes: Any) -> Callable[[Workshop], Outcome]:
+    """A host that reads image files otherwise."""
+
+    def judge(shop: Workshop) -> Outcome:
+        with mock.patch.multiple("iwp_export.runtime.images", **changes):
+            return shop.judge(shop.right)
+
+    return judge
+
+
+def _on_white(image: Any) -> Any:
+    """Transparency is laid on white; the checkpoint's processor drops it."""
+    white = Image.new("RGBA", image.size, "white")
+    white.alpha_composite(image.convert("RGBA"))
+    return ImageOps.exif_transpose(image).convert("RGB") if image.mode == "RGB" else white.convert("RGB")
+
+
+def _few_keeps(shop: Workshop) -> Outcome:
+    """A recording at keep 1 alone."""
+    path = shop.folder / "unpruned.npz"
+    record(shop.reference(shop.right), shop.questions[:1], (1.0,), path, shop.new_tokens)
+    return shop.judge(shop.right, against=path)
+
+
+def _coarse_recording(shop: Workshop) -> Outcome:
+    """A recording that says of itself that it is coarse, sealed again, and an artefact that is not its checkpoint."""
+    with np.load(shop.recording) as archive:
+        arrays = dict(archive)
+    info = RECORDING_JSON.from_dict(json.loads(arrays["recording"].tobytes()), "it")
+    text = RECORDING_JSON.to_text(replace(info, dtype="bfloat16")).encode()
+    path = shop.folder / "coarse.npz"
+    np.savez_compressed(path, **{**arrays, "recording": np.frombuffer(text, np.uint8)})
+    faulty_path = shop.copy()
+    faulty.change_weights(faulty_path, TENSOR, lambda values: values * 1.01)
+    return shop.judge(faulty.renewed(faulty_path), against=path)
+
+
 DAMAGED = "(its SHA-256 differs)"
 FAULTS = (
     Fault("one weight value, damaged file", "", weights(change_value, VALUE, False), refusal=DAMAGED),
@@ -225,5 +314,27 @@ FAULTS = (
     Fault("stale engine: another checkpoint", "same checkpoint", lambda shop: _stale_engine(shop, True), quick=False),
     Fault("stale engine: other settings", "same checkpoint", lambda shop: _stale_engine(shop, False)),
     Fault("stale engine: another build's file", "", _swapped_engine_file, refusal=DAMAGED),
+    Fault("answers print another digit", "text", _tokenizer(_swap_texts)),
+    Fault("a word that no answer has is printed otherwise", "text", _tokenizer(_rare_text)),
+    Fault("capitals are unknown words", "prompt", _tokenizer(_capitals)),
+    Fault("words split at spaces alone", "prompt", _tokenizer(_accents)),
+    Fault("only the first image is placed", "prompt", processor(_first_image_only)),
+    Fault("lines of a prompt are joined", "prompt", processor(_whitespace)),
+    Fault("nearest pixels in place of bicubic ones", "pixels", processor(_image_settings(resample=0))),
+    Fault(
+        "images cropped, not squeezed",
+        "pixels",
+        processor(_image_settings(size={"shortest_edge": 112}, do_center_crop=True)),
+    ),
+    Fault("a camera's orientation is not read", "pixels", _image_loading(_upright=lambda image: image.convert("RGB"))),
+    Fault("transparency laid on white", "pixels", _image_loading(_upright=_on_white)),
+    Fault("the context shortened in the manifest", "same checkpoint", manifest("decoder", max_positions=200)),
+    Fault("another end of sequence in the manifest", "same checkpoint", manifest("decoder", eos_token_ids=(47,))),
+    Fault("a repetition penalty in the manifest", "same checkpoint", manifest("generation", repetition_penalty=1.3)),
+    Fault("a second call's positions begin anew", "caches", session(inputs=faulty.second_calls_begin_anew)),
+    Fault("a second call forgets what it sees", "caches", lambda shop: shop.judge(faulty.forgetful(shop.right))),
+    Fault("positions end at 200", "caches", session(inputs=faulty.short_positions)),
+    Fault("a recording of keep 1 alone", "kept tokens", _few_keeps),
+    Fault("a recording that says it is coarse", "", _coarse_recording, refusal="its logits are finer than bfloat16"),
     Fault("a recording of another checkpoint", "", _old_recording, quick=False, refusal="the artefact of tuned"),
 )

@@ -19,6 +19,7 @@ from iwp_export.bundle.manifest import MANIFEST_JSON
 from iwp_export.bundle.outputs import MANIFEST
 from iwp_export.bundle.verify import hash_files, plain_files
 from iwp_export.pruning.onnx_function import OP_TYPE
+from iwp_export.runtime.pipeline import Pipeline
 from tests.parity.tampered import Tampered
 
 NUMPY = {TensorProto.FLOAT: np.float32, TensorProto.FLOAT16: np.float16}
@@ -118,6 +119,41 @@ def later_positions(inputs: StepInputs) -> StepInputs:
 def later_generated_positions(inputs: StepInputs) -> StepInputs:
     """Positions of generated tokens are one further on."""
     return later_positions(inputs) if inputs.input_ids.shape[1] == 1 else inputs
+
+
+def second_calls_begin_anew(inputs: StepInputs) -> StepInputs:
+    """A call that goes on from a cache counts from 0."""
+    first = int(inputs.position_ids.min())
+    return replace(inputs, position_ids=inputs.position_ids - first) if inputs.input_ids.shape[1] > 1 else inputs
+
+
+def short_positions(inputs: StepInputs) -> StepInputs:
+    """As if a table of positions ended early."""
+    return replace(inputs, position_ids=np.minimum(inputs.position_ids, 199))
+
+
+def forgetful(pipeline: Pipeline) -> Pipeline:
+    """A prompt's second call sees nothing of the first one, whose rows stand in the cache all the same."""
+
+    class Forgets(Tampered):
+        def step(self, inputs: StepInputs, features: Sequence[Features], cache: Cache) -> StepOutput:
+            if inputs.input_ids.shape[1] == 1 or not any(cache.lengths):
+                return super().step(inputs, features, cache)
+            assert isinstance(cache, OrtCache)
+            blank = [_ort_value(np.zeros_like(_bits(value)), "float32") for value in cache.values]
+            whole, cache.values, cache.binding = cache.values, blank, None
+            output = super().step(inputs, features, cache)
+            joined = [_joined(one, two) for one, two in zip(whole, cache.values, strict=True)]
+            cache.values, cache.binding = joined, None
+            return output
+
+    return Pipeline(pipeline.manifest, pipeline.processor, Forgets(pipeline.session))
+
+
+def _joined(before: Any, after: Any) -> Any:
+    """The rows of one cache, then what another has beyond them."""
+    first, both = _bits(before), _bits(after)
+    return _ort_value(np.concatenate([first, both[:, :, first.shape[2] :]], 2), "float32")
 
 
 def other_count(by: int) -> Callable[[StepInputs], StepInputs]:

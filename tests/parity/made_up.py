@@ -32,6 +32,7 @@ def observation(hidden: bool = True) -> Observation:
         kept=np.array([0, 1, 3, 5, 7, 8]),
         tokens=np.array([4, 4, 3, 2]),
         forced=np.array([4, 4, 3, 2]),
+        text="a red 4",
         logits=RNG.standard_normal((T, 20)).astype(np.float32),
         cache=stacked(lengths[0], lengths[0], lengths[1], lengths[1]),
         hidden=stacked(*[S + T - 1] * 2) if hidden else stacked(),

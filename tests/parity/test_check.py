@@ -21,6 +21,7 @@ from iwp_export.parity.check import Comparison, check_parity, open_reference
 from iwp_export.parity.checkpoint import CheckpointReference
 from iwp_export.parity.figures import Parity, Stage
 from iwp_export.parity.observation import ArtefactReference, Choice, Observation, samples_of
+from iwp_export.parity.probes import with_probes
 from iwp_export.parity.verdict import gates, view
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.questions import Question
@@ -52,19 +53,24 @@ def test_a_bundle_is_its_checkpoint(
     found = {gate.name: gate for gate in gates(parity)}
     assert all(gate.passed for gate in found.values()), describe(parity)
     assert list(found) == [
-        *("integrity", "same checkpoint", "prompt", "pixels", "features", "hidden states", "caches", "logits"),
+        *("integrity", "same checkpoint", "prompt", "pixels", "features", "hidden states", "caches", "logits", "text"),
         *("next token", "kept tokens", "greedy tokens"),
     ]
     assert found["integrity"].measured.startswith("10 files, ")
     assert (parity.samples, parity.dtype, parity.differences, parity.notes) == (3, "float32", (), ())
     rows = {stage.stage: stage.rows for stage in parity.keeps[1].stages}
-    text = 3 * 4 - 3  # the last token of an answer is not run
-    prompt = sum(len(checkpoint.observe(sample, 1, 1).token_ids) for sample in samples_of(questions))
-    kept = prompt - 3 * 64 + 3 * 13
-    assert rows["logits"] == 12
+    text = 5 * 4 - 5  # the last token of an answer is not run; two probes are run at every ratio here
+    asked, _ = with_probes(questions, checkpoint, 4)
+    lengths = [len(checkpoint.see(sample)[0]) for sample in asked if sample.is_run(0.2, (1, 0.2))]
+    prompt = sum(lengths)
+    kept = prompt - 6 * 64 + 6 * 13
+    assert rows["logits"] == 20 and len(lengths) == 5
     assert rows["caches"] == 2 * (4 * (prompt + text) + 4 * (kept + text))
     assert rows["hidden states"] == 5 * (prompt + text) + 3 * (kept + text)
-    assert "matches its reference within float32 rounding (3 samples at keep 1, 0.2, 4 tokens each)" in describe(parity)
+    assert (
+        "matches its reference within float32 rounding (3 samples and 11 probes at keep 1, 0.2, 4 tokens each)"
+        in describe(parity)
+    )
 
 
 def test_figures_survive_json(pipeline: Pipeline, checkpoint: CheckpointReference, questions: list[Question]) -> None:
@@ -110,7 +116,7 @@ def test_other_features_give_other_choices(
     assert {"features", "caches", "logits", "kept tokens"} <= set(failed(parity))
     assert "pixels" not in failed(parity)  # what the processor made is right; the vision graph got something else
     kept = parity.keeps[1].kept
-    assert (kept.choices, kept.differing, kept.followed) == (2, 2, 2)
+    assert (kept.choices, kept.differing, kept.followed) == (4, 4, 4)
     assert all(gap.gap and gap.gap > 0.01 and gap.own_gap is not None for gap in kept.gaps)
     assert "The first stage that fails is features" in describe(parity)
 
@@ -122,9 +128,9 @@ def test_logits_beyond_rounding_fail(
         tampered(pipeline, logits=lambda logits: logits + np.float32(0.01)), checkpoint, questions[:1], (1, 0.3), 2
     )
     assert failed(parity) == ["logits"]
-    logits = parity.keeps[0].stages[-1]
+    [logits] = [stage for stage in parity.keeps[0].stages if stage.stage == "logits"]
     assert logits.absolute == pytest.approx(0.01, abs=1e-4)
-    assert logits.where.startswith("1 (000.png), keep 1, generated token ")
+    assert ", keep 1, generated token " in logits.where
 
 
 def test_numbers_that_are_not_finite_fail_and_are_placed(
@@ -157,11 +163,11 @@ def test_a_tie_broken_otherwise_is_followed(
     choosing = Pipeline.of(pipeline.manifest, tiny_bundle / "processor", other.session)
     parity = check_parity(choosing, checkpoint, questions[:1], (0.3,), 3)
     assert failed(parity) == ["kept tokens"]
-    assert parity.keeps[0].kept.followed == 1
+    assert parity.keeps[0].kept.followed == 3
     monkeypatch.setattr(check, "selection_gap_of_pairs", lambda *args, **options: 1e-6)
     monkeypatch.setattr(check, "normalised", np.zeros_like)
     parity = check_parity(choosing, checkpoint, questions[:1], (0.3,), 3)
-    assert failed(parity) == [] and parity.keeps[0].kept.differing == 1
+    assert failed(parity) == [] and parity.keeps[0].kept.differing == 3
 
 
 def test_without_what_was_chosen_from_a_tie_cannot_be_told(
@@ -171,9 +177,9 @@ def test_without_what_was_chosen_from_a_tie_cannot_be_told(
     engine = Pipeline.of(pipeline.manifest, tiny_bundle / "processor", make_session(tiny_bundle)[0])
 
     def other(kept: Any) -> Any:
-        return (
-            kept if len(kept) == 1 else np.concatenate([kept[:5], np.arange(kept[4] + 1, kept[4] + 1 + 12), kept[17:]])
-        )
+        if len(kept) < 20:  # a generated token, or the second of two calls
+            return kept
+        return np.concatenate([kept[:5], np.arange(kept[4] + 1, kept[4] + 1 + 12), kept[17:]])
 
     parity = check_parity(tampered(pipeline, kept=other), ArtefactReference(engine, "x.plan"), questions[:1], (0.3,), 2)
     found = {gate.name: gate for gate in gates(parity)}

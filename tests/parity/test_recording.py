@@ -21,10 +21,12 @@ from iwp_export.parity.recording import check_recording, pack, read_recording, r
 from iwp_export.parity.verdict import gates
 from iwp_export.questions import Question
 from iwp_export.runtime.pipeline import Pipeline
-from tests.parity.made_up import K, S, T, observation
+from tests.parity.made_up import S, observation
 from tests.parity.tampered import tampered
 
 KEEPS = (1.0, 0.3)
+MODEL = ("float32", 20)
+"""Element type and vocabulary of the observation made by hand."""
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +44,7 @@ def test_an_artefact_is_what_was_recorded(pipeline: Pipeline, golden: Path) -> N
     assert all(gate.passed for gate in gates(parity))
     assert parity.keeps[1].stages[-1].stage == "hidden states" and parity.notes == ()
     assert (parity.samples, [keep.keep for keep in parity.keeps]) == (2, list(KEEPS))
-    shorter = check_parity(pipeline, read_recording(golden), max_new_tokens=2)
-    assert all(gate.passed for gate in gates(shorter))
-    assert golden.stat().st_size < 1 << 20
+    assert golden.stat().st_size < 2 << 20
 
 
 def test_a_recording_catches_what_its_reference_catches(pipeline: Pipeline, golden: Path) -> None:
@@ -81,10 +81,11 @@ print(all(gate.passed for gate in verdict.gates(parity)), len(verdict.view(parit
     assert result.stdout.split() == ["True", "1"], result.stderr
 
 
-def test_a_recording_has_no_longer_answers(pipeline: Pipeline, golden: Path) -> None:
+def test_a_recording_has_no_other_answers(pipeline: Pipeline, golden: Path) -> None:
     recording = read_recording(golden)
-    with pytest.raises(RecordingError, match="the recording has answers of 4 tokens, not 5"):
-        check_parity(pipeline, recording, max_new_tokens=5)
+    for tokens in (3, 5):
+        with pytest.raises(RecordingError, match=f"the recording has answers of 4 tokens, not {tokens}"):
+            check_parity(pipeline, recording, max_new_tokens=tokens)
 
 
 def test_what_is_no_recording_is_refused(golden: Path, tmp_path: Path) -> None:
@@ -116,7 +117,8 @@ def test_changed_entries_are_told(golden: Path, tmp_path: Path) -> None:
     text = arrays["recording"].tobytes()
     for old, new, says in (
         (b'"new_tokens": 4', b'"new_tokens": 5', "was changed by hand or damaged: its digest differs"),
-        (b'"schema_version": 1', b'"schema_version": 2', "schema version 2, this version reads 1: upgrade iwp-export"),
+        (b'"schema_version": 2', b'"schema_version": 3', "schema version 3, this version reads 2: upgrade iwp-export"),
+        (b'"schema_version": 2', b'"schema_version": 1', "schema version 1, this version reads 2: record again"),
         (b"iwp-recording", b"iwp-recipes", "is not a recording: it has no format"),
         (b"{", b"[", "is damaged or is no recording"),
     ):
@@ -164,7 +166,7 @@ def test_a_prompt_may_have_several_lines(
     asked = Question(questions[0].images, "what is the red digit ?\n\tanswer:")
     file = record(checkpoint, [asked], [0.3], tmp_path / "golden.npz", 1)
     recording = read_recording(file)
-    assert [sample.prompt for sample in recording.samples or ()] == [asked.prompt]
+    assert (recording.samples or [])[0].prompt == asked.prompt
     assert all(gate.passed for gate in gates(check_parity(pipeline, recording)))
 
 
@@ -179,6 +181,23 @@ def test_what_could_not_be_found_or_written_is_refused_at_once(name: str, tmp_pa
 def npy(head: str) -> bytes:
     text = head.ljust(117).encode() + b"\n"
     return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+
+
+def test_a_bomb_is_refused_by_its_listing(golden: Path, tmp_path: Path) -> None:
+    with np.load(golden) as archive:
+        arrays = dict(archive)
+    np.savez_compressed(tmp_path / "bomb.npz", **arrays, zeros=np.zeros(100 << 20, np.uint8))
+    assert "is no recording: it claims to hold 1" in refusal(tmp_path / "bomb.npz")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_coarser_element_type_is_not_believed(dtype: str) -> None:
+    """Its limits are up to a thousand times wider."""
+    first = observation()
+    with pytest.raises(RecordingError, match=f"its logits are finer than {dtype}"):
+        unpack(pack(first, 0, 0), 0, 0, dtype, 20)
+    coarse = replace(first, logits=np.full_like(first.logits, 0.5))
+    assert same(unpack(pack(coarse, 0, 0), 0, 0, dtype, 20), coarse)
 
 
 @pytest.mark.parametrize(
@@ -221,28 +240,19 @@ def test_observations_come_back(hidden: bool) -> None:
     first, second = observation(hidden), observation(hidden)
     unpruned = replace(first, kept=np.arange(S), choice=None)
     arrays = {**pack(unpruned, 0, 0), **pack(first, 0, 1), **pack(second, 11, 0)}
-    assert same(unpack(arrays, 0, 1, T), first)
-    assert same(unpack(arrays, 11, 0, T), second)
-    assert not same(unpack(arrays, 11, 0, T), first)
-
-
-def test_an_answer_is_cut() -> None:
-    whole = observation()
-    cut = unpack(pack(whole, 0, 0), 0, 0, 2)
-    assert (len(cut.tokens), len(cut.logits)) == (2, 2)
-    assert [len(each) for each in (*cut.cache, *cut.hidden)] == [S + 1, S + 1, K + 1, K + 1, S + 1, S + 1]
-    for mine, other in zip(cut.cache, whole.cache, strict=True):
-        np.testing.assert_array_equal(mine, other[:-2])
+    assert same(unpack(arrays, 0, 1, *MODEL), first)
+    assert same(unpack(arrays, 11, 0, *MODEL), second)
+    assert not same(unpack(arrays, 11, 0, *MODEL), first)
 
 
 @pytest.mark.parametrize("name", ["0.token_ids", "0.0.cache.lengths", "0.features.norm", "0.alike"])
 def test_what_does_not_fit_is_damage(name: str) -> None:
     arrays = pack(observation(), 0, 0)
     with pytest.raises(RecordingError, match="the recording is damaged: sample 0"):
-        unpack({each: array for each, array in arrays.items() if each != name}, 0, 0, T)
+        unpack({each: array for each, array in arrays.items() if each != name}, 0, 0, *MODEL)
     if name != "0.token_ids":
         with pytest.raises(RecordingError, match="the recording is damaged: sample 0"):
-            unpack({**arrays, name: arrays[name][:-1]}, 0, 0, T)
+            unpack({**arrays, name: arrays[name][:-1]}, 0, 0, *MODEL)
 
 
 @pytest.mark.parametrize(
@@ -256,6 +266,10 @@ def test_what_does_not_fit_is_damage(name: str) -> None:
         ("0.0.kept", lambda array: array + S),
         ("0.visual", lambda array: array[:-1]),
         ("0.token_ids", lambda array: array[None]),
+        ("0.token_ids", lambda array: array + 12),
+        ("0.0.forced", lambda array: array - 5),
+        ("0.0.tokens", lambda array: array + 2**40),
+        ("0.0.text", lambda array: array[::-1] + 128),
         ("0.images", lambda array: array + 1),
         ("0.0.cache.sketch", lambda array: array[:, :3]),
         ("0.features.sketch", lambda array: array.astype("U8")),
@@ -266,4 +280,4 @@ def test_arrays_that_do_not_fit_are_damage(name: str, change: Any) -> None:
     arrays = pack(observation(), 0, 0)
     arrays[name] = change(arrays[name])
     with pytest.raises(RecordingError, match="damaged"):
-        unpack(arrays, 0, 0, T)
+        unpack(arrays, 0, 0, *MODEL)
