@@ -13,7 +13,6 @@ import torch
 from jinja2 import TemplateError
 from PIL import Image
 from torch import Tensor
-from transformers.image_utils import load_image
 
 from iwp_export.backends.session import Floats, Ints
 from iwp_export.backends.torch.session import TorchSession
@@ -118,6 +117,8 @@ class CheckpointReference(ParityReference):
         Raises:
             RequestError: it cannot be asked.
         """
+        from transformers.image_utils import load_image
+
         images = [load_image(Image.open(BytesIO(content))) for content in sample.images]
         try:
             outputs = [self._images(images=[image], return_tensors="np") for image in images]
