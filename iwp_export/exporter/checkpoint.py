@@ -12,15 +12,7 @@ from typing import Any
 from iwp_export.errors import CheckpointError, in_one_line
 from iwp_export.exporter.config_schema import BEFORE_READING, DECODER, ELEMENT_TYPES, check_rows, shortened
 from iwp_export.exporter.recognise import refuse_config, refuse_folder
-from iwp_export.exporter.weights import (
-    FLOATS,
-    SINGLE,
-    StoredTensor,
-    checkpoint_digest,
-    refuse_additions,
-    stored_tensors,
-    weight_index,
-)
+from iwp_export.exporter.weights import FLOATS, SINGLE, StoredTensor, checkpoint_digest, stored_tensors, weight_index
 from iwp_export.models import ALIASES, find_family
 from iwp_export.models.common.family import Family
 
@@ -119,12 +111,6 @@ class Checkpoint:
         with empty_model(self.config, self.folder) as model:
             return sum(parameter.numel() for parameter in model.parameters())
 
-    def check_weights(self) -> str:
-        """See `iwp_export.exporter.loading.check_weights`; the weights must be on this machine."""
-        from iwp_export.exporter.loading import check_weights
-
-        return check_weights(self.config, self.folder, self.weights())
-
     def digest(self) -> str:
         """SHA-256 that tells this model from another; its weights must be on this machine.
 
@@ -211,7 +197,6 @@ def _no_bars() -> Iterator[None]:
 
 def _read_config(folder: Path, model: str) -> Any:
     refuse_folder(folder, model)
-    refuse_additions(folder)
     path = folder / "config.json"
     try:
         raw = json.loads(path.read_bytes())

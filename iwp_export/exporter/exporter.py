@@ -51,6 +51,7 @@ def export_bundle(plan: ExportPlan, output: Path | str, force: bool = False) -> 
     source = plan.pruning.confirmed(checkpoint)
     import torch
 
+    from iwp_export.exporter.loading import check_weights
     from iwp_export.exporter.trace import trace_decoder, trace_vision
 
     torch_dtype = getattr(torch, plan.decoder.dtype)
@@ -83,7 +84,7 @@ def export_bundle(plan: ExportPlan, output: Path | str, force: bool = False) -> 
         )
         prove_graphs(manifest, picture)
         writer.commit(manifest)
-    left_out = () if plan.checkpoint.is_local else (checkpoint.check_weights(),)
+    left_out = () if plan.checkpoint.is_local else (check_weights(checkpoint),)
     for line in filter(None, (*left_out, *plan.notes)):
         print(f"iwp-export: warning: {line}", file=sys.stderr)
     return Path(output)

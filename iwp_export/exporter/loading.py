@@ -7,7 +7,7 @@ import copy
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,6 +18,9 @@ from iwp_export.errors import CheckpointError, in_one_line
 from iwp_export.exporter.config_schema import shortened
 from iwp_export.exporter.recognise import name_leftovers
 from iwp_export.exporter.weights import FLOATS, StoredTensor
+
+if TYPE_CHECKING:
+    from iwp_export.exporter.checkpoint import Checkpoint
 
 
 @contextlib.contextmanager
@@ -54,7 +57,12 @@ def loaded_tensors(model: Any, stored: Mapping[str, StoredTensor]) -> dict[str, 
         CheckpointError: two tensors are for one parameter, one is more than renamed on its way, or one without a place
             in the model changes the answers.
     """
-    loaded, _ = _renamed(model, stored)
+    return _loaded(model, stored)[0]
+
+
+def _loaded(model: Any, stored: Mapping[str, StoredTensor]) -> tuple[dict[str, StoredTensor], str]:
+    """See `loaded_tensors`; and a line about the tensors that have no place in the model."""
+    loaded, left_out = _renamed(model, stored)
     ties: Mapping[str, str] = model.all_tied_weights_keys
     for target, source in ties.items():
         if target in loaded and source in loaded:
@@ -64,24 +72,20 @@ def loaded_tensors(model: Any, stored: Mapping[str, StoredTensor]) -> dict[str, 
         alike = (source, target, *(other for other, its_source in ties.items() if its_source == source))
         if held := next((loaded[name] for name in alike if name in loaded), None):
             loaded[target] = loaded[source] = held
-    return loaded
+    return loaded, left_out
 
 
-def check_weights(config: Any, folder: Path, stored: Mapping[str, StoredTensor]) -> str:
-    """Check, by their headers alone, that a checkpoint's tensors are those of a model.
-
-    Returns:
-        A line that names the tensors without a place in it; empty if there are none.
+def check_weights(checkpoint: Checkpoint) -> str:
+    """Check by their headers that a checkpoint's weights are its model's; returns a line about those left out, if any.
 
     Raises:
-        CheckpointError: as `loaded_tensors`; or a parameter is missing or in another shape or element type.
+        CheckpointError: as `loaded_tensors` and `check_tensor`.
     """
-    with empty_model(config, folder) as model:
-        left = _renamed(model, stored)[1]
-        loaded = loaded_tensors(model, stored)
+    with empty_model(checkpoint.config, checkpoint.folder) as model:
+        loaded, left_out = _loaded(model, checkpoint.weights())
         for name, parameter in model.named_parameters():
             check_tensor(name, parameter.shape, loaded.get(name))
-    return left
+    return left_out
 
 
 def check_tensor(name: str, shape: Sequence[int], stored: StoredTensor | None) -> None:
@@ -132,12 +136,9 @@ def _renamed(model: Any, stored: Mapping[str, StoredTensor]) -> tuple[dict[str, 
             loaded.setdefault(place, stored[name])
         else:
             left.append(name)
-    if not left:
-        return loaded, ""
-    ignored = [re.compile(pattern) for pattern in model._keys_to_ignore_on_load_unexpected or ()]
-    left = [name for name in left if not any(pattern.search(name) for pattern in ignored)]
-    file = stored[left[0]].file if left else None
-    return loaded, name_leftovers(left, list(stored), f"{file}")
+    ignored = model._keys_to_ignore_on_load_unexpected or ()
+    left = [name for name in left if not any(re.search(pattern, name) for pattern in ignored)]
+    return loaded, name_leftovers(left, list(stored), str(stored[left[0]].file)) if left else ""
 
 
 def _untie(model: Any, name: str) -> None:

@@ -109,7 +109,9 @@ def plan_export(
     architecture = (config.architectures or ["unknown"])[0]
     info = ModelInfo(checkpoint.name, checkpoint.source, checkpoint.model_type, architecture, checkpoint.revision)
     vision = checkpoint.family.vision_info(config)
-    left_out = checkpoint.check_weights() if checkpoint.is_local else ""
+    from iwp_export.exporter.loading import check_weights
+
+    left_out = check_weights(checkpoint) if checkpoint.is_local else ""
     _, no_template = prove_processor(checkpoint.folder, decoder, vision, checkpoint.family)
     notes = tuple(filter(None, (left_out, no_template, generation.note)))
     return ExportPlan(checkpoint, info, choice, decoder, vision, generation, size, reason, notes)

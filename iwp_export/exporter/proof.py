@@ -104,13 +104,10 @@ def write_tokenizer(folder: Path) -> None:
     Raises:
         CheckpointError: it cannot be made.
     """
-    if (folder / TOKENIZER).exists():
-        return
-    try:
-        load_tokenizer(folder).backend_tokenizer.save(str(folder / TOKENIZER))
-    except Exception as error:
-        text = in_one_line(error).replace(str(folder), "the checkpoint")
-        raise CheckpointError(f"the bundle would not run: cannot make its {TOKENIZER}: {text}") from error
+    if not (folder / TOKENIZER).exists():
+        tokenizer = load_tokenizer(folder)
+        _demand(tokenizer.is_fast, f"its {type(tokenizer).__name__} cannot be written as {TOKENIZER}")
+        tokenizer.backend_tokenizer.save(str(folder / TOKENIZER))
 
 
 def _prove_picture(picture: Picture, vision: VisionInfo) -> None:

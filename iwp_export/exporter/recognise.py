@@ -10,17 +10,17 @@ from typing import Any
 
 from iwp_export.errors import CheckpointError
 
-POINTERS = {
+STAND_INS = {
     b"version https://git-lfs": "a Git LFS pointer, not the file itself: run git lfs pull there",
-    b"# xet version": "a Git Xet pointer, not the file itself: run git xet checkout there",
     b"<!doctype html": "a web page, not the file itself",
-    b"<html": "a web page, not the file itself",
 }
-"""What stands in a file's place after an incomplete download, by its first bytes in lower case."""
+"""What lies in a file's place after an incomplete download, by its first bytes in lower case."""
 
 ADAPTER_CONFIG = "adapter_config.json"
-ORIGINAL_LAVA = re.compile(r"Llava(Llama|Mistral|Mixtral|Mpt|Qwen|Gemma|Phi)\w*ForCausalLM")
-CONVERTED = "use a checkpoint that was converted to transformers' layout (on the Hub such names end in -hf)"
+ADAPTERS = (ADAPTER_CONFIG, "adapter_model.safetensors", "adapter_model.bin")
+MERGE = "merge it into the model first (PEFT's merge_and_unload, then save_pretrained)"
+RANK_FILE = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
+"""What transformers' distributed checkpoints are made of; where there is one, it loads them and nothing else."""
 
 UNSUPPORTED_KEYS = {
     "auto_map": "needs code from its own repository (trust_remote_code), which is never run",
@@ -31,70 +31,60 @@ UNSUPPORTED_KEYS = {
 }
 """Keys of config.json, also of its parts, that change what the weights mean."""
 
-QUANTISERS = {
-    "quantize_config.json": "GPTQ",
-    "quant_config.json": "AWQ",
-    "hf_quant_config.json": "ModelOpt",
-    "qmodel.pt": "HQQ",
-}
+LOOKED_AT = (".json", ".model", ".txt", ".jinja", ".safetensors")
+QUANTISERS = {"quantize_config.json": "GPTQ", "quant_config.json": "AWQ", "hf_quant_config.json": "ModelOpt"}
 """Files beside a quantised model's config.json, and who writes them."""
-
-OTHER_LAYOUTS = {
-    "params.json": "the layout of Meta or Mistral",
-    "model_index.json": "a pipeline of diffusers",
-    "genai_config.json": "a model of onnxruntime-genai",
-    "*.gguf": "a GGUF file of llama.cpp",
-    "*.onnx": "an ONNX model",
-}
-"""What folders without a config.json hold."""
 
 
 def refuse_folder(folder: Path, model: str) -> None:
-    """Refuse a folder that is no checkpoint of transformers, or an incomplete one.
+    """Refuse a folder that is no checkpoint of transformers, or not a whole one with all of a model's weights.
 
     Raises:
-        CheckpointError: it holds pointers in place of files, an adapter alone, another layout or quantised weights.
+        CheckpointError: such a folder.
     """
-    for pattern in ("*.json", "*.model", "*.txt", "*.jinja", "*.safetensors"):
-        for file in sorted(folder.glob(pattern)):
-            if file.is_file() and (kind := _stands_in(file)):
+    for file in sorted(file for file in folder.iterdir() if file.suffix in LOOKED_AT and file.is_file()):
+        with file.open("rb") as opened:
+            start = opened.read(64).lstrip().lower()
+        for mark, kind in STAND_INS.items():
+            if start.startswith(mark):
                 raise CheckpointError(f"{file} is {kind}, or download it again")
-    weights = [file for pattern in ("*.safetensors", "*.bin") for file in folder.glob(pattern)]
-    bare = not (folder / "config.json").is_file()
-    if (folder / ADAPTER_CONFIG).is_file() and (
-        bare or (weights and all(file.name.startswith("adapter_") for file in weights))
-    ):
-        raise CheckpointError(f"{model} is {_adapter(folder)}: {MERGE}, and export the result")
-    if bare:
-        other = next((words for name, words in OTHER_LAYOUTS.items() if any(folder.glob(name))), "")
-        other = other and f" but {other}"
+    has_config = (folder / "config.json").is_file()
+    if adapters := [name for name in ADAPTERS if (folder / name).is_file()]:
+        weights = {file.name for ending in ("safetensors", "bin") for file in folder.glob(f"*.{ending}")}
+        if not has_config or (weights and weights <= set(adapters)):
+            raise CheckpointError(f"{model} is {_adapter(folder)}: {MERGE}, and export the result")
+        raise CheckpointError(
+            f"{folder} holds an adapter ({', '.join(adapters)}), which an export does not apply: {MERGE}, or remove it"
+        )
+    if not has_config:
+        other = " but a GGUF file of llama.cpp" if any(folder.glob("*.gguf")) else ""
         raise CheckpointError(f"{model}: {folder} has no config.json{other}; it is not a Hugging Face checkpoint")
     for name, tool in QUANTISERS.items():
         if (folder / name).is_file():
             raise CheckpointError(
                 f"{model} is quantised (it has {name}, as {tool} writes); export what it was made from"
             )
-
-
-MERGE = "merge it into the model first (PEFT's merge_and_unload, then save_pretrained)"
-
-
-def _stands_in(file: Path) -> str:
-    """What a file is in place of what its name says; empty if nothing of `POINTERS`."""
-    with file.open("rb") as opened:
-        start = opened.read(64).lstrip().lower()
-    return next((kind for mark, kind in POINTERS.items() if start.startswith(mark)), "")
+    ranks = sorted(file.name for file in folder.glob("shard-*.safetensors") if RANK_FILE.fullmatch(file.name))
+    if ranks:
+        raise CheckpointError(
+            f"{folder} holds a distributed checkpoint ({ranks[0]}, ...), which transformers loads in place of other "
+            "weights; gather it with save_pretrained, or remove it"
+        )
 
 
 def _adapter(folder: Path) -> str:
     """An adapter in words, from its configuration."""
     try:
         config = json.loads((folder / ADAPTER_CONFIG).read_bytes())
-        kind, base = config.get("peft_type", ""), config.get("base_model_name_or_path")
-    except (ValueError, AttributeError):
-        kind, base = "", None
-    kind = {"LORA": "a LoRA adapter"}.get(kind, "an adapter")
-    return f"{kind} of {base}" if isinstance(base, str) and base.isprintable() else kind
+        kind = "a LoRA adapter" if config.get("peft_type") == "LORA" else "an adapter"
+        base = str(config["base_model_name_or_path"])
+    except (OSError, ValueError, LookupError, AttributeError):
+        return "an adapter"
+    return f"{kind} of {base}" if base.isprintable() else kind
+
+
+ORIGINAL_LLAVA = re.compile(r"Llava(Llama|Mistral|Mixtral|Mpt|Qwen|Gemma|Phi)\w*ForCausalLM")
+CONVERTED = "use a checkpoint that was converted to transformers' layout (on the Hub such names end in -hf)"
 
 
 def refuse_config(raw: Mapping[str, Any], model: str) -> None:
@@ -104,9 +94,9 @@ def refuse_config(raw: Mapping[str, Any], model: str) -> None:
         CheckpointError: such a one.
     """
     architectures = raw.get("architectures")
-    named = [name for name in architectures if isinstance(name, str)] if isinstance(architectures, list) else []
-    signs = [key for key in ("mm_vision_tower", "mm_projector_type", "mm_hidden_size") if key in raw]
-    signs += [name for name in named if ORIGINAL_LAVA.fullmatch(name)]
+    named = architectures if isinstance(architectures, list) else []
+    signs = [key for key in ("mm_vision_tower", "mm_projector_type") if key in raw]
+    signs += [name for name in named if ORIGINAL_LLAVA.fullmatch(str(name))]
     if signs:
         raise CheckpointError(f"{model} has the layout of the original LLaVA ({signs[0]} in config.json): {CONVERTED}")
     for part in (raw, raw.get("text_config"), raw.get("vision_config")):
@@ -138,15 +128,7 @@ NAMED = 3
 
 
 def name_leftovers(names: Sequence[str], every: Sequence[str], source: str) -> str:
-    """Judge the tensors that have no place in a model.
-
-    Args:
-        names: theirs.
-        every: the names of all stored tensors.
-        source: where they are stored.
-
-    Returns:
-        A line that names those that are left out; empty if there are none.
+    """A line about the tensors `names`, of `every` in `source`, that have no place in a model; empty if there are none.
 
     Raises:
         CheckpointError: without them the answers would be another model's.

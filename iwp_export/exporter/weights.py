@@ -102,10 +102,7 @@ def _opened(path: Path) -> Iterator[Any]:
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
-RANK_FILE = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
-"""What transformers' distributed checkpoints are made of; where there is one, it loads them and nothing else."""
 
 
 @dataclass(frozen=True)
@@ -150,9 +147,8 @@ def weight_index(folder: Path, named: str | None = None) -> Index | None:
         named: the file that its config.json names as `transformers_weights`, if it does.
 
     Raises:
-        CheckpointError: there are no weights, more than one set of them, an adapter, or a kind that is not loaded.
+        CheckpointError: there are no weights, more than one set of them, or a kind that is not loaded.
     """
-    refuse_additions(folder)
     if named is not None:
         check_name(named, f"{folder / 'config.json'} names", (".safetensors", ".safetensors.index.json"))
         return Index.read(folder / named) if named.endswith(".json") else None
@@ -209,26 +205,6 @@ def check_name(name: str, subject: str, endings: Iterable[str] = (".safetensors"
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or re.search(r"[\\:\0\n]", name) or not name.endswith(tuple(endings)):
         raise CheckpointError(f"{subject} {name!r}, which is no safetensors file of its folder; download it again")
-
-
-def refuse_additions(folder: Path) -> None:
-    """Refuse a folder whose weights are not all of the model's: an adapter's are missing, or each rank's are apart.
-
-    Raises:
-        CheckpointError: such a folder.
-    """
-    adapters = [name for name in ADAPTERS if (folder / name).is_file()]
-    if adapters:
-        raise CheckpointError(
-            f"{folder} holds an adapter ({', '.join(adapters)}), which an export does not apply: merge it into the "
-            "model (PEFT's merge_and_unload, then save_pretrained) or remove it"
-        )
-    ranks = sorted(file.name for file in folder.glob("shard-*.safetensors") if RANK_FILE.fullmatch(file.name))
-    if ranks:
-        raise CheckpointError(
-            f"{folder} holds a distributed checkpoint ({ranks[0]}, ...), which transformers loads in place of other "
-            "weights; gather it with save_pretrained, or remove it"
-        )
 
 
 def _without_weights(folder: Path) -> str:

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -196,27 +196,16 @@ def load_tokenizer(folder: Path) -> Any:
     """
     from transformers import AutoTokenizer
 
-    whole = (folder / TOKENIZER).is_file()
-    files = [] if whole else [name for name in SENTENCEPIECE_FILES if (folder / name).is_file()]
-    if files:
-        with (folder / files[0]).open("rb") as file:  # lines of base64 and a number, else protobuf
-            lines = re.match(rb"[A-Za-z0-9+/]+=* \d+\n", file.read(200))
-        modules = {"sentencepiece": "sentencepiece", "google.protobuf": "protobuf"}
-        modules = {"tiktoken": "tiktoken"} if lines else modules
-        missing = [package for module, package in modules.items() if not _is_installed(module)]
-        if missing:
+    files = [folder / name for name in SENTENCEPIECE_FILES if (folder / name).is_file()]
+    if files and not (folder / TOKENIZER).is_file():
+        is_tiktoken = re.match(rb"[A-Za-z0-9+/]+=* \d+\n", files[0].read_bytes())  # lines of base64 and a number
+        needed = {"tiktoken"} if is_tiktoken else {"sentencepiece", "protobuf"}
+        if missing := sorted(needed - {package.name for package in metadata.distributions()}):
             raise BundleError(
-                f"the tokenizer in {folder} is {files[0]} without {TOKENIZER}, and reading that needs a package: "
+                f"the tokenizer in {folder} is {files[0].name} without {TOKENIZER}, and reading that needs a package: "
                 f"pip install {' '.join(missing)}"
             )
     return _load(AutoTokenizer, folder)
-
-
-def _is_installed(module: str) -> bool:
-    try:
-        return find_spec(module) is not None
-    except ModuleNotFoundError:  # of the package that holds it
-        return False
 
 
 def load_image_processor(folder: Path, most_pixels: int) -> Any:

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -166,7 +167,8 @@ def folder(tmp_path: Path) -> Path:
 def test_what_is_refused(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    monkeypatch.setattr("iwp_export.runtime.processor._is_installed", lambda module: module == "google.protobuf")
+    installed = SimpleNamespace(distributions=lambda: [SimpleNamespace(name="protobuf")])
+    monkeypatch.setattr("iwp_export.runtime.processor.metadata", installed)
     change, line = REFUSED[kind]
     change(folder)
     for arguments in (["--dry-run"], ["-o", str(folder.parent / "out.bundle")]):

@@ -188,11 +188,7 @@ class Family:
     # Pictures and positions, for the run: numpy alone.
 
     def check_processor(self, images: Any, vision: VisionInfo) -> None:
-        """Refuse an image processor that is not the model's, in what no single picture shows.
-
-        Raises:
-            BundleError: such a one.
-        """
+        """Refuse with a `BundleError` an image processor that is not the model's in what no single picture shows."""
 
     def picture(self, outputs: Mapping[str, Array], vision: VisionInfo, colours: Colours) -> Picture:
         """A picture from what the image processor returned for one image.
