@@ -99,17 +99,26 @@ class Checkpoint:
         return next((FLOATS[tensor.dtype].name for tensor in stored if tensor.dtype in FLOATS), "")
 
     def size(self) -> int:
-        """Number of values: those stored, or while they are not on this machine, those that the configuration asks for.
+        """Number of values of an export: a tied embedding counts once, a tower's layers after the chosen one do not.
+
+        While the weights are not on this machine, the configuration says what is tied.
 
         Raises:
-            CheckpointError: as `weights`.
+            CheckpointError: as `weights`; or see `iwp_export.exporter.loading`.
         """
-        if self.is_local:
-            return sum(tensor.size for tensor in self.weights().values())
-        from iwp_export.exporter.loading import empty_model
+        import torch
+
+        from iwp_export.exporter.loading import empty_model, loaded_tensors
 
         with empty_model(self.config, self.folder) as model:
-            return sum(parameter.numel() for parameter in model.parameters())
+            if self.is_local:
+                loaded_tensors(model, self.weights())  # also unties what differs
+            graph, every = self.family.vision_graph(model), list(model.parameters())
+            gradients = torch.autograd.grad(graph.module(**graph.inputs).sum(), every, allow_unused=True)
+            vision = [each for each, gradient in zip(every, gradients, strict=True) if gradient is not None]
+            parts = (self.family.language_model(model), self.family.head(model))
+            decoder = {parameter for part in parts for parameter in part.parameters()}
+            return sum(parameter.numel() for parameter in (*vision, *decoder))
 
     def digest(self) -> str:
         """SHA-256 that tells this model from another; its weights must be on this machine.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +34,19 @@ class ExportPlan:
     decoder: DecoderInfo
     vision: VisionInfo
     generation: GenerationInfo
-    weight_bytes: int
     dtype_reason: str
     """Why the decoder has its element type."""
     notes: tuple[str, ...] = ()
     """What the export would leave out, or the bundle not do."""
+
+    @cached_property
+    def weight_bytes(self) -> int:
+        """Bytes of the bundle's weights, within a percent: from a model on fake tensors, which takes a second.
+
+        Raises:
+            CheckpointError: transformers makes no model of the configuration.
+        """
+        return self.checkpoint.size() * ITEM_BYTES[self.decoder.dtype]
 
     @property
     def settings(self) -> PruningSettings:
@@ -105,7 +114,6 @@ def plan_export(
         dtype=name,
         **special,
     )
-    size = checkpoint.size() * ITEM_BYTES[name]
     architecture = (config.architectures or ["unknown"])[0]
     info = ModelInfo(checkpoint.name, checkpoint.source, checkpoint.model_type, architecture, checkpoint.revision)
     vision = checkpoint.family.vision_info(config)
@@ -114,7 +122,7 @@ def plan_export(
     left_out = check_weights(checkpoint) if checkpoint.is_local else ""
     _, no_template = prove_processor(checkpoint.folder, decoder, vision, checkpoint.family)
     notes = tuple(filter(None, (left_out, no_template, generation.note)))
-    return ExportPlan(checkpoint, info, choice, decoder, vision, generation, size, reason, notes)
+    return ExportPlan(checkpoint, info, choice, decoder, vision, generation, reason, notes)
 
 
 def _choose_dtype(checkpoint: Checkpoint, wanted: Dtype) -> tuple[str, str]:

@@ -56,7 +56,7 @@ def test_dry_run_says_which_element_type_and_why(tmp_path, capsys, dtype, of_che
     assert main([str(folder), "--dtype", dtype, "--dry-run", "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert f"{plan['decoder']['dtype']} ({plan['dtype_reason']})" == shown
-    assert plan["weight_bytes"] == 1_972_864 * (4 if "float32 (" in shown else 2)
+    assert plan["weight_bytes"] == 1_972_608 * (4 if "float32 (" in shown else 2)
 
 
 def test_dry_run_as_json(capsys):

@@ -48,6 +48,21 @@ def test_weights_are_streamed_and_linear_layers_need_no_transpose(tmp_path: Path
     assert np.array_equal(same, np.ones((3, 2)))
 
 
+def test_a_matrix_with_other_uses_is_stored_once(tmp_path: Path) -> None:
+    """As a tied embedding, which is gathered from and, transposed, the head."""
+    arrays = {"weight": np.arange(6, dtype=np.float32).reshape(2, 3), "plain": np.ones((2, 3), np.float32)}
+    save_file(arrays, tmp_path / "w.safetensors")
+    text = TEXT.replace("y = ", "row = Gather (weight, which)\n  sum = Add (x, row)\n  y = ").replace(
+        "(x, t", "(sum, t"
+    )
+    text = text.replace("<float[2, 3] weight", "<int64 which = {1}, float[2, 3] weight")
+    model = ir.serde.deserialize_model(onnx.parser.parse_model(text))
+    stream_weights(model, read_header(tmp_path / "w.safetensors"), Losses())
+    assert set(model.graph.initializers) == {"which", "weight", "plain"}
+    x = np.ones((4, 3), np.float32)
+    np.testing.assert_allclose(run(model, x=x)[0], (x + arrays["weight"][1]) @ arrays["weight"].T)
+
+
 def test_dimensions_are_renamed_inside_expressions() -> None:
     model = ir.serde.deserialize_model(onnx.parser.parse_model(TEXT))
     for value in (*model.graph.inputs, *model.graph.outputs[:1]):

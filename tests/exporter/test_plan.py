@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnx_ir as ir
 import pytest
 
 import iwp_export
@@ -20,8 +22,8 @@ from iwp_export.exporter.checkpoint import open_checkpoint
 from iwp_export.exporter.exporter import export_bundle
 from iwp_export.exporter.plan import HARMLESS, NEUTRAL, plan_export, read_generation
 from iwp_export.pruning.settings import PruningSettings
-from tests.conftest import graphs_of
-from tests.exporter.tiny import ASSETS
+from tests.conftest import export, graphs_of
+from tests.exporter.tiny import ASSETS, write_llava, write_llava_next
 
 
 def read(folder: Path, **values: Any) -> GenerationInfo:
@@ -184,3 +186,54 @@ def test_a_bundle_keeps_and_shows_it(
     generation = {**content["generation"], "repetition_penalty": 0}
     with pytest.raises(Flaw, match=r"repetition_penalty is 0\.0, must be a number above 0"):
         from_json(GenerationInfo, generation, "")
+
+
+def assert_as_large_as_planned(checkpoint: Path | str, bundle: Path) -> None:
+    manifest = Bundle.open(bundle).manifest
+    plan = plan_export(str(checkpoint), PruningSettings(layer=1), dtype=manifest.decoder.dtype)  # type: ignore[arg-type]
+    graphs = [ir.load(bundle / graph.file).graph for graph in manifest.graphs.values()]  # small tensors lie inside
+    tensors = [value.const_value for graph in graphs for value in graph.initializers.values()]
+    written = sum(tensor.nbytes for tensor in tensors if tensor is not None)
+    assert plan.weight_bytes == pytest.approx(written, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "bundle"),
+    [("tiny-llava", "tiny_bundle"), ("tiny-llava", "half_bundle"), ("random_next", "random_next_bundle")],
+)
+def test_a_dry_run_counts_the_bytes_of_the_bundle(checkpoint: str, bundle: str, request: pytest.FixtureRequest) -> None:
+    """Towers are read before their last layers, which no bundle holds."""
+    folder = checkpoint if checkpoint == "tiny-llava" else request.getfixturevalue(checkpoint)
+    assert_as_large_as_planned(folder, request.getfixturevalue(bundle))
+
+
+WORDS = 1024
+"""Of the vocabulary: the optimiser turns smaller embeddings, and stores them again."""
+
+
+@pytest.mark.parametrize(
+    ("family", "decoder", "dtype", "stored"),
+    [
+        ("llava", "qwen2", "float32", "once"),
+        ("llava", "qwen2", "bfloat16", "same"),
+        pytest.param("llava", "llama", "bfloat16", "differing", marks=pytest.mark.slow),
+        pytest.param("llava_next", "mistral", "float32", "once", marks=pytest.mark.slow),
+        ("llava_next", "llama", "float16", "differing"),
+    ],
+)
+def test_a_tied_embedding_is_written_once(tmp_path: Path, family: str, decoder: str, dtype: str, stored: str) -> None:
+    """Tied by the configuration; where the checkpoint holds other values for the head, transformers does not tie it."""
+    write = write_llava if family == "llava" else write_llava_next
+    model = write(tmp_path / "model", decoder, vocab_size=WORDS, tie_word_embeddings=True)
+    if stored != "once":
+        from safetensors.torch import load_file, save_file
+
+        weights = load_file(tmp_path / "model" / "model.safetensors")
+        head = model.state_dict()["model.language_model.embed_tokens.weight"].clone()
+        weights["language_model.lm_head.weight"] = head + (stored == "differing")
+        save_file(weights, tmp_path / "model" / "model.safetensors", metadata={"format": "pt"})
+    export(tmp_path / "model", tmp_path / "out.bundle", dtype, layer=1)
+    graph = onnx.load(str(tmp_path / "out.bundle" / "decoder.onnx"), load_external_data=False).graph
+    words = [tensor.name for tensor in graph.initializer if WORDS in tensor.dims]
+    assert len(words) == 1 + (stored == "differing")
+    assert_as_large_as_planned(tmp_path / "model", tmp_path / "out.bundle")
