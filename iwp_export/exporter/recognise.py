@@ -11,8 +11,8 @@ from typing import Any
 from iwp_export.errors import CheckpointError
 
 STAND_INS = {
-    b"version https://git-lfs": "a Git LFS pointer, not the file itself: run git lfs pull there",
-    b"<!doctype html": "a web page, not the file itself",
+    b"version https://git-lfs": "a Git LFS pointer, not the file itself: run git lfs pull there, or download it again",
+    b"<!doctype html": "a web page, not the file itself: download it again",
 }
 """What lies in a file's place after an incomplete download, by its first bytes in lower case."""
 
@@ -47,7 +47,7 @@ def refuse_folder(folder: Path, model: str) -> None:
             start = opened.read(64).lstrip().lower()
         for mark, kind in STAND_INS.items():
             if start.startswith(mark):
-                raise CheckpointError(f"{file} is {kind}, or download it again")
+                raise CheckpointError(f"{file} is {kind}")
     has_config = (folder / "config.json").is_file()
     if adapters := [name for name in ADAPTERS if (folder / name).is_file()]:
         weights = {file.name for ending in ("safetensors", "bin") for file in folder.glob(f"*.{ending}")}
