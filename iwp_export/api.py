@@ -145,6 +145,7 @@ def plan_export(
 
     EngineWriter(output, force or not check_output)
     settings = engine or BuildSettings()
+    _check_timing_cache(settings, model)
     machine = choose_machine(settings)
     plan = plan_bundle(model, pruning, **choices)
     build = plan_engine(machine, settings, plan.decoder, plan.vision, plan.settings.keep, plan.weight_bytes)
@@ -184,6 +185,7 @@ def plan_build(
 
     EngineWriter(output, force)
     settings = settings or BuildSettings()
+    _check_timing_cache(settings, bundle)
     machine = choose_machine(settings)
     opened = Bundle.open(bundle)
     return opened, plan_for_bundle(opened, machine, settings)
@@ -362,6 +364,14 @@ def bench(
     from iwp_export.reports import measure
 
     return measure.benchmark(Path(artefact), settings, images, "iwp_export.bench")
+
+
+def _check_timing_cache(settings: BuildSettings, source: Path | str) -> None:
+    """Refuse a file that must not be written; one that is there is read, and TensorRT refuses what is no cache."""
+    from iwp_export.bundle.outputs import check_outputs
+
+    if settings.timing_cache is not None:
+        check_outputs([settings.timing_cache], True, [source], option="timing_cache")
 
 
 def _settings(kind: type[T], arguments: Mapping[str, Any]) -> T:

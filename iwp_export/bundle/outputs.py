@@ -85,14 +85,11 @@ def place_flaw(path: Path, inputs: Iterable[Path] = ()) -> str:
         return f"it is a link, to {shown(str(path.readlink()))}. Choose another output"
     if artefact := artefact_around(path):
         return inside(artefact)
-    if not path.exists():
-        return ""
+    place, is_there = os.path.realpath(path), path.exists()
     for source in inputs:
-        if not source.exists():
-            continue
-        if path.samefile(source):
+        if place == os.path.realpath(source) or (is_there and source.exists() and path.samefile(source)):
             return "it is read too, and would be replaced. Choose another output"
-        if source.is_dir() and Path(os.path.realpath(path)).is_relative_to(os.path.realpath(source)):
+        if is_there and source.is_dir() and Path(place).is_relative_to(os.path.realpath(source)):
             return f"it is there already, in the folder {source}, which is read too. Choose another output"
     return ""
 

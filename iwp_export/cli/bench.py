@@ -33,7 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace) -> int:
     """Measure, print and write; 1 if a gate failed."""
     settings = flags.read(args, BenchSettings)
-    report.check_outputs(args.output, args.force, [args.artefact], (settings.data, *args.images))
+    report.check_reports(args.output, args.force, (args.artefact, settings.data, *args.images))
     from iwp_export.reports.measure import benchmark
 
     return report.finish([benchmark(args.artefact, settings, args.images, report.command_line())], args)

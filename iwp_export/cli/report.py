@@ -41,10 +41,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     """Print a summary, and write the page. Returns 1 if a report has a gate that failed."""
+    from iwp_export.bundle.outputs import check_outputs
     from iwp_export.errors import ReportError
     from iwp_export.reports.report import read_report
+    from iwp_export.view.draw import check_installed
 
-    check_outputs([args.output] if args.output else [], args.force, kinds=(PAGE,))
+    if args.output:
+        check_outputs([args.output], args.force, args.reports, kinds=(PAGE,), noun="page")
+        check_installed()
     places = [os.path.realpath(path) for path in args.reports]
     for path, place in zip(args.reports, places, strict=True):
         if places.count(place) > 1:
@@ -87,47 +91,19 @@ def add_outputs(parser: argparse.ArgumentParser) -> None:
     add("--json", action="store_true", help="print the report as JSON: seconds, bytes and shares")
 
 
-def check_outputs(
-    paths: Sequence[Path],
-    force: bool = False,
-    artefacts: Sequence[Path] = (),
-    inputs: Sequence[Path | None] = (),
-    kinds: Sequence[str] = (JSON, PAGE),
-) -> None:
-    """Refuse, before minutes of work, what cannot or should not be written.
-
-    Args:
-        paths: where reports go.
-        force: replace files that are there already.
-        artefacts: what is measured, in whose folders no report belongs.
-        inputs: files that are read; None is none.
-        kinds: suffixes that are written.
+def check_reports(paths: Sequence[Path], force: bool, inputs: Sequence[Path | str | None]) -> None:
+    """Refuse, before minutes of work, reports that cannot or must not be written; see `bundle.outputs.check_outputs`.
 
     Raises:
-        OutputError: a name has another suffix or is given twice, a file is there already, is read too, or lies in an
-            artefact.
+        OutputError: one of them.
         BackendError: matplotlib, which draws a page, is missing.
     """
-    from iwp_export.bundle.outputs import check_output, plain_name
-    from iwp_export.errors import OutputError
+    from iwp_export.bundle.outputs import check_outputs
     from iwp_export.view.draw import check_installed
 
-    places = [os.path.realpath(path) for path in paths]  # unlike `resolve` it takes links in a circle
-    read = [os.path.realpath(path) for path in inputs if path is not None]
-    for path, place in zip(paths, places, strict=True):
-        where = plain_name(path, OutputError)
-        inside = next((each for each in artefacts if Path(place).is_relative_to(os.path.realpath(each))), None)
-        reasons = {
-            f"a report's name ends in {' or '.join(kinds)}, got {where}": path.suffix not in kinds,
-            f"{where} is given twice": places.count(place) > 1,
-            f"{where} is read too: a report would replace it": place in read,
-            f"{where} is inside {inside}, which holds nothing but its own files: choose another": inside is not None,
-        }
-        if wrong := next((reason for reason, holds in reasons.items() if holds), None):
-            raise OutputError(wrong, options=("output",))
-        check_output(path, force)
-        if path.suffix == PAGE:
-            check_installed()
+    check_outputs(paths, force, inputs, kinds=(JSON, PAGE), noun="report")
+    if any(path.suffix == PAGE for path in paths):
+        check_installed()
 
 
 def command_line() -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from iwp_export.bundle.schema import to_json
-from iwp_export.errors import OutputError, RequestError
+from iwp_export.errors import OutputError, RequestError, os_reason
 from iwp_export.pruning.settings import check_keep
 from iwp_export.view.terminal import human_bytes, table
 
@@ -50,6 +50,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--provider", default="cpu", help="execution provider: cpu, cuda, tensorrt, ... (default: cpu)")
     add("--threads", metavar="N", type=int, help="threads of one operator (default: the provider's choice)")
     add("--save-tokens", metavar="PNG", type=Path, help="draw the image with the dropped visual tokens dimmed")
+    add("--force", action="store_true", help="replace drawings that are there already")
     add("--stats", action="store_true", help="show tokens per layer, what was kept of each image, and where time went")
     add("--json", action="store_true", help="print the answer, times and kept tokens as JSON")
 
@@ -92,18 +93,30 @@ def _check(args: argparse.Namespace) -> None:
     if args.save_tokens:
         if not args.image:
             raise RequestError("--save-tokens draws on an image: give one with --image")
-        if args.save_tokens.suffix.lower() != ".png":
-            raise OutputError(f"--save-tokens writes PNG files; {args.save_tokens} does not end in .png")
-        if not args.save_tokens.parent.is_dir():
-            raise OutputError(f"cannot write {args.save_tokens}: there is no folder {args.save_tokens.parent}")
+        from iwp_export.bundle.outputs import check_outputs
+
+        drawings = _drawings(args.save_tokens, len(args.image))
+        check_outputs(
+            drawings, args.force, (args.bundle, *args.image), kinds=(".png",), noun="drawing", option="save_tokens"
+        )
+
+
+def _drawings(path: Path, count: int) -> list[Path]:
+    """Where drawings go: `path`, or with several images `path` with a number before its suffix."""
+    return [path] if count == 1 else [path.with_stem(f"{path.stem}-{i + 1}") for i in range(count)]
 
 
 def _draw(pipeline: Pipeline, result: Result, path: Path) -> list[Path]:
-    """Write a drawing per image: `path`, or with several images `path` with a number before its suffix."""
-    count = len(result.pictures)
-    paths = [path] if count == 1 else [path.with_stem(f"{path.stem}-{i + 1}") for i in range(count)]
+    """Write a drawing for each image."""
+    from iwp_export.files import whole_file
+
+    paths = _drawings(path, len(result.pictures))
     for i, target in enumerate(paths):
-        pipeline.draw_kept(result, i).save(target)
+        try:
+            with whole_file(target) as file:
+                pipeline.draw_kept(result, i).save(file)
+        except OSError as error:
+            raise OutputError(f"Cannot write {target}: {os_reason(error)}", options=("save_tokens",)) from error
     return paths
 
 

@@ -34,8 +34,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace) -> int:
     """Validate, print and write; 1 if a gate failed."""
     settings = flags.read(args, ValidationSettings)
-    inputs = (settings.data, settings.record, Path(settings.against))
-    report.check_outputs(args.output, args.force, args.artefacts, inputs)
+    inputs = (*args.artefacts, settings.data, settings.against, settings.checkpoint)
+    report.check_reports(args.output, args.force, inputs)
     from iwp_export.reports.measure import validate, validate_each
 
     command = report.command_line()

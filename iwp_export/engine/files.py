@@ -287,7 +287,11 @@ class EngineWriter(Staging):
         around = artefact_around(self.paths.decoder)
         if around is not None and around.name != self.paths.decoder.name:
             raise OutputError(f"Cannot write {self.paths.decoder}: {inside(around)}", options=("output",))
-        existing = [path for path in self.paths.all if path.exists() or path.is_symlink()]
+        if link := next((path for path in self.paths.all if path.is_symlink()), None):
+            raise OutputError(
+                f"Cannot write {self.paths.decoder}: {link} is a link. Choose another output", options=("output",)
+            )
+        existing = [path for path in self.paths.all if path.exists()]
         if existing and not self._force:
             raise OutputError(
                 f"Cannot write {self.paths.decoder}: {existing[0]} exists. Replace it or choose another output",

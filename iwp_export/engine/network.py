@@ -13,6 +13,7 @@ from iwp_export.engine.log import first_error, make_logger, make_monitor, ran_ou
 from iwp_export.engine.plugin import make_creator
 from iwp_export.engine.profiles import Profile
 from iwp_export.errors import BackendError, OutputError, os_reason
+from iwp_export.files import whole_file
 from iwp_export.progress import progress
 from iwp_export.pruning.onnx_function import DOMAIN, OP_TYPE, VERSION
 
@@ -143,7 +144,8 @@ class EngineBuilder:
     def _save_timing_cache(self, config: Any) -> None:
         assert self._timing_cache is not None
         try:
-            self._timing_cache.write_bytes(memoryview(config.get_timing_cache().serialize()))
+            with whole_file(self._timing_cache) as file:
+                file.write_bytes(memoryview(config.get_timing_cache().serialize()))
         except OSError as error:
             raise OutputError(f"Cannot write timing cache {self._timing_cache}: {os_reason(error)}") from error
 

@@ -149,13 +149,13 @@ class Recording(ParityReference):
         return unpack(self._arrays, number, ratio, self.dtype, self.identity.decoder.vocab_size)
 
 
-def check_recording(path: Path, force: bool = False) -> None:
-    """Refuse, before minutes of work, a file that cannot be written or would not be found again.
+def check_recording(path: Path, force: bool = False, inputs: Sequence[Path | str | None] = ()) -> None:
+    """Refuse, before minutes of work, a file that must not be written or would not be found again.
 
     Raises:
         OutputError: its name does not end in .npz, or see `check_outputs`.
     """
-    check_outputs([path], force, kinds=(RECORDING,), noun="recording", option="record")
+    check_outputs([path], force, inputs, kinds=(RECORDING,), noun="recording", option="record")
 
 
 def record(

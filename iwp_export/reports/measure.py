@@ -49,11 +49,11 @@ def validate(path: Path, settings: ValidationSettings, command: str, force: bool
     """
     for name in ("max_drop", "min_agreement"):
         check_limit(name, getattr(settings, name))
+    if settings.record is not None:
+        check_recording(settings.record, force, (path, settings.data, settings.against, settings.checkpoint))
     pipeline = Pipeline.open(path, provider=settings.provider, threads=settings.threads)
     _refuse_itself(pipeline, path, settings.against)
     data = _questions(pipeline, settings)
-    if settings.record is not None:
-        check_recording(settings.record, force)
     before, reference, gates = read_state(), None, []
     doubts: list[str] = []
     figures: dict[str, Any] = {}

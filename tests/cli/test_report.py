@@ -7,8 +7,6 @@ from pathlib import Path
 import pytest
 
 from iwp_export.cli.main import main
-from iwp_export.cli.report import check_outputs
-from iwp_export.errors import OutputError
 from iwp_export.reports.report import write_report
 from tests.accuracy.made_up import measured
 from tests.latency.made import latency
@@ -54,28 +52,3 @@ def test_mistakes_are_one_line_and_exit_code_2(
     assert main(["report", *arguments]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith("iwp-export: error: ") and named in line
-
-
-@pytest.mark.parametrize(
-    ("paths", "message"),
-    [
-        (["a.txt"], "ends in .json or .html"),
-        (["new.json", "sub/../new.json"], "given twice"),
-        (["data.json"], "is read too"),
-        (["sub/../data.json"], "is read too"),
-        (["made.bundle/report.json"], "is inside made.bundle"),
-        (["data.json/report.json"], "is not a folder"),
-        ([f"{'x' * 300}.json"], "File name too long"),
-    ],
-)
-def test_outputs_are_refused_before_anything_is_measured(
-    paths: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    data = Path("data.json")
-    data.write_text("questions")
-    for folder in ("sub", "made.bundle"):
-        Path(folder).mkdir()
-    with pytest.raises(OutputError, match=message):
-        check_outputs(list(map(Path, paths)), True, [Path("made.bundle")], [None, data])
-    check_outputs([Path("new/deep/report.json")], artefacts=[Path("made.bundle")])

@@ -159,7 +159,7 @@ def test_links_are_refused(tmp_path: Path, name: str) -> None:
     (folder / name).rename(tmp_path / "elsewhere")
     (folder / name).symlink_to(tmp_path / "elsewhere")
     assert f"{name} is a link" in rejection(folder / "a.plan")
-    with pytest.raises(OutputError, match="is not an engine's"):
+    with pytest.raises(OutputError, match=r"is a link|is not an engine's"):
         write(folder / "a.plan", force=True)
     assert (tmp_path / "elsewhere").exists()
 
