@@ -50,7 +50,7 @@ def execute(args: argparse.Namespace) -> None:
     names = ("recipe", "weights", "text_tokens", "images", "new_tokens", "revision")
     given = {name: getattr(args, name) for name, _ in SETTINGS if getattr(args, name) is not None}
     estimate = api.estimate(args.model, args.device, given, **{name: getattr(args, name) for name in names})
-    from iwp_export.estimator.verdict import view
+    from iwp_export.estimator.estimate import view
 
     shown = view(estimate)
     words = {"verdict": shown.sentences, "assumptions": shown.notes}

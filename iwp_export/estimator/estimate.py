@@ -17,6 +17,8 @@ from iwp_export.exporter.checkpoint import open_checkpoint
 from iwp_export.exporter.settings_source import check_request, resolve
 from iwp_export.pruning.cost import PrefillCost
 from iwp_export.pruning.settings import PruningSettings
+from iwp_export.view.figures import percent
+from iwp_export.view.view import Column, Table, View
 
 WEIGHTS: Mapping[str, float] = {"fp16": 16, "int8": 8, "int4": 4 + 16 / 128}
 """Bits of a weight of the decoder's layers, from large to small; int4 has a scale of float16 for 128 weights."""
@@ -30,10 +32,10 @@ BANDWIDTH = (0.6, 0.89)
 
 @dataclass(frozen=True)
 class Prompt:
-    """What is asked: tokens of the images, of text and of the answer, and what pruning leaves.
+    """What is asked, and what pruning leaves of it.
 
     Attributes:
-        visual, text, new: tokens; `visual` of all images.
+        visual, text, new: tokens of the images, of text and of the answer.
         layer, kept: visual tokens that go on from that layer; `kept` equals `visual` without pruning.
     """
 
@@ -46,63 +48,60 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Shape:
-    """A vision-language model, by its configuration.
+    """A vision-language model, by its configuration, and the tokens of a prompt.
 
     Attributes:
-        language: widths and layers of the language model; its tokens are not used.
+        cost: widths and layers of the language model, and the prompt's tokens.
         tied: whether embedding and head are one tensor.
         tower: weights of vision tower and projector.
     """
 
-    language: PrefillCost
+    cost: PrefillCost
     tied: bool
     tower: int
-
-    @classmethod
-    def of(cls, config: Any) -> Shape:
-        """Of a transformers configuration with a `text_config` and a `vision_config`.
-
-        Raises:
-            CheckpointError: its tower is not one of square tiles.
-        """
-        tied = bool(getattr(config, "tie_word_embeddings", False))
-        return cls(PrefillCost.of(config.text_config, 0, 0), tied, _tower_weights(config))
 
     @property
     def body(self) -> int:
         """Weights of the decoder's layers with their gated MLPs, without biases and norms."""
-        one = self.language
+        one = self.cost
         return one.layers * (one.hidden * (2 * one.query + 2 * one.key_value) + 3 * one.hidden * one.inner)
 
     @property
     def head(self) -> int:
         """Weights of the head."""
-        return self.language.hidden * self.language.vocabulary
+        return self.cost.hidden * self.cost.vocabulary
 
     def weight_bytes(self, bits: float) -> int:
         """Bytes of all weights in memory, with so many bits for one of the layers."""
         return round((self.body * bits + (self.head * (1 if self.tied else 2) + self.tower) * HEAD_BITS) / 8)
 
-    def cache_bytes(self, prompt: Prompt, new: float) -> int:
+    def cache_bytes(self, layer: int, kept: int, new: float) -> int:
         """Bytes of the key/value caches once `new` tokens of the answer are there."""
-        full, left = (count + prompt.text + new for count in (prompt.visual, prompt.kept))
-        tokens = prompt.layer * full + (self.language.layers - prompt.layer) * left
-        return round(tokens * 2 * self.language.key_value * VALUE_BYTES)
+        full, left = (count + self.cost.text + new for count in (self.cost.visual, kept))
+        tokens = layer * full + (self.cost.layers - layer) * left
+        return round(tokens * 2 * self.cost.key_value * VALUE_BYTES)
 
-    def step_bytes(self, prompt: Prompt, bits: float, head_bits: float = HEAD_BITS) -> int:
+    def step_bytes(self, layer: int, kept: int, new: int, bits: float, head_bits: float = HEAD_BITS) -> int:
         """Bytes that the middle one of an answer's steps reads: the decoder's weights once, and the caches."""
-        return round((self.body * bits + self.head * head_bits) / 8) + self.cache_bytes(prompt, prompt.new / 2)
+        return round((self.body * bits + self.head * head_bits) / 8) + self.cache_bytes(layer, kept, new / 2)
 
-    def side(self, prompt: Prompt, device: DeviceSpec, bits: float) -> Side:
-        """What a prompt needs on a device, with so many bits for a weight of the layers."""
-        cost = replace(self.language, visual=prompt.visual, text=prompt.text).operations(prompt.layer, prompt.kept)
-        step, cache = self.step_bytes(prompt, bits), self.cache_bytes(prompt, prompt.new)
+    def side(self, layer: int, kept: int, new: int, device: DeviceSpec, bits: float) -> Side:
+        """What a prompt and its answer need on a device, with so many bits for a weight of the layers."""
+        step, cache = self.step_bytes(layer, kept, new, bits), self.cache_bytes(layer, kept, new)
         low, high = (share * device.bandwidth * GB / step for share in BANDWIDTH)
-        return Side(prompt.kept, cost, step, (low, high), cache, self.weight_bytes(bits) + cache)
+        operations = self.cost.operations(layer, kept)
+        return Side(operations, step, (low, high), cache, self.weight_bytes(bits) + cache)
 
 
-def _tower_weights(config: Any) -> int:
-    """Weights of a tower of square tiles, up to the layer that is read, and of the projector's two matrices."""
+def tower_weights(config: Any) -> int:
+    """Weights of a tower of square tiles, up to the layer that is read, and of the projector's two matrices.
+
+    Args:
+        config: a transformers configuration with a `text_config` and a `vision_config`.
+
+    Raises:
+        CheckpointError: its tower is of another kind.
+    """
     tower = config.vision_config
     try:
         chosen = config.vision_feature_layer
@@ -121,7 +120,6 @@ class Side:
     """One of the two: every visual token kept, or pruned.
 
     Attributes:
-        visual_tokens: after the pruning layer.
         prefill_operations: multiply-adds of the language model's prefill.
         step_bytes: that a step of decoding reads.
         tokens_per_second: of decoding, the lowest and the highest.
@@ -129,7 +127,6 @@ class Side:
         memory_bytes: with the weights.
     """
 
-    visual_tokens: int
     prefill_operations: int
     step_bytes: int
     tokens_per_second: tuple[float, float]
@@ -174,15 +171,18 @@ class Estimate:
 
 
 def predict(
-    shape: Shape, prompt: Prompt, device: DeviceSpec, weights: str, model: str = "model", settings: str = "given"
+    shape: Shape, device: DeviceSpec, weights: str, *, new: int, layer: int, kept: int, of: tuple[str, str] = ("", "")
 ) -> Estimate:
-    """Estimate a prompt on a device, pruned as it says and with all tokens kept; see `Estimate`."""
-    bits, whole = WEIGHTS[weights], replace(prompt, layer=0, kept=prompt.visual)
-    before, after = (shape.side(asked, device, bits) for asked in (whole, prompt))
-    room = device.usable - after.cache_bytes
+    """Estimate a prompt with an answer of `new` tokens, pruned to `kept` visual tokens at `layer` and with all kept.
+
+    `of` names the model and where the pruning settings come from.
+    """
+    bits, visual = WEIGHTS[weights], shape.cost.visual
+    before, after = shape.side(0, visual, new, device, bits), shape.side(layer, kept, new, device, bits)
+    prompt, room = Prompt(visual, shape.cost.text, new, layer, kept), device.usable - after.cache_bytes
     sizes = {name: shape.weight_bytes(other) for name, other in WEIGHTS.items()}
     smaller = next((name for name, size in sizes.items() if size <= room), None) if sizes[weights] > room else None
-    return Estimate(model, settings, device, weights, prompt, sizes[weights], before, after, smaller)
+    return Estimate(*of, device, weights, prompt, sizes[weights], before, after, smaller)
 
 
 def estimate_model(
@@ -221,5 +221,83 @@ def estimate_model(
             f"{checkpoint.name}; ask for less",
             options=("images", "text_tokens", "new_tokens"),
         )
-    prompt = Prompt(visual, text_tokens, new_tokens, settings.layer, settings.num_keep(visual))
-    return predict(Shape.of(config), prompt, spec, weights, model=checkpoint.name, settings=str(choice.source))
+    cost = PrefillCost.of(config.text_config, visual, text_tokens)
+    shape = Shape(cost, bool(getattr(config, "tie_word_embeddings", False)), tower_weights(config))
+    pruned = {"layer": settings.layer, "kept": settings.num_keep(visual)}
+    return predict(shape, spec, weights, new=new_tokens, **pruned, of=(checkpoint.name, str(choice.source)))
+
+
+def view(estimate: Estimate) -> View:
+    """The whole estimate."""
+    device, prompt, before, after = estimate.device, estimate.prompt, estimate.unpruned, estimate.pruned
+    facts = (
+        ("model", f"{estimate.model}, weights {estimate.weights} ({gigabytes(estimate.weights_bytes)})"),
+        ("device", f"{device.title}, {device.mode}"),
+        ("request", f"{prompt.visual} visual and {prompt.text} text tokens, {prompt.new} new tokens"),
+        ("pruning", f"at the input of layer {prompt.layer}: {prompt.kept} of {prompt.visual} stay"),
+        ("settings", estimate.settings),
+    )
+    rows = (
+        (
+            "prefill, 10^9 multiply-adds",
+            *(_short(side.prefill_operations / GB) for side in (before, after)),
+            f"{estimate.operations_ratio:.2f}",
+        ),
+        ("decode", _speed(before), _speed(after), f"{before.step_bytes / after.step_bytes:.2f}"),
+        ("cache", gigabytes(before.cache_bytes), gigabytes(after.cache_bytes), None),
+        ("memory", gigabytes(before.memory_bytes), gigabytes(after.memory_bytes), None),
+    )
+    columns = [Column(title, number=True) for title in ("", "all tokens", "pruned", "ratio")]
+    return View("Estimate", sentences(estimate), facts, tables=(Table(columns, rows),), notes=assumptions(estimate))
+
+
+def sentences(estimate: Estimate) -> list[str]:
+    """Whether it fits, and what pruning brings."""
+    device, before, after = estimate.device, estimate.unpruned, estimate.pruned
+    room = f"{gigabytes(device.usable)} usable of {device.memory / GB:.0f} GB"
+    if estimate.fits:
+        fits = "Fits" if before.memory_bytes <= device.usable else "Fits only when pruned"
+        fit = f"{fits}: {gigabytes(after.memory_bytes)} in {room}."
+    else:
+        need = f"{gigabytes(estimate.weights_bytes)} of weights and {gigabytes(after.cache_bytes)} of caches"
+        would = f"; {estimate.smaller} weights would" if estimate.smaller else ""
+        fit = f"Does not fit: {need}, in {room}{would}."
+    return [
+        fit,
+        f"Pruned, a prefill takes {percent(1 / estimate.operations_ratio)} of the operations and a decode step "
+        f"{percent(after.step_bytes / before.step_bytes)} of the bytes.",
+    ]
+
+
+def assumptions(estimate: Estimate) -> list[str]:
+    """What the estimate takes for granted."""
+    device, (low, high) = estimate.device, map(percent, BANDWIDTH)
+    reserve = gigabytes(device.memory - device.usable)
+    lines = [
+        f"Decoding reaches {low} to {high} of the {device.bandwidth:g} GB/s of "
+        f"{device.mode} (docs/estimate.md); slower power modes are slower.",
+        f"{reserve} are not usable: {'system, desktop, CUDA' if device.shared else 'CUDA and a screen'}.",
+        "One request alone; activations, images, the start of kernels and the choice of tokens are not counted. "
+        "Operations are no time.",
+    ]
+    if estimate.weights != "fp16":
+        lines.append(
+            f"{estimate.weights} weights of the decoder's layers; embedding, head and tower are float16. iwp-export "
+            "writes no such weights yet."
+        )
+    return lines
+
+
+def gigabytes(count: float) -> str:
+    """A size in GB or MB of 10^9 and 10^6 bytes, as data sheets and weights are counted."""
+    return f"{count / GB:.1f} GB" if count >= GB / 10 else f"{count / 1e6:.1f} MB"
+
+
+def _speed(side: Side) -> str:
+    low, high = map(_short, side.tokens_per_second)
+    return f"{low} to {high} tokens/s"
+
+
+def _short(value: float) -> str:
+    """Two figures or more: the estimate holds no more."""
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from iwp_export.device.specs import DEVICES, GB, DeviceSpec
-from iwp_export.estimator.estimate import BANDWIDTH, HEAD_BITS, WEIGHTS, Prompt, Shape
+from iwp_export.estimator.estimate import BANDWIDTH, HEAD_BITS, WEIGHTS, Shape
 from iwp_export.pruning.cost import PrefillCost
 from iwp_export.view.terminal import table
 
@@ -76,9 +76,8 @@ class Measurement:
     @property
     def at_peak(self) -> float:
         """Tokens/s at the whole bandwidth."""
-        shape = Shape(PrefillCost(*SHAPES[self.model], 0, 0), tied=False, tower=0)
-        step = shape.step_bytes(Prompt(0, self.context, ANSWER, 0, 0), self.bits, self.head_bits)
-        return self.device.bandwidth * GB / step
+        shape = Shape(PrefillCost(*SHAPES[self.model], 0, self.context), tied=False, tower=0)
+        return self.device.bandwidth * GB / shape.step_bytes(0, 0, ANSWER, self.bits, self.head_bits)
 
 
 def edge_llm(
