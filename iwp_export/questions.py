@@ -5,15 +5,15 @@
     {"image": "c.jpg", "prompt": "What is on the desk?", "answers": ["laptop", "a laptop", "computer"]}
 
 One question a line. Paths are relative to the file; `answers` has several right answers. Answers and `kind` may be left
-out, and further fields are kept as they are.
+out, and further fields are passed over.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -33,14 +33,12 @@ class Question:
         prompt: the user's text.
         answers: the right answers, each as good as the others; empty where the data has none.
         kind: what is asked, where questions differ in that; figures are given for each kind.
-        fields: whatever else its line holds.
     """
 
     images: tuple[Path, ...]
     prompt: str
     answers: tuple[str, ...] = ()
     kind: str | None = None
-    fields: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def answer(self) -> str | None:
@@ -83,7 +81,7 @@ def _question(line: bytes, folder: Path) -> Question:
         raise ValueError("nested too deeply") from error
     if not isinstance(fields, dict):
         raise ValueError(f"a question is a JSON object, got a {type(fields).__name__}")
-    prompt, kind = fields.pop("prompt", None), fields.pop("kind", None)
+    prompt, kind = fields.get("prompt"), fields.get("kind")
     if not isinstance(prompt, str) or not prompt.strip():
         raise ValueError(f"`prompt` must be a text that is not empty, got {prompt!r}")
     if not isinstance(kind, str | None):
@@ -94,21 +92,22 @@ def _question(line: bytes, folder: Path) -> Question:
     for image in images:
         if not image.is_file():
             raise ValueError(f"there is no image {image}")
-    return Question(images, prompt, _texts(fields, "answer", "a text"), kind, fields)
+    return Question(images, prompt, _texts(fields, "answer", "a text"), kind)
 
 
 def _texts(fields: dict[str, Any], name: str, noun: str) -> tuple[str, ...]:
-    """What a line gives as one text, or under the name's plural as a list of them, taken out of its fields."""
-    found = {key: fields.pop(key, None) for key in (name, f"{name}s")}
-    given = {key: value for key, value in found.items() if value is not None}
-    if len(given) > 1:
+    """What a line gives as one text, or under the name's plural as a list of them."""
+    one, several = fields.get(name), fields.get(f"{name}s")
+    if one is not None and several is not None:
         raise ValueError(f"give either `{name}`, {noun}, or `{name}s`, a list of {noun[2:]}s")
-    for key, value in given.items():
-        texts = [value] if key == name else value
-        if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
-            wanted = noun if key == name else f"a list of one {noun[2:]} or more"
-            raise ValueError(f"`{key}` must be {wanted}, got {value!r}")
-        return tuple(texts)
+    if isinstance(one, str):
+        return (one,)
+    if isinstance(several, list) and several and all(isinstance(text, str) for text in several):
+        return tuple(several)
+    if one is not None:
+        raise ValueError(f"`{name}` must be {noun}, got {one!r}")
+    if several is not None:
+        raise ValueError(f"`{name}s` must be a list of one {noun[2:]} or more, got {several!r}")
     return ()
 
 

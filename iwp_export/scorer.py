@@ -125,9 +125,10 @@ class Scorer:
         pipeline = self._pipeline(self._manifest.pruning)
         result = pipeline.generate_ids(token_ids, pictures, keep=1.0, max_new_tokens=self._max_new_tokens)
         visual = token_ids == self._manifest.vision.image_token_id
+        encoded = [self._session.encode(picture.inputs) for picture in pictures]
+        features = torch.cat([each.values for each in encoded if isinstance(each, TorchFeatures)])
         with torch.no_grad():
-            features = self._features(pictures)
-            layers, logits = self._unpruned(token_ids, visual, pictures, features, result.token_ids)
+            layers, logits = self._unpruned(prompt, visual, features, result.token_ids)
         log_probs = self._log_probs(logits)
         return Prepared(question, pictures, token_ids, visual, result.text, log_probs, features, layers)
 
@@ -139,70 +140,62 @@ class Scorer:
             settings: whose layer is one of the candidate layers.
             with_answer: also compare with the data's answer; costs a generation where the answer changes.
         """
-        kl, agrees = self.compare(prepared, self.logits(prepared, settings))
+        kl, agrees = self._compare(prepared, self.logits(prepared, settings))
         return Score(kl, agrees, self.is_right(prepared, settings, agrees) if with_answer else None)
 
     def score_without_image(self, prepared: Prepared, layer: int) -> Score:
         """Score the model where no visual token goes on from a candidate layer on, against the data's answer too."""
-        kl, agrees = self.compare(prepared, self.logits_without_image(prepared, layer))
-        if prepared.question.answer is None or agrees:
-            return Score(kl, agrees, prepared.right)
         settings = replace(self._manifest.pruning, layer=layer)
-        answer = self._generate(prepared, self._pipeline(settings, _text_alone))
-        return Score(kl, agrees, answer in prepared.question.answers)
+        kl, agrees = self._compare(prepared, self.logits(prepared, settings, blind=True))
+        return Score(kl, agrees, self.is_right(prepared, settings, agrees, blind=True))
 
-    def compare(self, prepared: Prepared, logits: Tensor) -> tuple[float, bool]:
-        """Mean KL in nats of logits [T, V] from the unpruned model's, and whether their greedy answer is its own."""
-        log_probs, base = self._log_probs(logits), prepared.log_probs
-        kl = float((base.exp() * (base - log_probs)).sum(-1).mean())
-        return max(kl, 0.0), bool((logits.argmax(-1) == prepared.best).all())
-
-    def is_right(self, prepared: Prepared, settings: PruningSettings, agrees: bool) -> bool | None:
+    def is_right(self, prepared: Prepared, settings: PruningSettings, agrees: bool, blind: bool = False) -> bool | None:
         """Whether the answer with a setting is the data's; None where it has none. One that `agrees` is known."""
         if prepared.question.answer is None:
             return None
-        answer = prepared.answer if agrees else self.answer(prepared, settings)
+        answer = prepared.answer if agrees else self.answer(prepared, settings, blind)
         return answer in prepared.question.answers
 
-    def logits(self, prepared: Prepared, settings: PruningSettings, look: Watch | None = None) -> Tensor:
+    def answer(self, prepared: Prepared, settings: PruningSettings, blind: bool = False) -> str:
+        """The greedy answer with a setting; `blind`: where no visual token goes on from its layer on."""
+        ids, pictures = prepared.token_ids, prepared.pictures
+        pipeline = self._pipeline(settings, _text_alone if blind else None)
+        return pipeline.generate_ids(ids, pictures, max_new_tokens=self._max_new_tokens).text
+
+    def logits(
+        self, prepared: Prepared, settings: PruningSettings, look: Watch | None = None, blind: bool = False
+    ) -> Tensor:
         """Logits [T, V] of the unpruned answer's tokens, teacher-forced, with a setting.
 
         Args:
             prepared: the question.
             settings: whose layer is one of the candidate layers.
             look: told what each layer from the pruning layer on computes, of the tokens that are left there.
+            blind: no visual token goes on from the layer on.
         """
+        stream, projected = prepared.layers[settings.layer]
         with torch.no_grad():
-            return self._logits(prepared, settings.layer, self._kept_index(prepared, settings), look)
+            text = self._tensor(np.flatnonzero(~prepared.visual))
+            kept = text if blind else self._kept_index(prepared, settings)
+            row = torch.cat([kept, torch.arange(len(prepared.token_ids), stream.hidden.shape[1], device=kept.device)])
+            stream, projected = stream.only(row), projected.only(row)
+            mask = self._family.mask(len(row), 0, stream.hidden)
+            for number in range(settings.layer, len(self._decoder.language_model.layers)):
+                if number > settings.layer:
+                    projected = self._decoder.project(number, stream)
+                if look is not None:
+                    look(number, stream, projected)
+                key, value = projected.rotated_key, projected.value
+                stream = self._decoder.attend(
+                    number, stream, projected.rotated_query, key, value, mask, prepared.features
+                )
+            return self._decoder.logits(stream.hidden[:, -len(prepared.best) :])[0]
 
-    def logits_without_image(self, prepared: Prepared, layer: int) -> Tensor:
-        """The same where no visual token goes on from a candidate layer on."""
-        with torch.no_grad():
-            return self._logits(prepared, layer, self._tensor(np.flatnonzero(~prepared.visual)))
-
-    def _logits(self, prepared: Prepared, layer: int, kept: Tensor, look: Watch | None = None) -> Tensor:
-        """With the prompt's tokens `kept` [K] and the answer's alone, from a candidate layer on."""
-        stream, projected = prepared.layers[layer]
-        size, total = len(prepared.token_ids), stream.hidden.shape[1]
-        row = torch.cat([kept, torch.arange(size, total, device=stream.hidden.device)])
-        stream, projected = stream.only(row), projected.only(row)
-        mask = self._family.mask(len(row), 0, stream.hidden)
-        for number in range(layer, len(self._decoder.language_model.layers)):
-            if number > layer:
-                projected = self._decoder.project(number, stream)
-            if look is not None:
-                look(number, stream, projected)
-            key, value = projected.rotated_key, projected.value
-            stream = self._decoder.attend(number, stream, projected.rotated_query, key, value, mask, prepared.features)
-        return self._decoder.logits(stream.hidden[:, -len(prepared.best) :])[0]
-
-    def answer(self, prepared: Prepared, settings: PruningSettings) -> str:
-        """The greedy answer with a setting."""
-        return self._generate(prepared, self._pipeline(settings))
-
-    def _generate(self, prepared: Prepared, pipeline: Pipeline) -> str:
-        ids, pictures = prepared.token_ids, prepared.pictures
-        return pipeline.generate_ids(ids, pictures, max_new_tokens=self._max_new_tokens).text
+    def _compare(self, prepared: Prepared, logits: Tensor) -> tuple[float, bool]:
+        """Mean KL in nats of logits [T, V] from the unpruned model's, and whether their greedy answer is its own."""
+        log_probs, base = self._log_probs(logits), prepared.log_probs
+        kl = float((base.exp() * (base - log_probs)).sum(-1).mean())
+        return max(kl, 0.0), bool((logits.argmax(-1) == prepared.best).all())
 
     def kept(self, prepared: Prepared, settings: PruningSettings) -> list[list[int]]:
         """For each image, the visual tokens that a setting keeps, ascending."""
@@ -217,29 +210,18 @@ class Scorer:
         manifest = replace(self._manifest, pruning=settings)
         return Pipeline(manifest, self._processor, self._session.choosing(settings, select))
 
-    def _features(self, pictures: Sequence[Picture]) -> Tensor:
-        encoded = [self._session.encode(picture.inputs) for picture in pictures]
-        return torch.cat([each.values for each in encoded if isinstance(each, TorchFeatures)])
-
     def _unpruned(
-        self,
-        token_ids: Ints,
-        visual: npt.NDArray[np.bool_],
-        pictures: Sequence[Picture],
-        features: Tensor,
-        answer: Sequence[int],
+        self, prompt: Prompt, visual: npt.NDArray[np.bool_], features: Tensor, answer: Sequence[int]
     ) -> tuple[dict[int, tuple[Stream, Projected]], Tensor]:
         """One pass over prompt and answer: states of the candidate layers, and the answer's logits [T, V]."""
-        prompt, after = self._family.positions(visual, pictures, 0)
+        positions, after = self._family.positions(visual, prompt.pictures, 0)
         rest = np.zeros(len(answer) - 1, bool)
         further, _ = self._family.positions(rest, (), after)
-        ids = np.concatenate([token_ids, np.array(answer[:-1], np.int64)])
+        ids = np.concatenate([prompt.token_ids, np.array(answer[:-1], np.int64)])
+        visual = np.concatenate([visual, rest])
         index = np.where(visual, np.cumsum(visual) - 1, -1)
-        index = np.concatenate([index, np.full(len(rest), -1)])
-        position_ids = np.concatenate([prompt, further], axis=-1)
-        stream = self._decoder.start(
-            self._tensor(ids[None]), features, self._tensor(index[None]), self._tensor(position_ids)
-        )
+        where = self._tensor(np.concatenate([positions, further], axis=-1))
+        stream = self._decoder.start(self._tensor(ids[None]), features, self._tensor(index[None]), where)
         mask = self._family.mask(len(ids), 0, stream.hidden)
         layers = {}
         for number in range(len(self._decoder.language_model.layers)):

@@ -29,7 +29,7 @@ def write(folder: Path, *lines: Any) -> Path:
     return path
 
 
-def test_paths_are_relative_to_the_file_and_further_fields_are_kept(folder: Path) -> None:
+def test_paths_are_relative_to_the_file_and_further_fields_are_passed_over(folder: Path) -> None:
     path = write(
         folder,
         {"image": "a.png", "prompt": "what ?", "answer": "7", "kind": "digit", "box": [1, 2], "id": 5},
@@ -37,7 +37,7 @@ def test_paths_are_relative_to_the_file_and_further_fields_are_kept(folder: Path
         {"images": ["a.png", str(folder / "b.png")], "prompt": "Welche Größe?"},
     )
     assert list(read_questions(path)) == [
-        Question((folder / "a.png",), "what ?", ("7",), "digit", {"box": [1, 2], "id": 5}),
+        Question((folder / "a.png",), "what ?", ("7",), "digit"),
         Question((folder / "a.png", folder / "b.png"), "Welche Größe?"),
     ]
 
@@ -50,7 +50,7 @@ def test_several_answers_stand_in_the_place_of_one(folder: Path) -> None:
         {"image": "a.png", "prompt": "x"},
     )
     several, single, none = read_questions(path)
-    assert (several.answer, several.answers, several.fields) == ("tan", ("tan", "red", "red"), {})
+    assert (several.answer, several.answers) == ("tan", ("tan", "red", "red"))
     assert (single.answers, none.answers, none.answer) == (("red",), (), None)
     assert len({digest_of([question]) for question in (several, single, none)}) == 3
 

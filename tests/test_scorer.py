@@ -181,7 +181,7 @@ def test_without_the_image_is_a_choice_of_no_visual_token(noise: Opened, layer: 
         stop_at_eos=False,
         return_logits=True,
     )
-    logits = noise.scorer.logits_without_image(prepared, layer).numpy()
+    logits = noise.scorer.logits(prepared, settings, blind=True).numpy()
     assert result.logits is not None
     assert np.abs(logits - np.stack(result.logits)).max() < 1e-3
     score = noise.scorer.score_without_image(prepared, layer)

@@ -30,7 +30,6 @@ def test_questions_are_well_formed(questions: list[Question]) -> None:
     for question in questions:
         assert question.answer is not None
         assert {*question.prompt.split(), question.answer} <= set(WORDS)
-        assert (question.fields["box"] is None) == (question.kind == "count")
         (path,) = question.images
         with Image.open(path) as image:
             assert (image.size, image.mode) == ((112, 112), "RGB")
@@ -46,7 +45,6 @@ def test_the_shipped_set_is_what_the_generator_draws(questions: list[Question]) 
         assert shipped.images == (HELDOUT.parent / line["image"],)
         assert np.array_equal(np.asarray(Image.open(shipped.images[0])), pixels)
         assert (shipped.prompt, shipped.answer, shipped.kind) == (line["prompt"], line["answer"], line["kind"])
-        assert shipped.fields == {"box": line["box"]}
 
 
 def test_the_samples_for_calibrations_are_of_the_training_split() -> None:

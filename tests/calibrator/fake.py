@@ -54,7 +54,7 @@ class FakeScores(Scorer):
         score = Score(kl, kl < self._limit)
         return replace(score, right=self.is_right(prepared, settings, score.agrees)) if with_answer else score
 
-    def is_right(self, prepared: Any, settings: PruningSettings, agrees: bool) -> bool | None:
+    def is_right(self, prepared: Any, settings: PruningSettings, agrees: bool, blind: bool = False) -> bool | None:
         if not agrees and prepared.right is not None:
             self.generated[int(prepared.question.prompt), settings] += 1
         return None if prepared.right is None else agrees and self._right
