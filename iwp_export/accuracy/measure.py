@@ -7,11 +7,11 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from io import BytesIO
-from pathlib import Path
 from statistics import fmean as mean
 
 from iwp_export.accuracy.figures import ALL, Accuracy, Answered, AtKeep, Kind
 from iwp_export.accuracy.scoring import SCORES, check_answers, compare
+from iwp_export.errors import SettingsError
 from iwp_export.progress import progress
 from iwp_export.questions import MAX_NEW_TOKENS, DataSet, Question, digest_of
 from iwp_export.runtime.drawing import draw_kept
@@ -47,15 +47,23 @@ def measure_accuracy(
         max_new_tokens: length of an answer at most.
 
     Raises:
+        SettingsError: there is no such score.
         DataError: see `check_answers`.
         RequestError: a question cannot be asked.
     """
+    if score not in SCORES:
+        raise SettingsError(f"score must be one of {', '.join(SCORES)}, got {score!r}", options=("score",))
     is_right, manifest, questions = SCORES[score], pipeline.manifest, data.questions
     answered, kinds = check_answers(questions), _kinds(questions)
     at: list[AtKeep] = []
     unpruned: list[str] = []
     for keep in sorted({1.0, *(keeps or (manifest.pruning.keep,))}, reverse=True):
-        results = _ask(pipeline, questions, keep, max_new_tokens)
+        results = []
+        with progress(f"Answering at keep {keep:.2f}", len(questions)) as advance:
+            for question in questions:
+                result = _ask(pipeline, question, keep, max_new_tokens)
+                results.append(replace(result, pictures=()))  # thousands of images are too many for memory
+                advance(1)
         texts = [result.text for result in results]
         if keep == 1:
             unpruned, visual = texts, mean([result.visual_tokens for result in results])
@@ -88,15 +96,9 @@ def measure_accuracy(
     return replace(made, examples=_examples(made, pipeline, questions, unpruned))
 
 
-def _ask(pipeline: Pipeline, questions: Sequence[Question], keep: float, max_new_tokens: int) -> list[Result]:
-    """Each question as a conversation of its own, through the chat template, decoded greedily; without pictures."""
-    found = []
-    with progress(f"Answering at keep {keep:.2f}", len(questions)) as advance:
-        for question in questions:
-            result = pipeline(list(question.images), question.prompt, max_new_tokens=max_new_tokens, keep=keep)
-            found.append(replace(result, pictures=()))  # thousands of images are too many for memory
-            advance(1)
-    return found
+def _ask(pipeline: Pipeline, question: Question, keep: float, max_new_tokens: int) -> Result:
+    """A question as a conversation of its own, through the chat template, decoded greedily."""
+    return pipeline(list(question.images), question.prompt, max_new_tokens=max_new_tokens, keep=keep)
 
 
 def _kind(name: str, chosen: Sequence[int], scores: Sequence[float], same: Sequence[bool], keep: float) -> Kind:
@@ -120,17 +122,11 @@ def _examples(
 ) -> tuple[Answered, ...]:
     """Ask a few questions again at the first of the ratios that ship: the most lost, other changes, then the rest."""
     found, before = accuracy.shipped[0], accuracy.unpruned.scores
-    lost = [after - one < 0 for one, after in zip(before, found.scores, strict=True)] or [False] * len(questions)
-    made: list[Answered] = []
-    shown: set[tuple[Path, ...]] = set()
-    for number in sorted(range(len(questions)), key=lambda number: (not lost[number], found.same[number])):
+    lost = [after < one for one, after in zip(before, found.scores, strict=True)] or [False] * len(questions)
+    made = []
+    for number in sorted(range(len(questions)), key=lambda number: (not lost[number], found.same[number]))[:EXAMPLES]:
         question = questions[number]
-        if found.same[number] and question.images in shown:  # the same picture again shows nothing new
-            continue
-        shown.add(question.images)
-        result = pipeline(
-            list(question.images), question.prompt, max_new_tokens=accuracy.max_new_tokens, keep=found.keep
-        )
+        result = _ask(pipeline, question, found.keep, accuracy.max_new_tokens)
         made.append(
             Answered(
                 number=number + 1,
@@ -143,8 +139,6 @@ def _examples(
                 pictures=_drawn(result),
             )
         )
-        if len(made) == EXAMPLES:
-            break
     return tuple(made)
 
 

@@ -93,30 +93,23 @@ def warnings(accuracy: Accuracy, made: Sequence[Gate] = ()) -> list[str]:
 
 def view(accuracy: Accuracy) -> View:
     """What was measured of one artefact."""
-    own = frozenset(number for number, found in enumerate(accuracy.at) if found.keep == accuracy.own_keep)
     lines = [_line("right answers", accuracy)] if accuracy.score else []
     lines.append(_line("same answer as unpruned", accuracy, agreement=True))
-    shown = _view(accuracy, lines, _columns(accuracy), [_row(found) for found in accuracy.at], own)
+    shown = _view([("", accuracy)], lines)
     found, examples = [_found(accuracy, found) for found in accuracy.shipped], map(_example, accuracy.examples)
     return replace(shown, sentences=found, examples=[*examples])
 
 
 def compare(named: Sequence[tuple[str, Accuracy]]) -> View:
     """Several artefacts in one table, under what makes their figures doubtful. All answered the same questions."""
-    first = named[0][1]
-    rows = [[name, *_row(each)] for name, accuracy in named for each in accuracy.at]
     doubts = dict.fromkeys(text for _, accuracy in named for text in warnings(accuracy))
-    shown = _view(first, [_line(*each) for each in named], ["artefact", *_columns(first)], rows)
-    return replace(shown, sentences=[f"Accuracy on {_asked(first)}.", *doubts])
+    shown = _view(named, [_line(*each) for each in named])
+    return replace(shown, sentences=[f"Accuracy on {_asked(named[0][1])}.", *doubts])
 
 
-def _view(
-    accuracy: Accuracy,
-    lines: Sequence[Series],
-    columns: Sequence[Column | str],
-    rows: Sequence[Sequence[str]],
-    strong: frozenset[int] = frozenset(),
-) -> View:
+def _view(named: Sequence[tuple[str, Accuracy]], lines: Sequence[Series]) -> View:
+    """Of artefacts by name; a single one needs none, and its own keep ratio stands out."""
+    first, several = named[0][1], len(named) > 1
     chart = Chart(
         "lines",
         "Answers against the share of visual tokens that stay",
@@ -127,13 +120,19 @@ def _view(
         caption="Bands are 95 % intervals. The point at the right end is keep 1, which prunes nothing.",
     )
     note = "The questions have no right answers: an answer counts as kept if it is the unpruned one."
-    if accuracy.score:
+    if first.score:
         note = (
-            f"Score: {accuracy.score}. Of keep 1: the score divided by the unpruned score on the same questions; its "
+            f"Score: {first.score}. Of keep 1: the score divided by the unpruned score on the same questions; its "
             "interval is a paired bootstrap, at least as wide as Newcombe's of the shares that lost and gained."
         )
-    table = Table(columns, rows, f"By budget, {accuracy.questions:,} questions, 95 % intervals", strong)
-    charts = [chart] if len(accuracy.at) > 1 else []
+    kinds = [kind.name for kind in first.unpruned.kinds[:-1]]
+    score = ["right answers", "of keep 1"] if first.score else []
+    numbers = [Column(name, number=True) for name in ("keep", "visual tokens", *kinds, *score, "same answer")]
+    columns = [*([Column("artefact")] if several else []), *numbers]
+    rows = [[*([name] if several else []), *_row(each)] for name, accuracy in named for each in accuracy.at]
+    strong = frozenset(n for n, found in enumerate(first.at) if found.keep == first.own_keep and not several)
+    table = Table(columns, rows, f"By budget, {first.questions:,} questions, 95 % intervals", strong)
+    charts = [chart] if len(first.at) > 1 else []
     return View("Accuracy against budget", charts=charts, tables=[table], notes=[note])
 
 
@@ -142,22 +141,15 @@ def _asked(accuracy: Accuracy) -> str:
 
 
 def _found(accuracy: Accuracy, found: AtKeep) -> str:
-    asked = _asked(accuracy)
+    right = "" if found.score is None else f"right answers {spread(found.score)}"
     if found.keep == 1:
-        score = "" if found.score is None else f": right answers {spread(found.score)} on {asked}"
-        return f"Keep 1 prunes nothing{score}."
+        return f"Keep 1 prunes nothing{right and ': '}{right} on {_asked(accuracy)}."
     agreement = f"{spread(found.agreement)} of its answers are the unpruned model's"
     if found.score is None or accuracy.unpruned.score is None:
-        return f"Keep {found.keep:g}, on {asked} without answers: {agreement}."
+        return f"Keep {found.keep:g}, on {_asked(accuracy)} without answers: {agreement}."
     kept = "" if found.relative is None else f"{spread(found.relative)} of the unpruned score, "
     scores = f"right answers {percent(found.score.mean)} after {percent(accuracy.unpruned.score.mean)}"
-    return f"Keep {found.keep:g} has {kept}{scores} on {asked}; {agreement}."
-
-
-def _columns(accuracy: Accuracy) -> list[Column]:
-    kinds = [kind.name for kind in accuracy.unpruned.kinds[:-1]]
-    score = ["right answers", "of keep 1"] if accuracy.score else []
-    return [Column(name, number=True) for name in ("keep", "visual tokens", *kinds, *score, "same answer")]
+    return f"Keep {found.keep:g} has {kept}{scores} on {_asked(accuracy)}; {agreement}."
 
 
 def _row(found: AtKeep) -> list[str]:

@@ -16,7 +16,7 @@ from iwp_export.accuracy.figures import Accuracy
 from iwp_export.accuracy.measure import measure_accuracy
 from iwp_export.bundle.recipe import PruningSource
 from iwp_export.bundle.schema import from_json, to_json
-from iwp_export.errors import DataError
+from iwp_export.errors import DataError, SettingsError
 from iwp_export.questions import digest_of, open_data
 from iwp_export.runtime.pipeline import Pipeline
 from tests.accuracy.made_up import Parrot, measured, questions
@@ -56,7 +56,7 @@ def test_scores_changes_and_kinds(tmp_path: Path) -> None:
         ("two", 0),
         ("all", 0.5),
     ]
-    assert [example.number for example in found.examples] == [2, 4]
+    assert [example.number for example in found.examples] == [2, 4, 1, 3]
 
 
 def test_the_examples_are_those_that_changed_what_was_lost_first(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_the_examples_are_those_that_changed_what_was_lost_first(tmp_path: Path)
         return [(each.number, each.unpruned, each.pruned) for each in found.examples]
 
     assert changes(9, 6, 6) == [(10, "x", "y"), (11, "x", "y"), (12, "x", "y"), (13, "x", "y")]
-    assert changes(9, 2, 1) == [(10, "x", "y"), (11, "x", "y"), (12, "y", "x")]  # all have one image
+    assert changes(9, 2, 1) == [(10, "x", "y"), (11, "x", "y"), (12, "y", "x"), (1, "x", "x")]
 
 
 def test_without_answers_agreement_alone(tmp_path: Path) -> None:
@@ -86,6 +86,14 @@ def test_questions_of_which_some_have_answers_are_refused_before_anything_is_ask
     parrot: Any = Parrot({})
     with pytest.raises(DataError, match="1 of 2 have none"):
         measure_accuracy(parrot, questions(tmp_path, ["a", None]))
+
+
+def test_a_score_that_there_is_not_is_one_line(tmp_path: Path) -> None:
+    parrot: Any = Parrot({})
+    message = "score must be one of exact, normalised, relaxed, got 'rouge'"
+    with pytest.raises(SettingsError, match=message) as refused:
+        measure_accuracy(parrot, questions(tmp_path, ["a"]), score="rouge")
+    assert refused.value.options == ("score",)
 
 
 @pytest.mark.parametrize("limit", [None, 1])

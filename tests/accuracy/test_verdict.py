@@ -95,7 +95,7 @@ def test_a_view_has_what_was_measured(tmp_path: Path) -> None:
     assert table.rows[1][:4] == ["0.30", "4", "100.0 %", "0.0 %"] and table.strong == {1}
     assert [series.name for series in chart.series] == ["right answers", "same answer as unpruned"]
     assert chart.series[0].x == pytest.approx((4 / 12, 1))
-    first, second = made.examples
+    first, second, *_ = made.examples
     assert list(first.facts) == [("right", "b"), ("keep 1", "b"), ("keep 0.3", "x")]
     assert list(second.facts)[2] == ("keep 0.3", "(nothing)")
     assert first.pictures[0].png.startswith(b"\x89PNG") and "a.png" in first.pictures[0].caption
