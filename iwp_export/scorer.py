@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -132,22 +131,21 @@ class Scorer:
         log_probs = self._log_probs(logits)
         return Prepared(question, pictures, token_ids, visual, result.text, log_probs, features, layers)
 
-    def score(self, prepared: Prepared, settings: PruningSettings, with_answer: bool = False) -> Score:
+    def score(
+        self, prepared: Prepared, settings: PruningSettings, with_answer: bool = False, *, blind: bool = False
+    ) -> Score:
         """Score a setting, at its keep ratio.
 
         Args:
             prepared: the question.
             settings: whose layer is one of the candidate layers.
             with_answer: also compare with the data's answer; costs a generation where the answer changes.
+            blind: no visual token goes on from the layer on.
         """
-        kl, agrees = self._compare(prepared, self.logits(prepared, settings))
-        return Score(kl, agrees, self.is_right(prepared, settings, agrees) if with_answer else None)
-
-    def score_without_image(self, prepared: Prepared, layer: int) -> Score:
-        """Score the model where no visual token goes on from a candidate layer on, against the data's answer too."""
-        settings = replace(self._manifest.pruning, layer=layer)
-        kl, agrees = self._compare(prepared, self.logits(prepared, settings, blind=True))
-        return Score(kl, agrees, self.is_right(prepared, settings, agrees, blind=True))
+        logits, base = self.logits(prepared, settings, blind=blind), prepared.log_probs
+        kl = float((base.exp() * (base - self._log_probs(logits))).sum(-1).mean())
+        agrees = bool((logits.argmax(-1) == prepared.best).all())
+        return Score(max(kl, 0.0), agrees, self.is_right(prepared, settings, agrees, blind) if with_answer else None)
 
     def is_right(self, prepared: Prepared, settings: PruningSettings, agrees: bool, blind: bool = False) -> bool | None:
         """Whether the answer with a setting is the data's; None where it has none. One that `agrees` is known."""
@@ -190,21 +188,6 @@ class Scorer:
                     number, stream, projected.rotated_query, key, value, mask, prepared.features
                 )
             return self._decoder.logits(stream.hidden[:, -len(prepared.best) :])[0]
-
-    def _compare(self, prepared: Prepared, logits: Tensor) -> tuple[float, bool]:
-        """Mean KL in nats of logits [T, V] from the unpruned model's, and whether their greedy answer is its own."""
-        log_probs, base = self._log_probs(logits), prepared.log_probs
-        kl = float((base.exp() * (base - log_probs)).sum(-1).mean())
-        return max(kl, 0.0), bool((logits.argmax(-1) == prepared.best).all())
-
-    def kept(self, prepared: Prepared, settings: PruningSettings) -> list[list[int]]:
-        """For each image, the visual tokens that a setting keeps, ascending."""
-        with torch.no_grad():
-            row = self._kept_index(prepared, settings).cpu().numpy()
-        numbers = np.cumsum(prepared.visual) - 1
-        kept = numbers[row[prepared.visual[row]]]
-        starts = np.cumsum([0, *(picture.num_tokens for picture in prepared.pictures)])
-        return [(kept[(kept >= start) & (kept < end)] - start).tolist() for start, end in itertools.pairwise(starts)]
 
     def _pipeline(self, settings: PruningSettings, select: Select | None = None) -> Pipeline:
         manifest = replace(self._manifest, pruning=settings)

@@ -64,7 +64,7 @@ def measure(
     for question in questions:
         prepared = scorer.prepare(question)
         for layer in prunable:
-            depth[layer].append(scorer.score_without_image(prepared, layer))
+            depth[layer].append(scorer.score(prepared, replace(settings, layer=layer), True, blind=True))
         for each in pruned:
             budget[each.keep].append(scorer.score(prepared, each, with_answer=True))
         for whole in (depth[layers], budget[1.0]):

@@ -4,6 +4,7 @@ import argparse
 import json
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -110,8 +111,9 @@ def layer_curve(folder: Path, questions: Sequence[Question], device: Device = "c
     session, manifest, processor = open_live(plan_export(str(folder), recipe=PAPER), "float32", device)
     layers = range(NUM_LAYERS)
     scorer = Scorer(session, manifest, processor, layers)
+    settings = [replace(manifest.pruning, layer=layer) for layer in layers]
     asked = map(scorer.prepare, questions)
-    right = [[bool(scorer.score_without_image(each, layer).right) for layer in layers] for each in asked]
+    right = [[bool(scorer.score(each, one, True, blind=True).right) for one in settings] for each in asked]
     return {str(layer): shares(questions, [each[layer] for each in right]) for layer in layers}
 
 

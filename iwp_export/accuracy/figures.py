@@ -113,16 +113,6 @@ class Accuracy:
     at: tuple[AtKeep, ...]
     examples: tuple[Answered, ...] = ()
 
-    def check(self) -> None:
-        """Raises ValueError where a file's fields contradict each other."""
-        if not self.at or self.at[0].keep != 1:
-            raise ValueError("it has to begin with keep 1")
-        kinds = {tuple(kind.name for kind in each.kinds) for each in self.at}
-        if len(kinds) != 1 or () in kinds:
-            raise ValueError("its kinds of questions are not those of every keep ratio")
-        if any(len(each.same) != self.questions or len(each.scores) not in (0, self.questions) for each in self.at):
-            raise ValueError(f"its scores are not of {self.questions} questions")
-
     @property
     def unpruned(self) -> AtKeep:
         """What was measured at keep 1."""

@@ -141,9 +141,8 @@ def _asked(accuracy: Accuracy) -> str:
 
 
 def _found(accuracy: Accuracy, found: AtKeep) -> str:
-    right = "" if found.score is None else f"right answers {spread(found.score)}"
     if found.keep == 1:
-        return f"Keep 1 prunes nothing{right and ': '}{right} on {_asked(accuracy)}."
+        return "Keep 1 prunes nothing."
     agreement = f"{spread(found.agreement)} of its answers are the unpruned model's"
     if found.score is None or accuracy.unpruned.score is None:
         return f"Keep {found.keep:g}, on {_asked(accuracy)} without answers: {agreement}."
@@ -169,24 +168,17 @@ def _line(name: str, accuracy: Accuracy, agreement: bool = False) -> Series:
 
 
 def _example(example: Answered) -> Example:
-    facts: list[tuple[str, object]] = [("right", " / ".join(example.right))] if example.right else []
-    facts += [("keep 1", said(example.unpruned)), (f"keep {example.keep:g}", said(example.pruned))]
+    facts = [("right", " / ".join(example.right))] if example.right else []
+    facts += [("keep 1", example.unpruned), (f"keep {example.keep:g}", example.pruned)]
     pictures = [
-        picture_of(Image.open(BytesIO(base64.b64decode(jpeg))), name)
+        Picture(_png(jpeg), f"{name}: dropped visual tokens are dimmed", name)
         for jpeg, name in zip(example.pictures, example.images, strict=True)
     ]
-    return Example(f"{example.prompt} (No. {example.number})", facts, pictures)
+    title = f"{example.prompt} (No. {example.number})"
+    return Example(title, [(name, text if text.strip() else "(nothing)") for name, text in facts], pictures)
 
 
-def said(answer: str) -> str:
-    """An answer that can be seen."""
-    return answer if answer.strip() else "(nothing)"
-
-
-def picture_of(image: Image.Image, name: str, side: int | None = None) -> Picture:
-    """An image with dropped tokens dimmed, its longer side at most `side` pixels."""
-    small, buffer = image.convert("RGB"), BytesIO()
-    if side is not None:
-        small.thumbnail((side, side), Image.Resampling.LANCZOS)
-    small.save(buffer, "PNG", optimize=True)
-    return Picture(buffer.getvalue(), f"{name}: dropped visual tokens are dimmed", name)
+def _png(jpeg: str) -> bytes:
+    buffer = BytesIO()
+    Image.open(BytesIO(base64.b64decode(jpeg))).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()

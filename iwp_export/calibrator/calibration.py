@@ -18,22 +18,19 @@ from iwp_export.calibrator.journal import Journal
 from iwp_export.calibrator.measurements import Measurements
 from iwp_export.calibrator.plan import PAGE_SUFFIX, CalibrationPlan, journal_of
 from iwp_export.calibrator.search import Found, Search, candidates, default_settings, rungs_for
-from iwp_export.calibrator.verdict import example, verdict, view
+from iwp_export.calibrator.verdict import verdict, view
 from iwp_export.errors import RequestError
 from iwp_export.exporter.live import enough_memory, limit_threads, open_live
 from iwp_export.progress import progress
 from iwp_export.pruning.cost import PrefillCost
 from iwp_export.pruning.settings import PruningSettings
-from iwp_export.runtime.drawing import draw_kept
 from iwp_export.runtime.processor import Prompt
 from iwp_export.scorer import Scorer
 from iwp_export.version import __version__
 from iwp_export.view.figures import standard_error
 from iwp_export.view.html import write_page
-from iwp_export.view.view import Example
 
 TOOLS = ("torch", "transformers", "numpy")
-EXAMPLES = 3
 ONE_TOKEN = 1e-9
 """A keep ratio that leaves one visual token, however many a sample's images have."""
 
@@ -132,18 +129,6 @@ class Calibration:
             tools={"iwp-export": __version__, **versions},
         )
 
-    def examples(self, recipe: Recipe) -> list[Example]:
-        """Samples before and after; first those whose answer the paper's settings change and the choice does not."""
-        samples, both = range(self.search.count), (self.search.default, recipe.settings)
-        before, after = (self.measured.losses(settings, samples, "agreement") for settings in both)
-        made = []
-        for index in sorted(samples, key=lambda index: after[index] - before[index])[:EXAMPLES]:
-            prepared = self._scorer.prepare(self.plan.samples.questions[index])
-            kept = [draw_kept(prepared.pictures[0], self._scorer.kept(prepared, each)[0]) for each in both]
-            answers = [self._scorer.answer(prepared, each) for each in both]
-            made.append(example(prepared, *zip(kept, answers, strict=True)))
-        return made
-
     def _row(self, settings: PruningSettings, role: Role, found: Found) -> CandidateFigures:
         count = min(self.measured.met(settings), self.search.count)
         kl, changed = (self.measured.losses(settings, range(count), name) for name in ("kl", "agreement"))
@@ -189,7 +174,7 @@ def calibrate(
         try:
             recipe = calibration.run()
             about = f"{recipe.search.budget} · {recipe.data.samples:,} samples of {recipe.data.name}"
-            views = view(recipe, calibration.examples(recipe))
+            views = view(recipe)
             write_page(output.with_suffix(PAGE_SUFFIX), views[0].title, about, views)
             write_recipe(recipe, output, force)
             finished = True

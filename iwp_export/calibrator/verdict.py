@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
 from dataclasses import fields
 
 import numpy as np
-from PIL import Image
 
-from iwp_export.accuracy.verdict import drop_gate, picture_of, said
+from iwp_export.accuracy.verdict import drop_gate
 from iwp_export.bundle.recipe import CandidateFigures, Recipe
 from iwp_export.calibrator.search import BLIND_SAMPLES, Found
 from iwp_export.pruning.settings import PruningSettings
-from iwp_export.scorer import Prepared
 from iwp_export.view.figures import bootstrap_mean, interval, percent
-from iwp_export.view.view import Axis, Chart, Column, Example, Series, Table, View
+from iwp_export.view.view import Axis, Chart, Column, Series, Table, View
 
 LOST = 0.10
 """Share of changed answers beyond which a budget does not keep the answers."""
@@ -27,8 +24,6 @@ WRONG = 0.6
 """Share of right answers of the unpruned model below which it does not know this kind of image."""
 FEW = 24
 """Samples below which a choice is a guess."""
-PICTURE_SIDE = 480
-"""Pixels of a picture's longer side: two beside each other have this on a wide screen, and six make a file of 2 MB."""
 HOW_TO_READ = (
     "Further right is cheaper, further up keeps more answers; vertical lines are 95 % intervals, and those dropped "
     "early met fewer samples. The speed-up is counted in operations, not measured, and is of the prefill alone. "
@@ -170,22 +165,15 @@ def ranking(recipe: Recipe) -> list[CandidateFigures]:
     return sorted(recipe.candidates, key=rank)
 
 
-def view(recipe: Recipe, examples: Sequence[Example] = ()) -> list[View]:
-    """The verdict with what was tried, which is for a terminal too; then what a page has beside it.
-
-    Args:
-        recipe: the calibration's result.
-        examples: samples before and after, see `example`.
-    """
+def view(recipe: Recipe) -> list[View]:
+    """The verdict with what was tried, which is for a terminal too; then what a page has beside it."""
     facts: list[tuple[str, object]] = []
     for title, part in (("model", recipe.model), ("data", recipe.data), ("search", recipe.search)):
         facts += [(f"{title}: {name.replace('_', ' ')}", _shown(value)) for name, value in vars(part).items()]
-    examples_title = "Kept tokens with the paper's settings and with the chosen ones"
     return [
         View(
             f"Calibration of {recipe.model.name}", recipe.verdict, charts=[_chart(recipe)], tables=_candidates(recipe)
         ),
-        *([View(examples_title, examples=examples)] if examples else []),
         View(
             "Where this comes from",
             facts=[*facts, *recipe.tools.items()],
@@ -246,14 +234,3 @@ def _row(figures: CandidateFigures, recipe: Recipe, paper: PruningSettings) -> l
         f"{figures.prefill_speedup:.2f}x",
         figures.samples,
     ]
-
-
-def example(prepared: Prepared, before: tuple[Image.Image, str], after: tuple[Image.Image, str]) -> Example:
-    """A sample's image with the tokens that the paper's settings and the chosen ones keep, and the answers."""
-    question, sides = prepared.question, {"The paper's settings": before, "The chosen settings": after}
-    facts: list[tuple[str, object]] = [("Every token", said(prepared.answer))]
-    facts += [("Right answer", question.answer)] if question.answer is not None else []
-    facts += [(name, said(answer)) for name, (_, answer) in sides.items()]
-    return Example(
-        question.prompt, facts, [picture_of(image, name, PICTURE_SIDE) for name, (image, _) in sides.items()]
-    )

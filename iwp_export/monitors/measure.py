@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -77,7 +78,7 @@ def measure_monitors(
         for question in data.questions:
             prepared = scorer.prepare(question)
             for layer in prunable:
-                depth[layer].append(scorer.score_without_image(prepared, layer))
+                depth[layer].append(scorer.score(prepared, replace(settings, layer=layer), True, blind=True))
             depth[layers].append(Score(0.0, True, prepared.right))
             prompt, visual = len(prepared.token_ids), int(prepared.visual.sum())
             before = [look_at(*prepared.layers[layer], prompt, scaling[layer]) for layer in range(layers)]

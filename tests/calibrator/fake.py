@@ -45,7 +45,9 @@ class FakeScores(Scorer):
         right = None if question.answer is None else self._right
         return SimpleNamespace(question=question, confidence=self._confidence, right=right)
 
-    def score(self, prepared: Any, settings: PruningSettings, with_answer: bool = False) -> Score:
+    def score(
+        self, prepared: Any, settings: PruningSettings, with_answer: bool = False, *, blind: bool = False
+    ) -> Score:
         if self._stop is not None and self.scored.total() >= self._stop:
             raise KeyboardInterrupt
         sample = int(prepared.question.prompt)

@@ -15,7 +15,7 @@ from PIL import Image
 from iwp_export import api
 from iwp_export.bundle.recipe import RECIPE_JSON, Recipe, read_recipe
 from iwp_export.calibrator.calibration import ONE_TOKEN, Calibration
-from iwp_export.calibrator.plan import plan_calibration
+from iwp_export.calibrator.plan import plan_calibration, read_samples
 from iwp_export.calibrator.search import VARIANTS
 from iwp_export.errors import RequestError
 from iwp_export.pruning.settings import PruningSettings
@@ -32,7 +32,7 @@ def page(monkeypatch):
     """In the place of the page, whose drawing takes seconds, what it is made of."""
 
     def write(path: Path, title: str, subtitle: str, views: Sequence[View]) -> None:
-        path.write_text(f"{title} {subtitle} {[(view.sentences, view.tables, view.examples) for view in views]}")
+        path.write_text(f"{title} {subtitle} {[(view.sentences, view.tables) for view in views]}")
 
     monkeypatch.setattr("iwp_export.calibrator.calibration.write_page", write)
 
@@ -112,7 +112,7 @@ def test_one_token_is_left_where_a_sample_has_two_images(tmp_path):
     blind = PruningSettings(layer=plan.legal_layers[0], keep=ONE_TOKEN).with_changes(importance="random")
     for question in plan.samples.questions:
         prepared = scorer.prepare(question)
-        assert sum(map(len, scorer.kept(prepared, blind))) == 1
+        assert blind.num_keep(int(prepared.visual.sum())) == 1
     calibration.measured.run("blind", [blind], 2)
     assert calibration.measured.runs == 2  # at its own ratio, whatever the budget's are
 
@@ -156,3 +156,22 @@ def test_the_seed_is_of_the_samples(tmp_path):
     )
     assert first == same and first.data.digest == other.data.digest and first.candidates != other.candidates
     assert dataclasses.replace(other.search, seed=0, keeps=()) == dataclasses.replace(first.search, keeps=())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("allowed", [0.2, 0.05])
+def test_what_a_drop_chose_passes_validation_on_its_data_or_the_verdict_says_why_not(tmp_path, monkeypatch, allowed):
+    """24 samples may show a drop of 20 %, where 16 are needed, and cannot show one of 5 %, where 73 are."""
+    monkeypatch.setattr("iwp_export.calibrator.search.VARIANTS", ({"select": "coverage"},))
+    recipe = calibrate(tmp_path, samples=24, max_drop=allowed)
+    api.export("tiny-llava", tmp_path / "o.bundle", recipe=tmp_path / "out.json", dtype="float32")
+    asked = [
+        {"image": str(each.images[0]), "prompt": each.prompt, "answer": each.answer}
+        for each in read_samples(SAMPLES / "questions.jsonl", most=24).questions[:24]
+    ]
+    (tmp_path / "asked.jsonl").write_text("\n".join(map(json.dumps, asked)))
+    report = api.validate(tmp_path / "o.bundle", data=tmp_path / "asked.jsonl", against="none", max_drop=allowed)
+    (gate,) = [each for each in report.gates if each.name == "max-drop"]
+    assert gate.passed == (allowed == 0.2)
+    says = "`validate --max-drop` passes" if gate.passed else gate.remedy
+    assert any(gate.measured in line and gate.limit in line and says in line for line in recipe.verdict)
