@@ -184,6 +184,7 @@ def check_parity(
         dtype=max(pipeline.manifest.decoder.dtype, reference.dtype, key=list(LIMITS).index),
         samples=len(samples) - added,
         probes=added,
+        layers=pipeline.manifest.decoder.layers,
         new_tokens=new_tokens,
         differences=tuple(identity.differences(reference.identity, bounded)),
         integrity=None if path is None else check_integrity(path),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from iwp_export.parity.figures import LIMITS, OWN_GAP, PIXELS_LIMIT, Gap, Limits, Parity, StageFigures
+from iwp_export.parity.figures import LIMITS, OWN_GAP, PIXELS_LIMIT, Gap, Limits, Parity, StageFigures, limits_of
 from iwp_export.view.figures import Gate, percent
 from iwp_export.view.terminal import human_bytes
 from iwp_export.view.view import Column, Table, View
@@ -30,8 +30,8 @@ HOW_TO_READ = (
 
 
 def gates(parity: Parity) -> list[Gate]:
-    """One for each stage, over all keep ratios, by the limits of the figures' element type."""
-    limits, differences, found = LIMITS[parity.dtype], parity.differences, []
+    """One for each stage, over all keep ratios, by the limits of the figures' element type and depth."""
+    limits, differences, found = limits_of(parity.dtype, parity.layers), parity.differences, []
     if files := parity.integrity:
         measured = "damaged" if files.flaw else f"{files.files} files, {human_bytes(files.bytes)}"
         remedy = "copy it again, or export it again"
@@ -41,20 +41,21 @@ def gates(parity: Parity) -> list[Gate]:
     found.append(_gate("same checkpoint", not differences, measured, "the reference's", "; ".join(differences), remedy))
     every = [figures for keep in parity.keeps for figures in keep.stages]
     allowed = {"prompt": (0.0, 1.0), "pixels": (PIXELS_LIMIT, -1.0)}
-    allowed |= dict.fromkeys(("features", "hidden states", "caches"), (limits.rows, limits.cosine))
+    allowed["features"] = LIMITS[parity.dtype].rows, LIMITS[parity.dtype].cosine  # of a tower, whatever the decoder
+    allowed |= dict.fromkeys(("hidden states", "caches"), (limits.rows, limits.cosine))
     allowed |= {"logits": (limits.logits, limits.cosine), "text": (0.0, 1.0)}
     for stage, (relative, cosine) in allowed.items():
         if stages := [figures for figures in every if figures.stage == stage]:
             found.append(_stage_gate(stage, stages, relative, cosine))
     kl, where = max(((each.kl, each.kl_where) for each in every if each.kl is not None), default=(math.inf, ""))
     measured = f"KL {kl:.1e} nats" if kl < math.inf else NOTHING
-    found.append(_gate("next token", kl <= limits.kl, measured, f"{limits.kl:g} nats", where, PRECISION))
+    found.append(_gate("next token", kl <= limits.kl, measured, f"{limits.kl:.2g} nats", where, PRECISION))
     return [*found, _kept_gate(parity, limits), _token_gate(parity)]
 
 
 def _stage_gate(name: str, stages: Sequence[StageFigures], relative: float, cosine: float) -> Gate:
     exact = {"prompt": "the same tokens", "text": "the same text"}.get(name)
-    limit = exact or f"{relative:g} of its length"
+    limit = exact or f"{relative:.2g} of its length"
     limit += f", cosine {_cosine_text(cosine)}" if -1 < cosine < 1 else ""
     flaw = next((figures.flaw for figures in stages if figures.flaw), "")
     found = [(each.relative, each.where) for each in stages if each.relative is not None]

@@ -23,6 +23,7 @@ from iwp_export.parity.figures import (
     Stage,
     StageFigures,
     TokenFigures,
+    limits_of,
 )
 from iwp_export.parity.verdict import gates, view
 from iwp_export.pruning.settings import PruningSettings
@@ -67,6 +68,25 @@ def test_each_stage_has_its_limit(dtype: str, name: str) -> None:
     )
     [gate] = failed(figures(dtype, stages=far))
     assert (gate.name, gate.where) == (name, f"tensor of {name}") and gate.remedy
+
+
+@pytest.mark.parametrize("dtype", LIMITS)
+def test_limits_grow_with_depth_and_stay_below_faults(dtype: str) -> None:
+    """Largest of right models of 80 layers, against float64; in float32 a real one's of 30 layers, and one fault."""
+    assert limits_of(dtype, 2) == limits_of(dtype, 8) == LIMITS[dtype]
+    rows, logits = {"float32": (1.2e-4, 9e-5), "float16": (8.7e-3, 4.7e-3), "bfloat16": (6.1e-2, 4.2e-2)}[dtype]
+
+    def gates_of(layers: int, **distances: float) -> list[str]:
+        stages = tuple(stage(each, distances.get(each, 0.0)) for each in STAGES)
+        return [gate.name for gate in failed(figures(dtype, stages=stages, layers=layers))]
+
+    assert gates_of(80, caches=2 * rows, logits=2 * logits) == []
+    if dtype == "float32":
+        assert gates_of(30, caches=2 * 4.8e-5, logits=2 * 1.3e-5) == []
+    assert gates_of(80, caches={"float32": 1.7e-3, "float16": 0.1, "bfloat16": 0.5}[dtype]) == ["caches"]
+    turned = tuple(replace(stage(each), cosine=1 - 3e-7 if each == "caches" else 1.0) for each in STAGES)
+    found = [gate.name for gate in failed(figures(dtype, stages=turned, layers=80))]
+    assert found == (["caches"] if dtype == "float32" else [])  # as where one weight tensor is off by 1 %
 
 
 def test_a_flaw_fails_whatever_the_distance() -> None:
