@@ -86,6 +86,21 @@ class Answered:
 
 
 @dataclass(frozen=True)
+class Original:
+    """The checkpoint's own answers to the first questions, which share nothing with the artefact.
+
+    Attributes:
+        same: of each, whether it is the artefact's unpruned answer.
+        scores: of each; empty where the data has no answers.
+        relative: the artefact's unpruned score divided by the checkpoint's; None where that is 0 or there is none.
+    """
+
+    same: tuple[bool, ...]
+    scores: tuple[float, ...]
+    relative: Interval | None
+
+
+@dataclass(frozen=True)
 class Accuracy:
     """An artefact's scores on a set of questions.
 
@@ -100,6 +115,7 @@ class Accuracy:
         visual_tokens: mean of a question before pruning.
         at: by keep ratio, from 1 downward.
         examples: a few questions, those of which pruning changed the answer first.
+        original: against the checkpoint itself; None where there is none to ask.
     """
 
     data: str
@@ -112,6 +128,7 @@ class Accuracy:
     visual_tokens: float
     at: tuple[AtKeep, ...]
     examples: tuple[Answered, ...] = ()
+    original: Original | None = None
 
     @property
     def unpruned(self) -> AtKeep:

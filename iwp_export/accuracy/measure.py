@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import base64
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from io import BytesIO
 from statistics import fmean as mean
 
-from iwp_export.accuracy.figures import ALL, Accuracy, Answered, AtKeep, Kind
+from iwp_export.accuracy.figures import ALL, Accuracy, Answered, AtKeep, Kind, Original
 from iwp_export.accuracy.scoring import SCORES, check_answers, compare
 from iwp_export.errors import SettingsError
 from iwp_export.progress import progress
@@ -34,6 +34,8 @@ def measure_accuracy(
     keeps: Sequence[float] = (),
     score: str = "exact",
     max_new_tokens: int = MAX_NEW_TOKENS,
+    original: Callable[[Question, int], str] | None = None,
+    original_questions: int = 8,
 ) -> Accuracy:
     """Score the answers at several keep ratios and compare them with those at keep 1, which is always measured.
 
@@ -45,6 +47,8 @@ def measure_accuracy(
         keeps: ratios; the artefact's own if none is given.
         score: a name of `scoring.SCORES`.
         max_new_tokens: length of an answer at most.
+        original: the checkpoint's own answer to a question, of so many tokens at most.
+        original_questions: how many it is asked.
 
     Raises:
         SettingsError: there is no such score.
@@ -93,6 +97,12 @@ def measure_accuracy(
         visual_tokens=visual,
         at=tuple(at),
     )
+    if original is not None:
+        asked = [original(question, max_new_tokens) for question in questions[:original_questions]]
+        scores = tuple(float(is_right(text, each.answers)) for text, each in zip(asked, questions, strict=False))
+        same = tuple(one == other for one, other in zip(asked, unpruned, strict=False))
+        relative = compare(scores, at[0].scores[: len(scores)])[1] if answered else None
+        made = replace(made, original=Original(same, scores if answered else (), relative))
     return replace(made, examples=_examples(made, pipeline, questions, unpruned))
 
 

@@ -9,26 +9,30 @@ from io import BytesIO
 
 from PIL import Image
 
-from iwp_export.accuracy.figures import Accuracy, Answered, AtKeep
+from iwp_export.accuracy.figures import Accuracy, Answered, AtKeep, Original
 from iwp_export.accuracy.scoring import Drop, check_drop
-from iwp_export.view.figures import Gate, percent, spread
+from iwp_export.view.figures import Gate, percent, share_of, spread
 from iwp_export.view.view import Axis, Chart, Column, Example, Picture, Series, Table, View
 
 MAX_DROP = "max-drop"
 CUT = 0.05
 """Share of answers that were cut off beyond which figures are doubtful."""
+MOST_OTHERS = 0.5
+"""Share of unpruned answers that must be the checkpoint's where nothing says which are right."""
 PRUNE_LESS = "keep more visual tokens, prune later, or calibrate"
 
 
 def gates(accuracy: Accuracy, max_drop: float | None = None, min_agreement: float | None = None) -> list[Gate]:
     """Gates of the artefact's own keep ratio, or of every measured one if that was not measured.
 
+    What is lost is measured from the artefact's own unpruned answers; whether those are the checkpoint's is a gate too.
+
     Args:
         accuracy: what was measured.
         max_drop: share of the unpruned score that may be lost, in (0, 1), see `scoring.check_drop`.
         min_agreement: share of answers that must be the unpruned model's, in (0, 1). The interval's lower end counts.
     """
-    made = []
+    made = [] if accuracy.original is None else [_original_gate(accuracy.original)]
     for found in accuracy.shipped:
         drops = {}
         if max_drop is not None:
@@ -44,6 +48,19 @@ def gates(accuracy: Accuracy, max_drop: float | None = None, min_agreement: floa
                 gate = replace(gate, passed=holds, measured=measured, remedy=remedy)
             made.append(gate)
     return made
+
+
+def _original_gate(found: Original) -> Gate:
+    """Fails where the unpruned answers are shown to be worse than the checkpoint's. Single ones may differ: in 16 bits
+    long answers part at the first tie."""
+    same = share_of(found.same)
+    measured = f"{sum(found.same)} of {len(found.same)} are the checkpoint's"
+    passed, limit = same.high >= MOST_OTHERS, f"at least {percent(MOST_OTHERS)} of them, as far as these show"
+    if found.relative is not None:
+        measured += f"; {spread(found.relative)} of its score"
+        passed, limit = found.relative.high >= 1, "not shown to score less than it"
+    remedy = "" if passed else "look at the parity gates; export again"
+    return Gate("unpruned answers", passed, measured, limit, "", remedy)
 
 
 def drop_gate(drop: Drop, where: str, name: str = MAX_DROP) -> Gate:

@@ -29,9 +29,11 @@ from iwp_export.parity.observation import (
     by_token,
     observe,
     picture_inputs,
+    samples_of,
     sketch,
     vocabulary_of,
 )
+from iwp_export.questions import Question
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.runtime.processor import Prompt, user_message
 from iwp_export.settings import Device, Dtype
@@ -80,9 +82,14 @@ class CheckpointReference(ParityReference):
     def vocabulary(self) -> npt.NDArray[np.uint32]:
         return vocabulary_of(self._processor.tokenizer)
 
-    def answer(self, prompt: str, images: Sequence[bytes], max_new_tokens: int) -> str:
-        """The unpruned model's answer to a question: transformers' own from the image files to the text."""
-        asked, inputs = self._ask(Sample("the question", prompt, tuple(images)))
+    def answer(self, question: Question, max_new_tokens: int) -> str:
+        """The unpruned model's answer to a question: transformers' own from the image files to the text.
+
+        Raises:
+            DataError, RequestError: it cannot be asked.
+        """
+        [sample] = samples_of([question])
+        asked, inputs = self._ask(sample)
         output = self._run(inputs, max_new_tokens, eos_token_id=self._ends)
         return self._text(output.sequences[0, len(asked.token_ids) :])
 

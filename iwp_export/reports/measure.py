@@ -63,7 +63,15 @@ def validate(path: Path, settings: ValidationSettings, command: str, force: bool
         gates += parity_verdict.gates(parity)
         doubts += parity.notes
     if data is not None:
-        accuracy = measure_accuracy(pipeline, data, settings.keep, settings.score, settings.max_new_tokens)
+        accuracy = measure_accuracy(
+            pipeline,
+            data,
+            settings.keep,
+            settings.score,
+            settings.max_new_tokens,
+            getattr(reference, "answer", None),  # a checkpoint's alone
+            settings.parity_samples,
+        )
         found = accuracy_verdict.gates(accuracy, settings.max_drop, settings.min_agreement)
         gates += found
         doubts += accuracy_verdict.warnings(accuracy, found)

@@ -35,6 +35,29 @@ def test_the_drop_must_be_shown_to_be_small_enough(tmp_path: Path) -> None:
     assert (wrong.passed, wrong.measured) == (False, "the unpruned model scores 0")
 
 
+@pytest.mark.parametrize(
+    ("answered", "own", "checkpoint", "passes"),
+    [
+        (True, "x" * 8, "x" * 8, True),
+        (True, "x" * 7 + "y", "x" * 8, True),  # one of eight may be a tie
+        (True, "y" * 8, "x" * 8, False),  # a tokenizer that prints other letters loses nothing by pruning
+        (True, "yyyyyyxx", "x" * 8, False),
+        (True, "y" * 8, "z" * 8, False),  # both score nothing, and are not the same
+        (False, "x" * 8, "x" * 8, True),
+        (False, "xxxyyyyy", "x" * 8, True),
+        (False, "y" * 8, "x" * 8, False),
+    ],
+)
+def test_unpruned_answers_are_the_checkpoint_s(
+    tmp_path: Path, answered: bool, own: str, checkpoint: str, passes: bool
+) -> None:
+    parrot: Any = Parrot({1.0: own, 0.3: own})
+    data = questions(tmp_path, ["x" if answered else None] * 8)
+    found = measure_accuracy(parrot, data, original=lambda each, most: checkpoint[int(each.prompt.split()[-1])])
+    gate = only(gates(found))
+    assert (gate.name, gate.passed) == ("unpruned answers", passes)
+
+
 def test_without_answers_the_drop_is_of_the_answers_that_stay(tmp_path: Path) -> None:
     def gate(count: int) -> Gate:
         parrot: Any = Parrot({1.0: ["x"] * count, 0.3: ["x"] * count})
