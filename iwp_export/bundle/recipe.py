@@ -177,6 +177,27 @@ class PruningSource:
         return text + (f", but for {', '.join(self.overridden)}" if self.overridden else "")
 
 
+RECIPES = Path(__file__).parent.parent / "assets" / "recipes"
+"""The recipes that ship with the package, NAME.json each."""
+
+
+def unlike_source(settings: PruningSettings, source: PruningSource) -> list[str]:
+    """What of settings is not as their source says, as `pruning.NAME: VALUE, not VALUE as SOURCE has`.
+
+    Only the paper's settings and a recipe that ships with this version are at hand to compare with.
+    """
+    base: PruningSettings | None = PruningSettings() if source.kind == "paper" else None
+    if source.kind == "shipped recipe" and (RECIPES / str(source.recipe)).is_file():
+        recipe = read_recipe(RECIPES / str(source.recipe))
+        base = recipe.settings if recipe.digest == source.digest else None
+    found = () if base is None else vars(base).items()
+    return [
+        f"pruning.{name}: {getattr(settings, name)}, not {value} as {source} has"
+        for name, value in found
+        if name not in source.overridden and getattr(settings, name) != value
+    ]
+
+
 def read_recipe(path: Path | str) -> Recipe:
     """Read a recipe's file.
 

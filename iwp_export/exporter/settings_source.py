@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from iwp_export.bundle.outputs import plain_name
-from iwp_export.bundle.recipe import PruningSource, Recipe, RecipeModel, read_recipe
+from iwp_export.bundle.recipe import RECIPES, PruningSource, Recipe, RecipeModel, read_recipe
 from iwp_export.errors import RecipeError, SettingsError
 from iwp_export.exporter.checkpoint import Checkpoint
 from iwp_export.models import ALIASES
@@ -16,8 +16,6 @@ from iwp_export.pruning.settings import PruningSettings, names_of_settings
 
 PAPER = "paper"
 """In place of a recipe's file: the paper's settings, even if a recipe ships for the model."""
-RECIPES = Path(__file__).parent.parent / "assets" / "recipes"
-"""The recipes that ship with the package, NAME.json each."""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from iwp_export.backends.session import Array, Floats, Ints
+from iwp_export.bundle.recipe import unlike_source
 from iwp_export.bundle.schema import Flaw
 from iwp_export.bundle.store import Bundle
 from iwp_export.engine.files import SUFFIX, read_engine
@@ -160,6 +161,7 @@ def check_parity(
         samples, missed = with_probes(questions or (), reference, new_tokens)
     if not samples:
         raise DataError("there is nothing to compare: give questions, or a recording, which has its own")
+    unlike = unlike_source(pipeline.manifest.pruning, pipeline.manifest.pruning_source)
     bounded = pipeline.session.call_limits is not None or isinstance(reference, ArtefactReference)
     reasons = {"the artefact": pipeline.session.no_look, "the reference": reference.no_hidden_states}
     notes = tuple(
@@ -186,7 +188,7 @@ def check_parity(
         probes=added,
         layers=pipeline.manifest.decoder.layers,
         new_tokens=new_tokens,
-        differences=tuple(identity.differences(reference.identity, bounded)),
+        differences=(*identity.differences(reference.identity, bounded), *unlike),
         integrity=None if path is None else check_integrity(path),
         keeps=tuple(comparison.figures for comparison in comparisons),
         notes=(*notes, *missed, *comparisons[0].notes),

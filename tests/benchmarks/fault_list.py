@@ -14,10 +14,12 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from iwp_export import api
+from iwp_export.bundle.recipe import PruningSource
 from iwp_export.bundle.store import Bundle
 from iwp_export.models import ALIASES
 from iwp_export.models.common.family import Picture
 from iwp_export.parity.recording import RECORDING_JSON, record
+from iwp_export.pruning.settings import PruningSettings
 from iwp_export.runtime.images import ImageSource
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.runtime.processor import Prompt
@@ -251,6 +253,16 @@ def manifest(part: str, **changes: Any) -> Callable[[Workshop], Outcome]:
     return judge
 
 
+def _not_as_it_says(shop: Workshop) -> Outcome:
+    """Graph and manifest have another penalty than the paper, whose settings the manifest names as their source."""
+    path = shop.copy()
+    faulty.edit_graph(path, faulty.rank_alone)
+    settings = replace(Bundle.open(shop.bundle).manifest.pruning, penalty=0.0)
+    names = tuple(name for name, value in vars(PruningSettings()).items() if getattr(settings, name) != value)
+    source = PruningSource("paper", overridden=tuple(name for name in names if name != "penalty"))
+    return shop.judge(faulty.renewed(faulty.manifest_changed(path, pruning=settings, pruning_source=source)))
+
+
 def _image_loading(**changes: Any) -> Callable[[Workshop], Outcome]:
     """A host that reads image files otherwise."""
 
@@ -331,6 +343,7 @@ FAULTS = (
     Fault("the context shortened in the manifest", "same checkpoint", manifest("decoder", max_positions=200)),
     Fault("another end of sequence in the manifest", "same checkpoint", manifest("decoder", eos_token_ids=(47,))),
     Fault("a repetition penalty in the manifest", "same checkpoint", manifest("generation", repetition_penalty=1.3)),
+    Fault("settings that are not the paper's, as it says", "same checkpoint", _not_as_it_says),
     Fault("a second call's positions begin anew", "caches", session(inputs=faulty.second_calls_begin_anew)),
     Fault("a second call forgets what it sees", "caches", lambda shop: shop.judge(faulty.forgetful(shop.right))),
     Fault("positions end at 200", "caches", session(inputs=faulty.short_positions)),

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import random
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ import pytest
 from iwp_export.calibrator.journal import Entry, Journal
 from iwp_export.calibrator.measurements import Measurements
 from iwp_export.errors import OutputError
+from iwp_export.pruning.settings import PruningSettings
 from tests.calibrator.fake import FakeScores, questions
 from tests.calibrator.test_measurements import HEADER, SETTINGS, loss, work
 
@@ -128,3 +132,41 @@ def test_a_full_disk_is_named_by_the_file(tmp_path: Path, monkeypatch: pytest.Mo
         patch.setattr(journal, "_file", full)
         with pytest.raises(OutputError, match=r"cannot keep scores in .*journal: the disk is full"):
             journal.add(Entry(0, SETTINGS[0], 0.5, True, None, 0.5, None))
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from iwp_export.calibrator.journal import Journal
+from iwp_export.calibrator.measurements import Measurements
+from tests.calibrator.fake import FakeScores, questions
+from tests.calibrator.test_journal import slowly
+from tests.calibrator.test_measurements import HEADER, work
+
+print("begun", flush=True)
+while True:
+    work(Measurements(FakeScores(slowly), questions(4), (), Journal(Path(sys.argv[1]), HEADER, 4)))
+    Path(sys.argv[1]).unlink()
+"""
+
+
+def slowly(settings: PruningSettings, sample: int) -> float:
+    """A loss that takes its time."""
+    time.sleep(0.005)
+    return loss(settings, sample)
+
+
+@pytest.mark.slow
+def test_twenty_kills(tmp_path: Path) -> None:
+    file, draw, left = tmp_path / "journal", random.Random(0), []
+    for _ in range(20):
+        with subprocess.Popen([sys.executable, "-c", KILLED, str(file)], stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None and process.stdout.readline()
+            time.sleep(draw.random() * 0.1)
+            process.kill()
+        scores = FakeScores(loss)
+        measured = Measurements(scores, questions(4), (), Journal(file, HEADER, 4))
+        assert work(measured) == EXPECTED
+        measured.close(finished=True)
+        left.append(len(scores.scored))
+    assert len(set(left)) > 3  # the kills came at different places

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from iwp_export.bundle.recipe import PruningSource, Recipe, read_recipe, write_recipe
+from iwp_export.bundle.recipe import RECIPES, PruningSource, Recipe, read_recipe, write_recipe
 from iwp_export.errors import IwpError, RecipeError, SettingsError
 from iwp_export.exporter import settings_source
 from iwp_export.exporter.checkpoint import Checkpoint, open_checkpoint
@@ -190,6 +190,6 @@ def test_files_that_are_no_recipe(tiny: Checkpoint, mine: Recipe, shipped: Path,
 
 def test_shipped_recipes_are_recipes() -> None:
     """Those in the package: each can be read, and no two are for one model."""
-    recipes = [read_recipe(file) for file in sorted(settings_source.RECIPES.glob("*.json"))]
+    recipes = [read_recipe(file) for file in sorted(RECIPES.glob("*.json"))]
     assert len({recipe.model.digest for recipe in recipes}) == len({recipe.model.name for recipe in recipes})
     assert len({recipe.model.digest for recipe in recipes}) == len(recipes)
