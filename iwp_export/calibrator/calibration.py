@@ -17,7 +17,7 @@ from iwp_export.bundle.recipe import (
 from iwp_export.calibrator.journal import Journal
 from iwp_export.calibrator.measurements import Measurements
 from iwp_export.calibrator.plan import PAGE_SUFFIX, CalibrationPlan, journal_of
-from iwp_export.calibrator.search import Found, Search, candidates, default_settings, rungs_for
+from iwp_export.calibrator.search import DRAWS, Found, Search, candidates, default_settings, rungs_for
 from iwp_export.calibrator.verdict import verdict, view
 from iwp_export.errors import RequestError
 from iwp_export.exporter.live import enough_memory, limit_threads, open_live
@@ -106,7 +106,7 @@ class Calibration:
         plan, search = self.plan, self.search
         found = search.run()
         versions = {name: importlib.metadata.version(name) for name in TOOLS}
-        everything = len(found.tried) + 2 * len(plan.candidate_layers)
+        everything = len(found.tried) + (DRAWS + 1) * len(plan.candidate_layers)
         warning = [f"{each[0].upper()}{each[1:]}." for each in [plan.samples.warning] if each]
         return Recipe(
             settings=found.chosen,

@@ -9,7 +9,7 @@ import numpy as np
 
 from iwp_export.accuracy.verdict import drop_gate
 from iwp_export.bundle.recipe import CandidateFigures, Recipe
-from iwp_export.calibrator.search import BLIND_SAMPLES, Found
+from iwp_export.calibrator.search import BLIND_SAMPLES, DRAWS, Found
 from iwp_export.pruning.settings import PruningSettings
 from iwp_export.view.figures import bootstrap_mean, interval, percent
 from iwp_export.view.view import Axis, Chart, Column, Series, Table, View
@@ -74,17 +74,18 @@ def _drop(found: Found) -> str:
 
 def _compared(found: Found) -> list[str]:
     """The choice against the paper's settings and against random tokens, paired."""
-    random, chosen = found.controls[0], found.losses(found.chosen, "agreement")
-    others = {"The paper's settings": found.search.default, "Random tokens at the same place": random}
+    chosen, default = found.losses(found.chosen, "agreement"), found.search.default
+    others = {f"Random tokens at the same place (mean of {DRAWS} draws)": found.random_losses("agreement")}
+    if default != found.chosen:
+        others = {"The paper's settings": found.losses(default, "agreement"), **others}
     lines = []
     for name, other in others.items():
-        if other != found.chosen:
-            gain = bootstrap_mean(100 * (found.losses(other, "agreement") - chosen))
-            lines.append(
-                f"{name} keep {percent(found.kept(other).mean)}, the choice {gain.mean:+.1f} points (paired 95 % "
-                f"interval {gain.low:+.1f} to {gain.high:+.1f})."
-            )
-    if bootstrap_mean(found.losses(random, "kl") - found.losses(found.chosen, "kl")).low <= 0:
+        gain = bootstrap_mean(100 * (other - chosen))
+        lines.append(
+            f"{name} keep {percent(1 - float(other.mean()))}, the choice {gain.mean:+.1f} points (paired 95 % "
+            f"interval {gain.low:+.1f} to {gain.high:+.1f})."
+        )
+    if bootstrap_mean(found.random_losses("kl") - found.losses(found.chosen, "kl")).low <= 0:
         lines.append(
             "Random does as well: the difference in KL is within chance. Here it matters how many tokens stay, not "
             "which."

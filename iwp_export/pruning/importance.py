@@ -26,6 +26,8 @@ GOLDEN = 10368889
 FLOAT_WHOLES = 1 << 24
 """float32 holds every whole number up to here."""
 HASH_PRIME = FLOAT_WHOLES - 3
+DRAW_STEP = 1 << 17
+"""Numbers between the first tokens of two draws of `random`: more than a call has tokens."""
 HASH_ROUNDS = ((48271, 11), (69621, 7), (16807, 101))
 
 
@@ -41,6 +43,7 @@ class Tokens:
         number: int64 [B, 1, 1, S], the number of a visual token among those of the call, -1 at text.
         visual: bool [B, 1, 1, S].
         heads: how the rows' kernels weigh against each other.
+        draw: of `random`.
     """
 
     xp: Any
@@ -50,6 +53,7 @@ class Tokens:
     number: Array
     visual: Array
     heads: Heads
+    draw: int = 0
 
 
 def token_importance(
@@ -63,6 +67,7 @@ def token_importance(
     query_pool: QueryPool = "before",
     heads: Heads = "softmax",
     head_pool: HeadPool = "mean",
+    draw: int = 0,
 ) -> Array:
     """Score of each token, pooled over queries and heads, float32 [B, S]; what it is at text has no meaning.
 
@@ -72,7 +77,7 @@ def token_importance(
         key: float32 [B, Hkv, S, d]; H is a multiple of Hkv.
         value: float32 [B, Hkv, S, dv].
         feature_index: int64 [B, S], the number of a visual token among those of the call, -1 at text.
-        importance, query_pool, heads, head_pool: see `PruningSettings`.
+        importance, query_pool, heads, head_pool, draw: see `PruningSettings`.
     """
     batch, kv_heads, _, size = key.shape
     num_heads = query.shape[1]
@@ -80,7 +85,7 @@ def token_importance(
         query = query.mean(2)[:, :, None]
     rows = query.reshape(batch, kv_heads, -1, size)  # [B, Hkv, H / Hkv * Q, d]
     number = feature_index[:, None, None]
-    scores = VARIANTS[importance](Tokens(xp, rows, key, value, number, number >= 0, heads))
+    scores = VARIANTS[importance](Tokens(xp, rows, key, value, number, number >= 0, heads, draw))
     if importance in WITHOUT_QUERY:
         by_head = scores[:, :, 0]
     else:
@@ -147,8 +152,8 @@ def last_attention(tokens: Tokens) -> Array:
 
 
 def random(tokens: Tokens) -> Array:
-    """A fixed hash of a visual token's number: chance, but the same in every run."""
-    hashed = tokens.number + 1
+    """A hash of a visual token's number and the draw: chance, but the same in every run and on every backend."""
+    hashed = tokens.number + (1 + tokens.draw * DRAW_STEP % HASH_PRIME)
     for multiplier, offset in HASH_ROUNDS:
         hashed = (hashed * hashed + multiplier * hashed + offset) % HASH_PRIME
     return _as_scores(tokens, hashed)

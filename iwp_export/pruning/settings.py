@@ -66,6 +66,7 @@ class PruningSettings:
         duplication_norm: `none`, or `minmax` over each round's matrix of (remaining x new) tokens.
         rope_in_importance: score importance with rotated queries and keys (App. C.3).
         rope_in_duplication: score duplication with rotated keys (App. C.3).
+        draw: which of the seeded draws `random` is; a yardstick is the mean of several.
 
     Raises:
         SettingsError: a value is out of range, or coverage with a control, which it would not use.
@@ -86,10 +87,11 @@ class PruningSettings:
     duplication_norm: DuplicationNorm = "none"
     rope_in_importance: bool = False
     rope_in_duplication: bool = True
+    draw: int = 0
 
     def __post_init__(self) -> None:
         check_keep(self.keep)
-        for name, least in (("layer", 0), ("chunk", 1), ("growth", 1)):
+        for name, least in (("layer", 0), ("chunk", 1), ("growth", 1), ("draw", 0)):
             value = getattr(self, name)
             if type(value) is not int or value < least:
                 raise SettingsError(f"{name} must be a whole number of {least} or more, got {value!r}")
@@ -102,6 +104,10 @@ class PruningSettings:
         for name in ("rope_in_importance", "rope_in_duplication"):
             if not isinstance(getattr(self, name), bool):
                 raise SettingsError(f"{name} must be true or false, got {getattr(self, name)!r}")
+        if self.draw and self.importance != "random":
+            raise SettingsError(
+                f"draw {self.draw} would change nothing: importance is {self.importance!r}, not 'random'"
+            )
         if self.select == "coverage" and self.importance in CONTROLS:
             raise SettingsError(
                 f"coverage uses no importance, so {self.importance!r} would change nothing; use mmr with it",
@@ -118,6 +124,8 @@ class PruningSettings:
             changes = {"penalty": 0.0, "select": "mmr", **changes}
         elif changes.get("select") == "coverage" and self.importance in CONTROLS:
             changes = {"importance": "kernel_value", **changes}
+        if changes.get("importance", "random") != "random":
+            changes = {"draw": 0, **changes}
         return replace(self, **changes)
 
     def num_keep(self, num_visual: int, keep: float | None = None) -> int:
@@ -128,7 +136,7 @@ class PruningSettings:
 
     def scoring(self) -> dict[str, Any]:
         """The settings of importance, which the graph computes: arguments of `importance.token_importance`."""
-        return {name: getattr(self, name) for name in ("importance", "query_pool", "heads", "head_pool")}
+        return {name: getattr(self, name) for name in ("importance", "query_pool", "heads", "head_pool", "draw")}
 
     def selection(self) -> dict[str, Any]:
         """The settings that the pruning op itself carries, by attribute name."""
@@ -149,6 +157,8 @@ class PruningSettings:
         """The settings as JSON: a list of `stages` (layer, keep; one today) beside what all stages share."""
         shared = asdict(self)
         stage = {name: shared.pop(name) for name in ("layer", "keep")}
+        if not self.draw:  # as files were before there were draws
+            del shared["draw"]
         return {"stages": [stage], **shared}
 
     @classmethod
@@ -162,7 +172,7 @@ class PruningSettings:
         stages = shared.pop("stages", None)
         if not isinstance(stages, list) or len(stages) != 1 or not isinstance(stages[0], Mapping):
             raise SettingsError(f"pruning settings need exactly one stage, got {stages!r}")
-        values = {**shared, **stages[0]}
+        values = {"draw": 0, **shared, **stages[0]}
         known = set(names_of_settings())
         if values.keys() != known:
             raise SettingsError(f"pruning settings differ in {sorted(values.keys() ^ known)} from what is known")
@@ -185,6 +195,7 @@ DESCRIPTIONS: Mapping[str, tuple[str, str]] = {
     "duplication_norm": ("HOW", "normalise duplication in each round"),
     "rope_in_importance": ("", "score importance with rotated queries and keys"),
     "rope_in_duplication": ("", "compare rotated keys"),
+    "draw": ("N", "which draw of random"),
 }
 """Unit and meaning of each setting, as a command line shows them."""
 

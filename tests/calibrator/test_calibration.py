@@ -48,9 +48,9 @@ def test_a_recipe_of_several_keep_ratios(tmp_path):
     assert (recipe.search.keeps, recipe.search.rungs, recipe.settings.keep) == ((0.3, 0.111), (2,), 0.3)
     assert (recipe.data.samples, recipe.data.answers, recipe.data.name) == (2, True, "questions.jsonl")
     roles = [figures.role for figures in recipe.candidates]
-    assert (roles.count("default"), roles.count("candidate"), roles.count("control")) == (1, len(VARIANTS) - 1, 2)
-    assert recipe.search.runs == 2 * (2 * (len(VARIANTS) + 2)) + 2  # and those with one visual token
-    assert recipe.search.runs_of_all == 2 * 2 * (len(VARIANTS) + 2)
+    assert (roles.count("default"), roles.count("candidate"), roles.count("control")) == (1, len(VARIANTS) - 1, 6)
+    assert recipe.search.runs == 2 * (2 * (len(VARIANTS) + 6)) + 2  # and those with one visual token
+    assert recipe.search.runs_of_all == 2 * 2 * (len(VARIANTS) + 6)
     assert {figures.samples for figures in recipe.candidates} == {2}
     default = next(figures for figures in recipe.candidates if figures.role == "default")
     assert default.settings == PruningSettings(keep=0.3) and default.kl > 0 and default.accuracy is not None

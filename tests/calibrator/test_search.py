@@ -83,7 +83,7 @@ def test_it_finds_the_best_and_keeps_the_default_to_the_end(seed, objective):
     found, measured, _ = search(loss, objective=objective)
     assert found.chosen == best
     assert measured.met(DEFAULT) == measured.met(best) == 96
-    assert set(found.controls) == {*controls_of(best), *controls_of(DEFAULT)}
+    assert set(found.controls) == {*controls_of(best), *controls_of(DEFAULT, 1)}
     assert found.tried == tuple(dict.fromkeys([DEFAULT, *ALL]))
     assert all(measured.has_answers(each, 96) for each in (DEFAULT, best, *found.controls))
 
@@ -254,8 +254,8 @@ def test_candidates_differ_and_none_is_a_control():
         tried = candidates(budget, MANY, COST)
         assert len(set(tried)) == len(tried) == pairs * len(VARIANTS)
         assert len(budget_pairs(budget, MANY, COST)) == pairs
-    random, grid = controls_of(PruningSettings(layer=7, keep=0.2, penalty=3.0, chunk=1))
-    assert random == PruningSettings(layer=7, keep=0.2).with_changes(importance="random")
+    *draws, grid = controls_of(PruningSettings(layer=7, keep=0.2, penalty=3.0, chunk=1))
+    assert draws == [PruningSettings(layer=7, keep=0.2).with_changes(importance="random", draw=n) for n in range(5)]
     assert grid == PruningSettings(layer=7, keep=0.2, importance="grid", penalty=0.0)
 
 

@@ -208,6 +208,14 @@ def test_random_has_no_pattern() -> None:
     assert abs(np.corrcoef(ranks, np.arange(4096))[0, 1]) < 0.06
 
 
+def test_draws_of_random_are_independent() -> None:
+    """The first is the one that there was before draws could be chosen."""
+    states = random_call(0, 4096, 3, 1)
+    draws = [states.in_numpy(importance="random", draw=draw)[states.is_visual] for draw in (0, 1, 2, 5, 1000)]
+    assert np.array_equal(draws[0], states.in_numpy(importance="random")[states.is_visual])
+    assert np.abs(np.corrcoef(draws) - np.eye(len(draws))).max() < 0.06
+
+
 @given(calls, st.floats(-30, 30))
 def test_softmax_ignores_a_constant_in_one_heads_logits(states: States, shift: float) -> None:
     """A key that is the same for all tokens adds q.k to every logit of a head."""
