@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from iwp_export.errors import BundleError, CheckpointError, IwpError, OutputError, SettingsError
 from iwp_export.settings import (
     BenchSettings,
     BuildSettings,
@@ -44,6 +45,7 @@ def load(path: Path | str, *, provider: str = "cpu", threads: int | None = None,
 
     See `iwp_export.runtime.pipeline.Pipeline.open` for arguments and errors.
     """
+    path = _plain(path, BundleError)
     from iwp_export.runtime.pipeline import Pipeline
 
     return Pipeline.open(path, provider=provider, threads=threads, verify=verify)
@@ -134,7 +136,7 @@ def plan_export(
     from iwp_export.engine.files import SUFFIX
     from iwp_export.exporter.plan import plan_export as plan_bundle
 
-    model, output = str(model), Path(output)
+    model, output = str(_plain(model, CheckpointError)), _plain(output, OutputError)
     choices: dict[str, Any] = {"recipe": recipe, "any_model": force, "dtype": dtype, "revision": revision}
     if output.suffix != SUFFIX:
         BundleWriter(output, force or not check_output)  # refuses what is there already
@@ -183,6 +185,7 @@ def plan_build(
     from iwp_export.engine.build import choose_machine, plan_for_bundle
     from iwp_export.engine.files import EngineWriter
 
+    bundle, output = _plain(bundle, BundleError), _plain(output, OutputError)
     EngineWriter(output, force)
     settings = settings or BuildSettings()
     _check_timing_cache(settings, bundle)
@@ -228,11 +231,11 @@ def calibrate(
     Raises:
         OutputError, CheckpointError, DataError, SettingsError, RequestError, BackendError: see `Calibration`.
     """
-    settings = _settings(CalibrationSettings, locals())
+    settings, model, output = _settings(CalibrationSettings, locals()), _plain(model, CheckpointError), Path(output)
     from iwp_export.calibrator.calibration import calibrate as run
     from iwp_export.calibrator.plan import plan_calibration
 
-    return run(plan_calibration(str(model), Path(output), settings, force), Path(output), force=force)
+    return run(plan_calibration(str(model), output, settings, force), output, force=force)
 
 
 def estimate(
@@ -265,7 +268,7 @@ def estimate(
     from iwp_export.estimator.estimate import estimate_model
 
     return estimate_model(
-        str(model),
+        str(_plain(model, CheckpointError)),
         device,
         pruning,
         recipe=recipe,
@@ -319,10 +322,10 @@ def validate(
         SettingsError, DataError, BundleError, CheckpointError, BackendError, RequestError, RecordingError, OutputError:
             see `iwp_export.reports.measure`.
     """
-    settings = _settings(ValidationSettings, locals())
+    settings, artefact = _settings(ValidationSettings, locals()), _plain(artefact, BundleError)
     from iwp_export.reports import measure
 
-    return measure.validate(Path(artefact), settings, "iwp_export.validate", force)
+    return measure.validate(artefact, settings, "iwp_export.validate", force)
 
 
 def bench(
@@ -360,10 +363,10 @@ def bench(
     Raises:
         SettingsError, DataError, RequestError, BundleError, BackendError: see `iwp_export.reports.measure`.
     """
-    settings = _settings(BenchSettings, locals())
+    settings, artefact = _settings(BenchSettings, locals()), _plain(artefact, BundleError)
     from iwp_export.reports import measure
 
-    return measure.benchmark(Path(artefact), settings, images, "iwp_export.bench")
+    return measure.benchmark(artefact, settings, images, "iwp_export.bench")
 
 
 def _check_timing_cache(settings: BuildSettings, source: Path | str) -> None:
@@ -376,4 +379,15 @@ def _check_timing_cache(settings: BuildSettings, source: Path | str) -> None:
 
 def _settings(kind: type[T], arguments: Mapping[str, Any]) -> T:
     """The settings among a function's arguments."""
-    return kind(**{each.name: arguments[each.name] for each in fields(kind)})
+    settings = kind(**{each.name: arguments[each.name] for each in fields(kind)})
+    for path in vars(settings).values():
+        if isinstance(path, Path):
+            _plain(path, SettingsError)
+    return settings
+
+
+def _plain(path: Path | str, error: type[IwpError]) -> Path:
+    """A path that the system can be asked about: NUL and halves of characters are refused before it raises."""
+    from iwp_export.bundle.outputs import plain_name
+
+    return Path(plain_name(Path(path), error))

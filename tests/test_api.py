@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import pytest
 import iwp_export
 from iwp_export import api, settings
 from iwp_export.engine.flavour import is_installed
-from iwp_export.errors import BackendError
+from iwp_export.errors import BackendError, IwpError
 from tests.conftest import graphs_of
 
 NAMES = ("bench", "build", "calibrate", "estimate", "export", "load", "validate")
@@ -97,6 +98,27 @@ def test_nothing_heavy_is_imported() -> None:
     code = "import sys, iwp_export; print([name for name in ('torch', 'numpy', 'onnxruntime') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("path", ["a\0b", "a\ud800b"])
+def test_paths_that_the_system_cannot_hold_are_one_line(tmp_path: Path, path: str) -> None:
+    calls: list[Callable[[], object]] = [
+        lambda: iwp_export.load(path),
+        lambda: iwp_export.validate(path),
+        lambda: iwp_export.validate("x.bundle", data=path),
+        lambda: iwp_export.bench(path),
+        lambda: iwp_export.build(path, tmp_path / "x.plan"),
+        lambda: iwp_export.build(tmp_path, f"{path}.plan"),
+        lambda: iwp_export.export("tiny-llava", path),
+        lambda: iwp_export.export(path, tmp_path / "x.bundle"),
+        lambda: iwp_export.estimate(path, "thor"),
+        lambda: iwp_export.calibrate("tiny-llava", f"{path}.json"),
+        lambda: iwp_export.calibrate(path, tmp_path / "x.json"),
+    ]
+    for call in calls:
+        with pytest.raises(IwpError, match="has characters that cannot be printed") as refused:
+            call()
+        assert len(str(refused.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -126,7 +126,7 @@ def test_long_answers_and_several_images(noise):
     prepared = noise.scorer.prepare(SEVERAL)
     assert len(prepared.best) == noise.tokens
     assert [len(kept) for kept in kept(noise, prepared, PruningSettings(layer=1, keep=1.0))] == [64, 64]
-    assert sum(map(len, kept(noise, prepared, PruningSettings(layer=1, keep=1e-9)))) == 1
+    assert sum(map(len, kept(noise, prepared, PruningSettings(layer=1, keep=1e-4)))) == 1
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -137,7 +137,7 @@ def test_nothing_changes_where_every_token_stays(dtype, tiny):
         for layer in (0, 3, opened.layers - 1):
             score = opened.scorer.score(prepared, PruningSettings(layer=layer, keep=1.0))
             assert score.agrees and score.kl == pytest.approx(0, abs=1e-6)
-        pruned = opened.scorer.score(prepared, PruningSettings(layer=0, keep=1e-9), with_answer=True)
+        pruned = opened.scorer.score(prepared, PruningSettings(layer=0, keep=1e-4), with_answer=True)
         assert pruned.kl > 0.01 and isinstance(pruned.right, bool)
         assert 0 < prepared.confidence <= 1
 

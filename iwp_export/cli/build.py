@@ -71,7 +71,7 @@ def describe(manifest: Manifest, plan: BuildPlan) -> str:
         ("settings", manifest.pruning_source),
         ("loads on", plan.machine.loads_on),
         ("context", plan.limits),
-        ("tuned for", f"keep {plan.keep:.2f}: {kept} of {visual} visual tokens"),
+        ("tuned for", f"keep {plan.keep:#.2g}: {kept} of {visual} visual tokens"),
         ("profiles", plan.profiles),
         ("weights", human_bytes(plan.weight_bytes)),
         ("memory", f"about {human_bytes(plan.memory_bytes)} to build"),

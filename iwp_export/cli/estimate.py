@@ -6,9 +6,10 @@ import argparse
 import json
 
 from iwp_export import api
+from iwp_export.cli import flags
 from iwp_export.device.specs import DEVICES
 from iwp_export.models import ALIASES
-from iwp_export.pruning.settings import DESCRIPTIONS
+from iwp_export.pruning.settings import PruningSettings, names_of_settings
 from iwp_export.view.terminal import render
 
 DESCRIPTION = (
@@ -21,7 +22,7 @@ EXAMPLES = """\
   iwp-export estimate llava-next --device thor --keep 0.2 --new-tokens 16 --json
 """
 NEEDS = ("estimating", "export")
-SETTINGS = (("keep", float), ("layer", int))
+SETTINGS = {"keep", "layer"}
 """The pruning settings that an estimate depends on."""
 
 
@@ -36,11 +37,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", metavar="N", type=int, default=1, help="of a typical size (default: 1)")
     parser.add_argument("--text-tokens", metavar="N", type=int, default=64, help="of the prompt (default: 64)")
     parser.add_argument("--new-tokens", metavar="N", type=int, default=64, help="of the answer (default: 64)")
-    prune = parser.add_argument_group("pruning")
+    prune = parser.add_argument_group("pruning", "the defaults are those of the paper, where no recipe says otherwise")
     prune.add_argument("--recipe", metavar="FILE", help="take keep and layer from a recipe; or paper")
-    for name, kind in SETTINGS:
-        unit, text = DESCRIPTIONS[name]
-        prune.add_argument(f"--{name}", metavar=unit, type=kind, help=text)
+    flags.add(parser, PruningSettings, skip=set(names_of_settings()) - SETTINGS)
     parser.add_argument("--revision", metavar="REV", help="branch, tag or commit of a Hub id")
     parser.add_argument("--json", action="store_true", help="print the estimate as JSON: bytes, operations, tokens/s")
 
@@ -48,7 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace) -> None:
     """Estimate and print."""
     names = ("recipe", "weights", "text_tokens", "images", "new_tokens", "revision")
-    given = {name: getattr(args, name) for name, _ in SETTINGS if getattr(args, name) is not None}
+    given = flags.given(args, PruningSettings)
     estimate = api.estimate(args.model, args.device, given, **{name: getattr(args, name) for name in names})
     from iwp_export.estimator.estimate import view
 

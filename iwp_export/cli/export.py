@@ -14,7 +14,7 @@ from iwp_export.bundle.schema import to_json
 from iwp_export.cli import flags
 from iwp_export.cli.build import announce
 from iwp_export.models import ALIASES
-from iwp_export.pruning.settings import DESCRIPTIONS, PruningSettings, choices, names_of_settings
+from iwp_export.pruning.settings import PruningSettings
 from iwp_export.settings import BuildSettings, Dtype
 from iwp_export.view.terminal import human_bytes, table
 
@@ -65,29 +65,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     recipes = "each option replaces one setting of the recipe; the defaults are those of the paper"
     prune = parser.add_argument_group("pruning", recipes)
     prune.add_argument("--recipe", metavar="FILE", help=RECIPE_HELP)
-    configure_pruning(prune)
+    flags.add(parser, PruningSettings)
     flags.add(parser, BuildSettings, skip=("keep",), title="engine (with -o NAME.plan)")
-
-
-def configure_pruning(group: argparse._ArgumentGroup) -> None:
-    """Declare an option for each pruning setting; one that is not given stays None."""
-    for name, default in vars(PruningSettings()).items():
-        unit, text = DESCRIPTIONS[name]
-        words = choices(name)
-        flag = "--" + name.replace("_", "-")
-        options: dict[str, Any] = {"type": type(default), "metavar": unit}
-        if isinstance(default, bool):
-            options = {"action": argparse.BooleanOptionalAction}
-        elif words:
-            options = {"metavar": unit}  # PruningSettings refuses other words, by the list that it has
-        listed = f": {', '.join(words)}" if words else ""
-        shown = ("on" if default else "off") if isinstance(default, bool) else default
-        group.add_argument(flag, dest=name, default=None, help=f"{text}{listed} (default: {shown})", **options)
-
-
-def pruning_changes(args: argparse.Namespace) -> dict[str, Any]:
-    """The pruning settings that were given."""
-    return {name: getattr(args, name) for name in names_of_settings() if getattr(args, name) is not None}
 
 
 def execute(args: argparse.Namespace) -> None:
@@ -96,7 +75,7 @@ def execute(args: argparse.Namespace) -> None:
     job = api.plan_export(
         args.model,
         output,
-        pruning_changes(args),
+        flags.given(args, PruningSettings),
         recipe=args.recipe,
         dtype=args.dtype,
         revision=args.revision,
@@ -118,7 +97,7 @@ def execute(args: argparse.Namespace) -> None:
 def repeat(args: argparse.Namespace, plan: ExportPlan) -> str:
     """The arguments that repeat an export, without its output. A recipe that ships later must not change it."""
     recipe = "paper" if plan.pruning.source.kind == "paper" else args.recipe
-    given = {"recipe": recipe, **pruning_changes(args)}
+    given = {"recipe": recipe, **flags.given(args, PruningSettings)}
     given |= {"dtype": None if args.dtype == "auto" else args.dtype, "revision": args.revision}
     given = {name: value for name, value in given.items() if value is not None}
     return " ".join([shlex.quote(args.model), *option_words(given)])
@@ -140,7 +119,7 @@ def describe(plan: ExportPlan) -> str:
         ("decoder", f"{decoder.layers} layers of {decoder.hidden_size}, {decoder.dtype} ({plan.dtype_reason})"),
         ("settings", plan.pruning.source),
         ("pruning", f"at the input of layer {settings.layer}"),
-        ("tokens", f"keep {settings.keep:.2f} -> {plan.num_visual_kept} of {plan.num_visual} visual tokens"),
+        ("tokens", f"keep {settings.keep:#.2g} -> {plan.num_visual_kept} of {plan.num_visual} visual tokens"),
         ("cache", f"{full} -> {pruned} for one image and {TEXT_TOKENS} text tokens"),
         ("weights", human_bytes(plan.weight_bytes)),
         *(("note", note) for note in plan.notes),

@@ -7,12 +7,12 @@ from collections.abc import Collection
 from dataclasses import Field, fields
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
-from iwp_export.settings import Settings, kinds
+from iwp_export.settings import kinds
 
-T = TypeVar("T", bound=Settings)
+T = TypeVar("T")
 
 
-def add(parser: argparse.ArgumentParser, kind: type[Settings], skip: Collection[str] = (), title: str = "") -> None:
+def add(parser: argparse.ArgumentParser, kind: type[Any], skip: Collection[str] = (), title: str = "") -> None:
     """Declare a flag for each field; one that is not given stays None.
 
     Args:
@@ -38,26 +38,38 @@ def group(parser: argparse.ArgumentParser, title: str) -> Any:
     return found[0] if found else parser.add_argument_group(title)
 
 
+def given(args: argparse.Namespace, kind: type[Any]) -> dict[str, Any]:
+    """The fields that were given."""
+    found = {each.name: getattr(args, each.name, None) for each in fields(kind)}
+    return {name: value for name, value in found.items() if value is not None}
+
+
 def read(args: argparse.Namespace, kind: type[T]) -> T:
     """The dataclass of what was given.
 
     Raises:
         SettingsError: see the dataclass.
     """
-    found = {each.name: getattr(args, each.name, None) for each in fields(kind)}
-    return kind(**{name: value for name, value in found.items() if value is not None})
+    return kind(**given(args, kind))
 
 
 def _options(each: Field[Any], kind: Any) -> dict[str, Any]:
     """Arguments of `add_argument`."""
     said, unit = each.metadata, each.metadata["unit"]
+    of_recipe = said.get("of_recipe", False)  # a setting that replaces one of a recipe, which may be on
     if kind is bool:
-        return {"action": "store_true", "help": said["text"]}
+        if not of_recipe:
+            return {"action": "store_true", "help": said["text"]}
+        text = f"{said['text']} (default: {'on' if each.default else 'off'})"
+        return {"action": argparse.BooleanOptionalAction, "help": text}
     shown = said.get("shown") or ("" if each.default in (None, ()) else each.default)
-    text = f"{said['text']} (default: {shown})" if shown != "" else said["text"]
+    words = get_args(kind) if get_origin(kind) is Literal else ()
+    text = f"{said['text']}: {', '.join(words)}" if words and of_recipe else said["text"]
+    text += f" (default: {shown})" if shown != "" else ""
     options: dict[str, Any] = {"help": text.replace("%", "%%"), "metavar": unit or None}
-    if get_origin(kind) is Literal:
-        options["choices"] = get_args(kind)
+    if words:
+        if not of_recipe:  # PruningSettings refuses other words itself, wherever they come from
+            options["choices"] = words
     elif said.get("commas"):
         options["type"] = _words
     elif get_origin(kind) is not None:  # a sequence

@@ -77,7 +77,7 @@ def _engine(info: EngineInfo) -> list[tuple[str, object]]:
         ("plugin", f"version {wanted.plugin_version}"),
         ("context", info.limits),
         ("profiles", info.profiles),
-        ("tuned for", f"keep {info.keep:.2f}"),
+        ("tuned for", f"keep {info.keep:#.2g}"),
         ("built by", f"iwp-export {info.source}"),
     ]
 
@@ -112,7 +112,7 @@ def _pruning(manifest: Manifest) -> list[tuple[str, object]]:
     settings, source, count = manifest.pruning, manifest.pruning_source, manifest.vision.tokens.typical
     digest = f" (SHA-256 {source.digest[:SHOWN_DIGITS]})" if source.digest else ""
     shared = {name: value for name, value in settings.to_dict().items() if name != "stages"}
-    keep = f"{settings.keep:.2f} -> {settings.num_keep(count)} of {count} visual tokens"
+    keep = f"{settings.keep:#.2g} -> {settings.num_keep(count)} of {count} visual tokens"
     return [("settings", f"{source}{digest}"), ("layer", settings.layer), ("keep", keep), *shared.items()]
 
 

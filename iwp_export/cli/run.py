@@ -127,7 +127,7 @@ def describe(result: Result, keep: float) -> str:
     timing = result.timing
     parts = [f"{name} {milliseconds(getattr(timing, name))}" for name in PHASES]
     speed = f" ({timing.tokens_per_second:.1f} tokens/s)" if timing.decode_tokens else ""
-    tokens = f"keep {keep:.2f} -> {result.visual_tokens_kept} of {result.visual_tokens} visual tokens"
+    tokens = f"keep {keep:#.2g} -> {result.visual_tokens_kept} of {result.visual_tokens} visual tokens"
     cache = f"cache {human_bytes(result.cache_bytes_unpruned)} -> {human_bytes(result.cache_bytes)}"
     generated = f"{len(result.token_ids)} tokens{FINISHED[result.finish_reason]}"
     return f"{', '.join(parts)}{speed}; {generated}; {tokens}; {cache}"

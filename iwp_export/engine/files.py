@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from iwp_export.bundle.document import Document
 from iwp_export.bundle.manifest import FileEntry, FileName, Manifest
 from iwp_export.bundle.outputs import ENGINE_FORMAT, artefact_around, inside
-from iwp_export.bundle.schema import Count, Flaw, Rule, above_zero, between, from_json
+from iwp_export.bundle.schema import Flaw, Rule, above_zero, between
 from iwp_export.bundle.staging import Staging, move_into_place
 from iwp_export.bundle.verify import Verify, check_files, check_no_code, foreign_entry, hash_files, plain_files
 from iwp_export.device.gpu import Gpu
@@ -23,8 +23,6 @@ SUFFIX = ".plan"
 ROLES = ("decoder", "vision")
 """The graphs of a bundle, each with a file of its own in an engine."""
 
-FIRST_WITH_RECIPES = 3
-"""Schema version from which on an export without a recipe may have taken the one that ships for its model."""
 RTX_SMS = ("75", "80", "86", "89", "120", "121")
 """Architectures that TensorRT-RTX 1.7 compiles for; a message for another one names the other way."""
 
@@ -194,33 +192,12 @@ def check_fingerprint(paths: EnginePaths, info: EngineInfo, flavour: Flavour, gp
 
 def rebuild_command(paths: EnginePaths, info: EngineInfo, gpu: Gpu) -> str:
     """The command that builds the engine again, for the GPU that is here."""
-    rtx = info.fingerprint.flavour == "rtx" and gpu.sm in RTX_SMS
-    return _command(paths.decoder, info.source, info.limits, info.profiles, (gpu.sm,) if rtx else ())
-
-
-def _command(path: Path, source: str, limits: EngineLimits, profiles: int, rtx_sms: Collection[str]) -> str:
-    """The command that builds an engine, with TensorRT-RTX if there are architectures for it."""
-    target = ["--target", "rtx", "--sm", ",".join(rtx_sms)] if rtx_sms else ["--target", "tensorrt"]
+    rtx, limits = info.fingerprint.flavour == "rtx" and gpu.sm in RTX_SMS, info.limits
+    target = ["--target", "rtx", "--sm", gpu.sm] if rtx else ["--target", "tensorrt"]
     sizes = [word for name, most in vars(limits).items() for word in (f"--{name.replace('_', '-')}", str(most))]
-    if profiles != (1 if rtx_sms else 2):
-        sizes += ["--profiles", str(profiles)]
-    return shlex.join(["iwp-export", *shlex.split(source), "-o", str(path), *target, *sizes, "--force"])
-
-
-def _command_of_old(data: Mapping[str, Any], where: str) -> str:
-    """What to do about a NAME.json of an older version: the command that builds the engine again, if it tells that."""
-    try:
-        fingerprint = from_json(Fingerprint, data["fingerprint"], "fingerprint")
-        limits = from_json(EngineLimits, data["limits"], "limits")
-        source, profiles = from_json(str, data["source"], "source"), from_json(Count, data["profiles"], "profiles")
-        before_recipes = data["schema_version"] < FIRST_WITH_RECIPES
-        if before_recipes and not {"build", "--recipe"} & set(shlex.split(source)):  # an export
-            source += " --recipe paper"
-        sms = fingerprint.sms if fingerprint.flavour == "rtx" else ()
-        command = _command(Path(where).with_suffix(SUFFIX), source, limits, profiles, sms)
-    except (LookupError, TypeError, ValueError, Flaw):
-        return "build the engine again"
-    return f"build it again: {command}"
+    if info.profiles != (1 if rtx else 2):
+        sizes += ["--profiles", str(info.profiles)]
+    return shlex.join(["iwp-export", *shlex.split(info.source), "-o", str(paths.decoder), *target, *sizes, "--force"])
 
 
 ENGINE_JSON = Document(
@@ -228,7 +205,7 @@ ENGINE_JSON = Document(
     ENGINE_FORMAT,
     foreign="does not describe an engine: it",
     remedy="copy it with the engine, or build the engine again",
-    command=_command_of_old,
+    command=lambda data, where: "build the engine again",
 )
 
 

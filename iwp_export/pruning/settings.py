@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, get_args, get_type_hints
 
 from iwp_export.errors import SettingsError
@@ -33,8 +33,15 @@ DuplicationNorm = Literal["none", "minmax"]
 CONTROLS: tuple[Importance, ...] = ("last_attention", "random", "grid")
 """Importances that are no candidates: what a method must beat. They rank alone, without duplication."""
 
+LEAST_KEEP = 1e-4
+"""Below one token of 10,000 a keep ratio is a slip: no model has that many visual tokens."""
 KEEP_ROUNDING = 1e-9
 """Slack of the budget's ceiling: 0.3 * 10 is 3.0000000000000004 in binary and must keep 3 tokens, not 4."""
+
+
+def _setting(default: Any, unit: str, text: str) -> Any:
+    """A field with a flag of `iwp-export`: its default, the name of its value and its meaning."""
+    return field(default=default, metadata={"group": "pruning", "unit": unit, "text": text, "of_recipe": True})
 
 
 @dataclass(frozen=True)
@@ -43,7 +50,7 @@ class PruningSettings:
 
     Attributes:
         layer: decoder layer (from 0) at whose input visual tokens are dropped; layers below see every token.
-        keep: fraction of the visual tokens that is kept, in (0, 1]; the default of a request.
+        keep: fraction of the visual tokens that is kept, from `LEAST_KEEP` to 1; the default of a request.
         select: `mmr` is Algorithm 1: rounds of the most important tokens, each of which lowers the priority of
             similar ones; `coverage` takes the tokens whose updates span most of the others (pivoted Cholesky), and
             uses no importance.
@@ -72,22 +79,22 @@ class PruningSettings:
         SettingsError: a value is out of range, or coverage with a control, which it would not use.
     """
 
-    layer: int = 4
-    keep: float = 0.3
-    select: Select = "mmr"
-    chunk: int = 2
-    growth: int = 2
-    penalty: float = 5.0
-    importance: Importance = "kernel_value"
-    query: Query = "text_after_image"
-    query_pool: QueryPool = "before"
-    heads: Heads = "softmax"
-    head_pool: HeadPool = "mean"
-    similarity: Similarity = "dual_weight"
-    duplication_norm: DuplicationNorm = "none"
-    rope_in_importance: bool = False
-    rope_in_duplication: bool = True
-    draw: int = 0
+    layer: int = _setting(4, "N", "decoder layer, from 0, at whose input tokens are dropped")
+    keep: float = _setting(0.3, "RATIO", "share of visual tokens that stays, 0.0001 to 1; a request may choose another")
+    select: Select = _setting("mmr", "HOW", "mmr: important and unlike each other; coverage: they span the others")
+    chunk: int = _setting(2, "N", "tokens chosen in the first round of mmr")
+    growth: int = _setting(2, "N", "factor from one round's size to the next")
+    penalty: float = _setting(5.0, "X", "weight of duplication; 0 ranks by importance alone")
+    importance: Importance = _setting("kernel_value", "SCORE", "how much a token matters")
+    query: Query = _setting("text_after_image", "WHICH", "tokens whose queries score")
+    query_pool: QueryPool = _setting("before", "HOW", "score with the mean query, or pool the scores of each")
+    heads: Heads = _setting("softmax", "HOW", "how heads weigh against each other")
+    head_pool: HeadPool = _setting("mean", "HOW", "pool the scores of the heads")
+    similarity: Similarity = _setting("dual_weight", "WHAT", "what makes two tokens alike")
+    duplication_norm: DuplicationNorm = _setting("none", "HOW", "normalise duplication in each round")
+    rope_in_importance: bool = _setting(False, "", "score importance with rotated queries and keys")
+    rope_in_duplication: bool = _setting(True, "", "compare rotated keys")
+    draw: int = _setting(0, "N", "which draw of random")
 
     def __post_init__(self) -> None:
         check_keep(self.keep)
@@ -179,30 +186,9 @@ class PruningSettings:
         return cls(**values)
 
 
-DESCRIPTIONS: Mapping[str, tuple[str, str]] = {
-    "layer": ("N", "decoder layer, from 0, at whose input tokens are dropped"),
-    "keep": ("RATIO", "fraction of visual tokens that stays, in (0, 1]; a request may choose another"),
-    "select": ("HOW", "mmr: important and unlike each other; coverage: those that span the others"),
-    "chunk": ("N", "tokens chosen in the first round of mmr"),
-    "growth": ("N", "factor from one round's size to the next"),
-    "penalty": ("X", "weight of duplication; 0 ranks by importance alone"),
-    "importance": ("SCORE", "how much a token matters"),
-    "query": ("WHICH", "tokens whose queries score"),
-    "query_pool": ("HOW", "score with the mean query, or pool the scores of each"),
-    "heads": ("HOW", "how heads weigh against each other"),
-    "head_pool": ("HOW", "pool the scores of the heads"),
-    "similarity": ("WHAT", "what makes two tokens alike"),
-    "duplication_norm": ("HOW", "normalise duplication in each round"),
-    "rope_in_importance": ("", "score importance with rotated queries and keys"),
-    "rope_in_duplication": ("", "compare rotated keys"),
-    "draw": ("N", "which draw of random"),
-}
-"""Unit and meaning of each setting, as a command line shows them."""
-
-
 def names_of_settings() -> tuple[str, ...]:
     """The fields of `PruningSettings`, in order."""
-    return tuple(field.name for field in fields(PruningSettings))
+    return tuple(each.name for each in fields(PruningSettings))
 
 
 @functools.cache  # settings are made by the thousand, and type hints take milliseconds to read
@@ -212,13 +198,13 @@ def choices(name: str) -> tuple[str, ...]:
 
 
 def check_keep(keep: float) -> None:
-    """Refuse a keep ratio outside (0, 1].
+    """Refuse a keep ratio below `LEAST_KEEP` or above 1.
 
     Raises:
-        SettingsError: `keep` is not a number in (0, 1].
+        SettingsError: `keep` is not a number in this range.
     """
-    if not is_number(keep) or not 0 < keep <= 1:
-        raise SettingsError(f"keep must be a number above 0 and at most 1, got {keep!r}")
+    if not is_number(keep) or not LEAST_KEEP <= keep <= 1:
+        raise SettingsError(f"keep must be a number from {LEAST_KEEP} to 1, got {keep!r}")
 
 
 def chunk_schedule(total: int, chunk: int = 2, growth: int = 2) -> Iterator[int]:

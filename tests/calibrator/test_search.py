@@ -35,7 +35,7 @@ LAYERS = (2, 4, 7, 10)
 KEEP = Budget("keep", (0.3,))
 ALL = candidates(KEEP, LAYERS, COST)
 DEFAULT = PruningSettings()
-BLIND = PruningSettings(layer=0, keep=1e-9).with_changes(importance="random")
+BLIND = PruningSettings(layer=0, keep=1e-4).with_changes(importance="random")
 CONTROLS_OF_ALL = {control for settings in ALL for control in controls_of(settings)}
 
 

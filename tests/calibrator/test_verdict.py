@@ -25,7 +25,7 @@ from tests.calibrator.made_up import recipe_of_40
 
 PAPER = PruningSettings(keep=0.222)
 CHOSEN = PAPER.with_changes(layer=2, importance="value", chunk=1)
-BLIND = PruningSettings(layer=0, keep=1e-9).with_changes(importance="random")
+BLIND = PruningSettings(layer=0, keep=1e-4).with_changes(importance="random")
 SENTENCES = {
     "paper chosen": "The paper's settings (layer ",
     "other chosen": "Chosen: ",

@@ -19,7 +19,7 @@ def empty_folder(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("option", "value", "named"),
     [
-        ("--keep", "1.5", "keep must be a number above 0 and at most 1, got 1.5"),
+        ("--keep", "1.5", "keep must be a number from 0.0001 to 1, got 1.5"),
         ("--keep", "0", "keep must be"),
         ("--keep", "nan", "keep must be"),
         ("--layer", "-1", "layer must be"),

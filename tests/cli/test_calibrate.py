@@ -121,7 +121,7 @@ def test_what_the_parser_refuses(capsys, options, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--keep", "1.5"], "keep must be a number above 0"),
+        (["--keep", "1.5"], "keep must be a number from 0.0001 to 1"),
         (["--speedup", "99"], "makes the prefill 99 times as fast"),
         (["--max-drop", "150%"], "max_drop must be a share"),
         (["--layers", "8"], "cannot be pruned at layer 8"),

@@ -62,7 +62,7 @@ def test_a_configuration_alone_is_enough(folder, capsys):
     [
         (["--device", "nano"], "no device 'nano'; there are: orin-nano, orin-nx"),
         (["--weights", "int3"], "no weights 'int3'; there are: fp16, int8, int4 (--weights)"),
-        (["--keep", "0"], "keep must be a number above 0"),
+        (["--keep", "0"], "keep must be a number from 0.0001 to 1"),
         (["--layer", "8"], "tiny-llava cannot be pruned at layer 8; choose layer 0 to 7 (--layer)"),
         (["--images", "0"], "images must be a whole number of 1 or more, got 0 (--images)"),
         (["--new-tokens", "-1"], "new_tokens must be a whole number of 1 or more, got -1 (--new-tokens)"),

@@ -35,7 +35,7 @@ def test_dry_run_says_what_the_engine_loads_on(rtx: Flavour, tiny_bundle: Path, 
         (["--sm", "orin"], "numbers such as 86,89,120, got 'orin' (--sm)"),
         (["--sm", ","], "at least one architecture, such as 89 (--sm)"),
         (["--max-images", "9"], "or lower max_images (--max-context, --max-images)"),
-        (["--keep", "2"], "keep must be a number above 0"),
+        (["--keep", "2"], "keep must be a number from 0.0001 to 1"),
     ],
 )
 def test_errors_are_one_line(
