@@ -23,7 +23,7 @@ from iwp_export.errors import RequestError
 from iwp_export.exporter.live import enough_memory, limit_threads, open_live
 from iwp_export.progress import progress
 from iwp_export.pruning.cost import PrefillCost
-from iwp_export.pruning.settings import PruningSettings
+from iwp_export.pruning.settings import LEAST_KEEP, PruningSettings
 from iwp_export.runtime.processor import Prompt
 from iwp_export.scorer import Scorer
 from iwp_export.version import __version__
@@ -31,8 +31,6 @@ from iwp_export.view.figures import standard_error
 from iwp_export.view.html import write_page
 
 TOOLS = ("torch", "transformers", "numpy")
-ONE_TOKEN = 1e-9
-"""A keep ratio that leaves one visual token, however many a sample's images have."""
 
 
 class Calibration:
@@ -80,7 +78,7 @@ class Calibration:
             candidates=tried,
             default=default_settings(plan.budget, plan.candidate_layers, cost),
             # At the lowest layer: above it the text has seen the image.
-            blind=PruningSettings(layer=plan.legal_layers[0], keep=ONE_TOKEN).with_changes(importance="random"),
+            blind=PruningSettings(layer=plan.legal_layers[0], keep=LEAST_KEEP).with_changes(importance="random"),
             speedup=lambda settings: cost.speedup(settings.layer, settings.num_keep(cost.visual)),
             rungs=rungs_for(plan.samples.searched),
         )

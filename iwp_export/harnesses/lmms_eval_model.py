@@ -40,7 +40,7 @@ class IwpExport(lmms):
 
     Args:
         path: a bundle's folder, or NAME.plan.
-        keep: fraction of the visual tokens that stays, in (0, 1]; None is the exported one.
+        keep: fraction of the visual tokens that stays, 0.0001 to 1; None is the exported one.
         provider, threads: see `Pipeline.open`.
         max_new_tokens: length of an answer at most, where the task does not say.
         seed: of tasks that draw tokens and do not say it.

@@ -25,7 +25,7 @@ def build_prompt(
         visual: bool [S], true at visual tokens; the k-th one takes row k of the call's image features.
         position_ids: the family's, see `Family.positions`.
         settings: the bundle's pruning settings.
-        keep: fraction of this call's visual tokens that stays, in (0, 1]; None is the settings' own.
+        keep: fraction of this call's visual tokens that stays, 0.0001 to 1; None is the settings' own.
 
     Raises:
         RequestError: no tokens, keep out of range, or a last token that could be pruned.
@@ -95,7 +95,7 @@ def kept_patches(inputs: StepInputs, kept_index: Ints, counts: list[int]) -> lis
 
 
 def check_request_keep(keep: float | None) -> None:
-    """Refuse a request's keep ratio outside (0, 1].
+    """Refuse a request's keep ratio where `check_keep` does.
 
     Raises:
         RequestError: `keep` is out of range.

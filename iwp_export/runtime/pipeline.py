@@ -100,7 +100,7 @@ class Pipeline:
         Args:
             image: a path, a PIL image or a uint8 array [H, W, 3]; a list of these; or None for text alone.
             prompt: the user's text; the chat template puts the images before it.
-            keep: fraction of the visual tokens that stays, in (0, 1]; None is the exported one. 1 prunes nothing.
+            keep: fraction of the visual tokens that stays, 0.0001 to 1; None is the exported one. 1 prunes nothing.
             on_token: called with each piece of text once it is complete.
             **options: fields of `AnswerOptions`, such as max_new_tokens and temperature.
 

@@ -14,11 +14,11 @@ from PIL import Image
 
 from iwp_export import api
 from iwp_export.bundle.recipe import RECIPE_JSON, Recipe, read_recipe
-from iwp_export.calibrator.calibration import ONE_TOKEN, Calibration
+from iwp_export.calibrator.calibration import Calibration
 from iwp_export.calibrator.plan import plan_calibration, read_samples
 from iwp_export.calibrator.search import VARIANTS
 from iwp_export.errors import RequestError
-from iwp_export.pruning.settings import PruningSettings
+from iwp_export.pruning.settings import LEAST_KEEP, PruningSettings
 from iwp_export.questions import SHIPPED
 from iwp_export.scorer import Scorer
 from iwp_export.settings import CalibrationSettings
@@ -109,7 +109,7 @@ def test_one_token_is_left_where_a_sample_has_two_images(tmp_path):
     plan = plan_calibration("tiny-llava", tmp_path / "o.json", settings)
     calibration = Calibration(plan)
     scorer = calibration._scorer
-    blind = PruningSettings(layer=plan.legal_layers[0], keep=ONE_TOKEN).with_changes(importance="random")
+    blind = PruningSettings(layer=plan.legal_layers[0], keep=LEAST_KEEP).with_changes(importance="random")
     for question in plan.samples.questions:
         prepared = scorer.prepare(question)
         assert blind.num_keep(int(prepared.visual.sum())) == 1
