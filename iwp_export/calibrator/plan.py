@@ -121,11 +121,13 @@ def plan_calibration(model: str, output: Path, settings: CalibrationSettings, fo
         CheckpointError, DataError, SettingsError: see `plan_export`, `read_samples`, `Budget`.
     """
     check_installed()
-    page, read = output.with_suffix(PAGE_SUFFIX), (Path(model).expanduser(), settings.data, settings.prompts)
+    page, read = output.with_suffix(PAGE_SUFFIX), [Path(model).expanduser(), settings.data, settings.prompts]
+    if settings.data is not None and settings.data.is_dir():  # of what lies beside its images nothing is read
+        read[1:2] = _images(settings.data)
     if page == output:
         raise OutputError(f"{output} would be the recipe and its page; name the recipe .json", options=("output",))
     check_outputs([output, page], force, read)
-    check_outputs([journal_of(output)], True, read)  # what is in it decides whether `force` is needed
+    check_outputs([journal_of(output)], True)  # what is in it decides whether `force` is needed
     budget = _budget(settings)
     export = plan_export(model, recipe=PAPER, pruning={"layer": 0}, revision=settings.revision)
     data = settings.data or SHIPPED.get(export.model.name, {}).get("samples")
@@ -163,8 +165,12 @@ def read_samples(data: Path, prompts: Path | None = None, *, most: int, seed: in
     return Samples(data.name or str(data), tuple(drawn), searched, digest, warning)
 
 
+def _images(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+
+
 def _of_folder(folder: Path, prompts: Path | None) -> tuple[list[Question], str]:
-    images = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    images = _images(folder)
     if not images:
         raise DataError(f"{folder} has no images ({', '.join(SUFFIXES)})")
     lines = GENERIC_PROMPTS if prompts is None else _prompts(prompts)

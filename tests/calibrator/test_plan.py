@@ -203,3 +203,14 @@ def test_what_has_no_samples_is_one_line(shots, tmp_path):
         with pytest.raises(DataError, match=message) as refused:
             read_samples(data, prompts, most=96)
         assert "\n" not in str(refused.value)
+
+
+def test_outputs_beside_what_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A calibration in the folder of its images goes on after a stop, and replaces its own recipe; images stay."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.png", "b.png", "o.json", "o.html", "o.json.progress"):
+        Path(name).write_bytes(b"x")
+    settings = CalibrationSettings(data=Path(), keep=(0.3,))
+    plan_calibration("tiny-llava", Path("o.json"), settings, force=True)
+    with pytest.raises(OutputError, match=r"a\.png: it is read too"):
+        plan_calibration("tiny-llava", Path("a.png"), settings, force=True)
