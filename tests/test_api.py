@@ -106,6 +106,7 @@ def test_paths_that_the_system_cannot_hold_are_one_line(tmp_path: Path, path: st
         lambda: iwp_export.load(path),
         lambda: iwp_export.validate(path),
         lambda: iwp_export.validate("x.bundle", data=path),
+        lambda: iwp_export.validate("x.bundle", against=path),
         lambda: iwp_export.bench(path),
         lambda: iwp_export.build(path, tmp_path / "x.plan"),
         lambda: iwp_export.build(tmp_path, f"{path}.plan"),

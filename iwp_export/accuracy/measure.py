@@ -17,6 +17,7 @@ from iwp_export.questions import MAX_NEW_TOKENS, DataSet, Question, digest_of
 from iwp_export.runtime.drawing import draw_kept
 from iwp_export.runtime.pipeline import Pipeline
 from iwp_export.runtime.result import Result
+from iwp_export.settings import ValidationSettings
 from iwp_export.view.figures import Interval, share_of
 from iwp_export.view.view import one_line
 
@@ -24,6 +25,8 @@ EXAMPLES = 4
 SIDE = 480
 """Pixels of the longer side of an example's picture; several pictures share it."""
 JPEG_QUALITY = 80
+ORIGINAL_QUESTIONS = ValidationSettings.parity_samples
+"""That the checkpoint itself is asked."""
 TEXT_LENGTH = 400
 """Characters of a stored prompt or answer."""
 
@@ -34,8 +37,8 @@ def measure_accuracy(
     keeps: Sequence[float] = (),
     score: str = "exact",
     max_new_tokens: int = MAX_NEW_TOKENS,
-    original: Callable[[Question, int], str] | None = None,
-    original_questions: int = 8,
+    original: Callable[[Question, int], str | None] | None = None,
+    original_questions: int = ORIGINAL_QUESTIONS,
 ) -> Accuracy:
     """Score the answers at several keep ratios and compare them with those at keep 1, which is always measured.
 
@@ -47,7 +50,7 @@ def measure_accuracy(
         keeps: ratios; the artefact's own if none is given.
         score: a name of `scoring.SCORES`.
         max_new_tokens: length of an answer at most.
-        original: the checkpoint's own answer to a question, of so many tokens at most.
+        original: the checkpoint's own answer to a question, of so many tokens at most; None where it has none.
         original_questions: how many it is asked.
 
     Raises:
@@ -57,7 +60,7 @@ def measure_accuracy(
     """
     if score not in SCORES:
         raise SettingsError(f"score must be one of {', '.join(SCORES)}, got {score!r}", options=("score",))
-    is_right, manifest, questions = SCORES[score], pipeline.manifest, data.questions
+    manifest, questions = pipeline.manifest, data.questions
     answered, kinds = check_answers(questions), _kinds(questions)
     at: list[AtKeep] = []
     unpruned: list[str] = []
@@ -71,9 +74,7 @@ def measure_accuracy(
         texts = [result.text for result in results]
         if keep == 1:
             unpruned, visual = texts, mean([result.visual_tokens for result in results])
-        scores: tuple[float, ...] = ()
-        if answered:
-            scores = tuple(float(is_right(text, each.answers)) for text, each in zip(texts, questions, strict=True))
+        scores = _scores(score, texts, questions) if answered else ()
         same = tuple(one == other for one, other in zip(texts, unpruned, strict=True))
         at.append(
             AtKeep(
@@ -98,12 +99,33 @@ def measure_accuracy(
         at=tuple(at),
     )
     if original is not None:
-        asked = [original(question, max_new_tokens) for question in questions[:original_questions]]
-        scores = tuple(float(is_right(text, each.answers)) for text, each in zip(asked, questions, strict=False))
-        same = tuple(one == other for one, other in zip(asked, unpruned, strict=False))
-        relative = compare(scores, at[0].scores[: len(scores)])[1] if answered else None
-        made = replace(made, original=Original(same, scores if answered else (), relative))
+        made = replace(made, original=_original(made, questions[:original_questions], unpruned, original))
     return replace(made, examples=_examples(made, pipeline, questions, unpruned))
+
+
+def _original(
+    accuracy: Accuracy,
+    questions: Sequence[Question],
+    unpruned: Sequence[str],
+    answer: Callable[[Question, int], str | None],
+) -> Original | None:
+    """The artefact's unpruned answers to the first questions beside the checkpoint's; None where it gives none."""
+    texts: list[str] = []
+    with progress("Asking the checkpoint", len(questions)) as advance:
+        for question in questions:
+            if (text := answer(question, accuracy.max_new_tokens)) is None:
+                return None
+            texts.append(text)
+            advance(1)
+    same = tuple(one == other for one, other in zip(texts, unpruned, strict=False))
+    if not accuracy.score:
+        return Original(same, (), None)
+    scores = _scores(accuracy.score, texts, questions)
+    return Original(same, scores, compare(scores, accuracy.unpruned.scores[: len(scores)])[1])
+
+
+def _scores(score: str, texts: Sequence[str], questions: Sequence[Question]) -> tuple[float, ...]:
+    return tuple(float(SCORES[score](text, each.answers)) for text, each in zip(texts, questions, strict=True))
 
 
 def _ask(pipeline: Pipeline, question: Question, keep: float, max_new_tokens: int) -> Result:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +91,7 @@ class Journal:
         line = json.dumps({"digest": _digest(body), **body}).encode() + b"\n"
         try:
             if self._file.write(line) != len(line):
-                raise OSError(28, "the disk is full")
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             raise self._error(error) from error
 

@@ -97,7 +97,12 @@ def _check(args: argparse.Namespace) -> None:
 
         drawings = _drawings(args.save_tokens, len(args.image))
         check_outputs(
-            drawings, args.force, (args.bundle, *args.image), kinds=(".png",), noun="drawing", option="save_tokens"
+            drawings,
+            args.force,
+            (args.bundle, *args.image),
+            kinds=(".png", ".PNG"),
+            noun="drawing",
+            option="save_tokens",
         )
 
 

@@ -129,13 +129,7 @@ def _plugin_class(trt: Any, kernels: KernelLibrary, report: Callable[[str], None
         def get_workspace_size(self, inputs: Any, outputs: Any) -> int:
             with _reporting(report):
                 greatest = [list(tensor.max) for tensor in (*inputs[:KEPT_INDEX], outputs[0])]
-                shape = _shape(greatest, types[inputs[KEY].desc.type])
-                # A profile's num_kept and tokens are set apart, so that the former may be the greater one.
-                shape = dataclasses.replace(shape, num_kept=min(shape.num_kept, shape.tokens))
-                if not (size := kernels.workspace_bytes(shape, self.options)):
-                    limits = f"{MAX_TOKENS} tokens and {MAX_KV_HEADS} heads"
-                    raise BackendError(f"the CUDA kernels take up to {limits}; the engine is to take {shape}")
-                return size
+                return _workspace(kernels, _shape(greatest, types[inputs[KEY].desc.type]), self.options)
 
         def get_fields_to_serialize(self) -> Any:
             values = {**dataclasses.asdict(self.options), "workspace": self.workspace}
@@ -161,6 +155,20 @@ def _plugin_class(trt: Any, kernels: KernelLibrary, report: Callable[[str], None
                 kernels.enqueue(shape, self.options, addresses, self.workspace, stream)
 
     return SelectTokensPlugin
+
+
+def _workspace(kernels: KernelLibrary, shape: SelectionShape, options: SelectionOptions) -> int:
+    """Bytes that the kernels need for the greatest shape of a profile.
+
+    Raises:
+        BackendError: they do not take so much.
+    """
+    # A profile's num_kept and tokens are set apart, so that the former may be the greater one.
+    shape = dataclasses.replace(shape, num_kept=min(shape.num_kept, shape.tokens))
+    if not (size := kernels.workspace_bytes(shape, options)):
+        limits = f"{MAX_TOKENS} tokens and {MAX_KV_HEADS} heads"
+        raise BackendError(f"the CUDA kernels take up to {limits}; the engine is to take {shape}")
+    return size
 
 
 @contextlib.contextmanager

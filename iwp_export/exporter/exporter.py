@@ -84,7 +84,9 @@ def export_bundle(plan: ExportPlan, output: Path | str, force: bool = False) -> 
         )
         prove_graphs(manifest, picture)
         writer.commit(manifest)
-    left_out = () if plan.checkpoint.is_local else (check_weights(checkpoint),)
+    left_out = (
+        () if plan.checkpoint.is_local else (check_weights(checkpoint.config, checkpoint.folder, checkpoint.weights()),)
+    )
     for line in filter(None, (*left_out, *plan.notes)):
         print(f"iwp-export: warning: {line}", file=sys.stderr)
     return Path(output)

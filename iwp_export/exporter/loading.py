@@ -7,7 +7,7 @@ import copy
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +18,6 @@ from iwp_export.errors import CheckpointError, in_one_line
 from iwp_export.exporter.config_schema import shortened
 from iwp_export.exporter.recognise import name_leftovers
 from iwp_export.exporter.weights import FLOATS, StoredTensor
-
-if TYPE_CHECKING:
-    from iwp_export.exporter.checkpoint import Checkpoint
 
 
 @contextlib.contextmanager
@@ -75,14 +72,14 @@ def _loaded(model: Any, stored: Mapping[str, StoredTensor]) -> tuple[dict[str, S
     return loaded, left_out
 
 
-def check_weights(checkpoint: Checkpoint) -> str:
-    """Check by their headers that a checkpoint's weights are its model's; returns a line about those left out, if any.
+def check_weights(config: Any, folder: Path, stored: Mapping[str, StoredTensor]) -> str:
+    """Check by their headers that stored tensors are a model's; returns a line about those left out, if any.
 
     Raises:
         CheckpointError: as `loaded_tensors` and `check_tensor`.
     """
-    with empty_model(checkpoint.config, checkpoint.folder) as model:
-        loaded, left_out = _loaded(model, checkpoint.weights())
+    with empty_model(config, folder) as model:
+        loaded, left_out = _loaded(model, stored)
         for name, parameter in model.named_parameters():
             check_tensor(name, parameter.shape, loaded.get(name))
     return left_out

@@ -119,7 +119,7 @@ def plan_export(
     vision = checkpoint.family.vision_info(config)
     from iwp_export.exporter.loading import check_weights
 
-    left_out = check_weights(checkpoint) if checkpoint.is_local else ""
+    left_out = check_weights(config, checkpoint.folder, checkpoint.weights()) if checkpoint.is_local else ""
     _, no_template = prove_processor(checkpoint.folder, decoder, vision, checkpoint.family)
     notes = tuple(filter(None, (left_out, no_template, generation.note)))
     return ExportPlan(checkpoint, info, choice, decoder, vision, generation, reason, notes)

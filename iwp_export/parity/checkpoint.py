@@ -83,11 +83,7 @@ class CheckpointReference(ParityReference):
         return vocabulary_of(self._processor.tokenizer)
 
     def answer(self, question: Question, max_new_tokens: int) -> str:
-        """The unpruned model's answer to a question: transformers' own from the image files to the text.
-
-        Raises:
-            DataError, RequestError: it cannot be asked.
-        """
+        """See `ParityReference.answer`: transformers' own from the image files to the text."""
         [sample] = samples_of([question])
         asked, inputs = self._ask(sample)
         output = self._run(inputs, max_new_tokens, eos_token_id=self._ends)

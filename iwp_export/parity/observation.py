@@ -331,6 +331,16 @@ class ParityReference(ABC):
         """
         return None
 
+    def answer(self, question: Question, max_new_tokens: int) -> str | None:
+        """The unpruned model's own answer to a question, made of nothing that an artefact holds.
+
+        None where there is no checkpoint to ask.
+
+        Raises:
+            DataError, RequestError: it cannot be asked.
+        """
+        return None
+
 
 class ArtefactReference(ParityReference):
     """Another bundle or engine; `name` is its file's."""

@@ -11,6 +11,7 @@ from typing import Any
 from iwp_export.accuracy import verdict as accuracy_verdict
 from iwp_export.accuracy.measure import measure_accuracy
 from iwp_export.accuracy.scoring import check_answers, check_limit
+from iwp_export.bundle.outputs import plain_name
 from iwp_export.bundle.store import Bundle
 from iwp_export.device.state import read_state
 from iwp_export.engine.files import SUFFIX, read_engine
@@ -49,6 +50,7 @@ def validate(path: Path, settings: ValidationSettings, command: str, force: bool
     """
     for name in ("max_drop", "min_agreement"):
         check_limit(name, getattr(settings, name))
+    plain_name(Path(settings.against), DataError)
     if settings.record is not None:
         check_recording(settings.record, force, (path, settings.data, settings.against, settings.checkpoint))
     pipeline = Pipeline.open(path, provider=settings.provider, threads=settings.threads)
@@ -69,7 +71,7 @@ def validate(path: Path, settings: ValidationSettings, command: str, force: bool
             settings.keep,
             settings.score,
             settings.max_new_tokens,
-            getattr(reference, "answer", None),  # a checkpoint's alone
+            None if reference is None else reference.answer,
             settings.parity_samples,
         )
         found = accuracy_verdict.gates(accuracy, settings.max_drop, settings.min_agreement)
