@@ -69,12 +69,11 @@ MEASURED_LAYERS = 8
 GROWTH = {"float32": 1.0, "float16": 0.5, "bfloat16": 0.5}
 """Power of the number of layers with which distances grow, at most.
 
-Measured on random models of 2, 8, 30 and 80 layers (64 and 256 wide, five seeds) against float64, and as bundles of
-8, 30 and 80 layers. From 8 to 80 layers distances grow with a power of 0.2 to 0.5, as independent roundings add. In
-float32 it is 0.9 where weights of twice the usual size amplify what they get (bundles of 80 layers: caches 1.3e-4,
-logits 1.1e-4), and a real language model of 30 layers reached 4.6 times tiny-llava's distances. Such weights are
-beyond the 16-bit limits at any depth; float32 has the room: of 80 layers one weight tensor that is off by 1 % was
-found in seven of eight places, and just missed as the queries of the last layer.
+Measured by `tests/benchmarks/depth.py` on random bundles of 8, 30 and 80 layers (docs/benchmarks/depth.json). With
+weights of the usual size distances hardly grow with depth, as independent roundings add. Where weights of twice that
+size amplify what they get, float32's grow with a power of up to 0.9 (80 layers: caches 1.8e-4, logits 4.6e-5), and
+16-bit ones are beyond their limits at any depth. So float32 has the room: of 80 layers one weight tensor that is off by
+1 % is found in seven of eight places, and missed as the queries of the last layer, which no cache shows.
 """
 
 
